@@ -1,0 +1,47 @@
+//! `[sampling]`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::rules::{Rules, Validate, Violation};
+
+/// How texts are sampled. The filters apply in the order temperature, top-k, top-p, min-p.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sampling {
+    /// Divides the logits; 0 takes the likeliest token.
+    #[schemars(range(min = 0))]
+    pub temperature: f64,
+    /// Keep the likeliest tokens only, this many; 0 keeps all.
+    pub top_k: usize,
+    /// Keep the smallest set of tokens that holds this much probability; 1 keeps all.
+    #[schemars(range(max = 1), extend("exclusiveMinimum" = 0))]
+    pub top_p: f64,
+    /// Keep the tokens at least this probable relative to the likeliest one; 0 keeps all.
+    #[schemars(range(min = 0, max = 1))]
+    pub min_p: f64,
+    /// Tokens after the prompt, the end-of-sequence token included.
+    #[schemars(range(min = 1))]
+    pub max_new_tokens: usize,
+    /// Texts that end a completion; they are not part of it.
+    pub stop: Vec<String>,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, max_new_tokens: 128, stop: Vec::new() }
+    }
+}
+
+impl Validate for Sampling {
+    fn validate(&self, rules: &mut Rules) {
+        rules.check(&["stop"], stops_are_texts(&self.stop));
+    }
+}
+
+fn stops_are_texts(stop: &[String]) -> Result<(), Violation> {
+    if stop.iter().any(String::is_empty) {
+        return Err(Violation::new("an empty text would end every completion at once").hint("remove it"));
+    }
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! Puts a stage together from its layers, and checks it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Stage;
+use crate::check::{Form, check};
+use crate::common::run::name_is_a_file_name;
+use crate::overrides;
+use crate::path::KeyPath;
+use crate::place::{Origin, Place, SourceFile};
+use crate::problem::{Problem, ProblemKind};
+use crate::source::{Recipe, Source, fill};
+use crate::suggest;
+use crate::tree::{Entry, Node, Table, Value};
+use crate::walk::StageReference;
+
+/// The pipeline's `[run]` without its name.
+pub(super) fn run_of(root: &Node) -> Table {
+    match root.at(&KeyPath::dotted("run")) {
+        Some(Node { value: Value::Table(run), .. }) => {
+            let mut run = run.clone();
+            run.take("name");
+            run
+        }
+        _ => Table::default(),
+    }
+}
+
+pub(super) fn name_of(item: &Node) -> Option<(&str, &Origin)> {
+    string_of(item, "name")
+}
+
+fn string_of<'n>(item: &'n Node, key: &str) -> Option<(&'n str, &'n Origin)> {
+    let Value::Table(table) = &item.value else { return None };
+    let node = &table.get(key)?.node;
+    let Value::String(text) = &node.value else { return None };
+    Some((text, &node.origin))
+}
+
+/// What the stages of a pipeline are put together from.
+pub(super) struct Assembly<'p> {
+    pub(super) folder: &'p Path,
+    pub(super) run: Table,
+    pub(super) form: &'p Form,
+    pub(super) file: &'p Arc<SourceFile>,
+}
+
+impl Assembly<'_> {
+    /// Puts a stage together and checks it. `earlier` are the names of the stages before it.
+    pub(super) fn stage<R: Recipe>(
+        &self,
+        item: &Node,
+        earlier: &[String],
+    ) -> (Option<Stage<R>>, Vec<Problem>) {
+        let mut problems = Vec::new();
+        let name = name_of(item);
+        if let Some((name, origin)) = name {
+            problems.extend(name_problem(name, origin, earlier));
+        }
+        let recipe = self.assemble(item, &mut problems).and_then(|root| {
+            let checked = check::<R>(root, self.form, self.file);
+            problems.extend(checked.problems);
+            problems.extend(checked.references.into_iter().filter_map(|asked| unmet(asked, earlier)));
+            checked.value
+        });
+        for problem in &mut problems {
+            problem.stage = name.map(|(name, _)| name.to_owned());
+        }
+        let stage = name.zip(recipe).map(|((name, _), recipe)| Stage { name: name.to_owned(), recipe });
+        (stage, problems)
+    }
+
+    /// All layers of a stage as one tree.
+    fn assemble(&self, item: &Node, problems: &mut Vec<Problem>) -> Option<Node> {
+        let Value::Table(inline) = &item.value else { return None };
+        let mut root = self.base(item, problems)?;
+        if let Value::Table(table) = &mut root.value {
+            table.overlay(inline.clone());
+        }
+        root.origin = item.origin.clone();
+        if let Some((name, _)) = name_of(item) {
+            fill(&mut root, "run.name", name, &Origin::Default(self.file.clone()));
+        }
+        Some(root)
+    }
+
+    /// What lies under a stage's own tables: its file, the pipeline's run, its overrides. None if the file cannot
+    /// be used, which is then a problem.
+    fn base(&self, item: &Node, problems: &mut Vec<Problem>) -> Option<Node> {
+        let mut root = Node { value: Value::Table(Table::default()), origin: item.origin.clone() };
+        if let Some((path, origin)) = string_of(item, "recipe") {
+            let unusable = |message: String, hint: &str| {
+                Problem::new(
+                    origin.place(),
+                    "recipe",
+                    ProblemKind::Unreadable,
+                    message,
+                    Some(hint.to_owned()),
+                )
+            };
+            let source = match Source::read(self.folder.join(path)) {
+                Ok(source) => source,
+                Err(errors) => {
+                    problems.extend(errors.problems().iter().map(|problem| match &problem.place {
+                        Place::File { file } => unusable(
+                            format!("`{file}`: {}", problem.message),
+                            "`recipe` is relative to the file it is written in",
+                        ),
+                        _ => problem.clone(),
+                    }));
+                    return None;
+                }
+            };
+            if source.is_pipeline() {
+                let message = format!("`{path}` is a pipeline itself");
+                problems.push(unusable(message, "list its stages here"));
+                return None;
+            }
+            problems.extend(source.problems);
+            root = source.root?;
+        }
+        if let Value::Table(table) = &mut root.value
+            && !self.run.0.is_empty()
+        {
+            let origin = self.run.0[0].origin.clone();
+            let run = Node { value: Value::Table(self.run.clone()), origin: origin.clone() };
+            table.overlay(Table(vec![Entry { key: "run".to_owned(), origin, node: run }]));
+        }
+        if let Some(Node { value: Value::Array(overrides), .. }) = item.at(&KeyPath::dotted("set")) {
+            for node in overrides {
+                if let Value::String(text) = &node.value
+                    && let Err(problem) = overrides::apply(&mut root, text, &node.origin)
+                {
+                    problems.push(*problem);
+                }
+            }
+        }
+        Some(root)
+    }
+}
+
+/// The problem of a `stage:NAME` that no earlier stage answers to.
+fn unmet(asked: StageReference, earlier: &[String]) -> Option<Problem> {
+    if earlier.contains(&asked.stage) {
+        return None;
+    }
+    let known: Vec<&str> = earlier.iter().map(String::as_str).collect();
+    let message = format!("`{}`: no earlier stage is called `{}`", asked.path, asked.stage);
+    let hint = if known.is_empty() {
+        Some("this is the first stage".to_owned())
+    } else {
+        suggest::hint(&asked.stage, &known, "earlier stages")
+    };
+    Some(Problem::new(asked.origin.place(), asked.path, ProblemKind::UnknownName, message, hint))
+}
+
+/// A stage's name is a folder, and tells it from the others.
+fn name_problem(name: &str, origin: &Origin, earlier: &[String]) -> Option<Problem> {
+    let (message, hint) = if earlier.iter().any(|other| other == name) {
+        (format!("two stages are called `{name}`"), Some("rename one of them".to_owned()))
+    } else {
+        let violation = name_is_a_file_name(name).err()?;
+        (violation.message, violation.hint)
+    };
+    Some(Problem::new(origin.place(), "name", ProblemKind::Rule, message, hint))
+}

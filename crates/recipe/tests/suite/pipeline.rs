@@ -1,0 +1,198 @@
+//! Recipes of stages.
+
+use crate::sample::{Method, Sample, with};
+use recipe::{Loaded, Pipeline, Source, fingerprint};
+
+const FILE: &str = "\
+model = 'tiny'
+[run]
+name = 'alone'
+seed = 5
+out = 'alone'
+[optim]
+steps = 50
+[method.vbon]
+n = 2
+";
+
+const PIPELINE: &str = "\
+[run]
+name = 'whole'
+seed = 9
+
+[[stages]]
+name = 'pool'
+recipe = 'pool.toml'
+set = ['optim.steps=7', 'optim.batch_size=3']
+optim.batch_size = 4
+
+[[stages]]
+name = 'arm'
+model = 'stage:pool'
+optim.epochs = 1
+[stages.run]
+seed = 1
+[stages.method.genarm]
+beta = 0.5
+";
+
+/// Loads a pipeline that lies in a folder beside other files. The error is its printed form, without the folder.
+fn load(
+    files: &[(&str, &str)],
+    pipeline: &str,
+    overrides: &[&str],
+) -> Result<Loaded<Pipeline<Sample>>, String> {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        fs_err::write(folder.path().join(name), text).unwrap();
+    }
+    let path = folder.path().join("p.toml");
+    fs_err::write(&path, pipeline).unwrap();
+    let source = Source::read(&path).unwrap().set_all(overrides);
+    assert!(source.is_pipeline());
+    source
+        .load_pipeline::<Sample>()
+        .map_err(|errors| errors.to_string().replace(&format!("{}/", folder.path().display()), ""))
+}
+
+fn problems(files: &[(&str, &str)], pipeline: &str, overrides: &[&str]) -> String {
+    load(files, pipeline, overrides).expect_err("a pipeline with mistakes")
+}
+
+#[test]
+fn layers_lie_over_each_other_in_the_order_told() {
+    let loaded = load(&[("pool.toml", FILE)], PIPELINE, &[]).unwrap();
+    let Pipeline { run, stages } = loaded.value;
+    assert_eq!((run.name.as_str(), run.seed), ("whole", 9));
+    let pool = &stages[0].recipe;
+    // File, then the pipeline's run, then `set`, then the stage's own tables.
+    assert_eq!((pool.run.name.as_str(), pool.run.seed), ("pool", 9));
+    assert_eq!(pool.run.out.to_str(), Some("alone"));
+    assert_eq!((pool.optim.steps, pool.optim.batch_size), (Some(7), 4));
+    assert_eq!(pool.method, Method::Vbon { n: 2 });
+    let arm = &stages[1].recipe;
+    assert_eq!((arm.run.name.as_str(), arm.run.seed), ("arm", 1));
+    assert_eq!(arm.optim.epochs, Some(1.0));
+}
+
+#[test]
+fn the_command_line_has_the_last_word() {
+    let overrides = ["stages.pool.optim.steps=8", "stages.1.model=tiny", "run.out=elsewhere"];
+    let stages = load(&[("pool.toml", FILE)], PIPELINE, &overrides).unwrap().value.stages;
+    assert_eq!(stages[0].recipe.optim.steps, Some(8));
+    assert_eq!(stages[1].recipe.model.as_str(), "tiny");
+    assert_eq!(stages[0].recipe.run.out.to_str(), Some("elsewhere"));
+}
+
+#[test]
+fn problems_of_all_stages_are_reported_with_their_own_files_and_lines() {
+    let file = FILE.replace("steps = 50", "stpes = 50").replace("n = 2", "n = -2");
+    let pipeline = PIPELINE
+        .replace("'stage:pool'", "'stage:pol'")
+        .replace("optim.steps=7", "log.samples=x")
+        .replace("seed = 9", "sed = 9")
+        .replace("beta = 0.5", "beta = true");
+    assert_eq!(
+        problems(&[("pool.toml", &file)], &pipeline, &["stages.arm.optim.eps=0"]),
+        "\
+p.toml:3:1: unknown key `sed` in [run]
+  hint: did you mean `seed`? (valid keys: name, seed, out, device, threads)
+p.toml:8:8: stage `pool`: `log.samples`: expected an integer, found the string \"x\"
+p.toml:13:9: stage `arm`: `model`: no earlier stage is called `pol`
+  hint: did you mean `pool`? (earlier stages: pool)
+p.toml:18:8: stage `arm`: `method.genarm.beta`: expected a number, found the boolean true
+pool.toml:7:1: stage `pool`: unknown key `stpes` in [optim]
+  hint: did you mean `steps`?
+pool.toml:9:5: stage `pool`: `method.vbon.n` = -2: must be at least 0
+--set stages.arm.optim.eps=0: stage `arm`: `optim.eps` = 0: must be greater than 0"
+    );
+}
+
+#[test]
+fn stages_have_names_and_files_that_exist() {
+    let pipeline = "\
+[[stages]]
+name = 'a'
+recipe = 'absent.toml'
+[[stages]]
+nam = 'a'
+model = 'tiny'
+method = 'greedy'
+optim.steps = 1
+[[stages]]
+name = 'a'
+model = 'stage:a'
+optim.steps = 1
+[[stages]]
+name = 'b c'
+recipe = 'p.toml'
+[[stages]]
+name = 'd'
+recipe = 'broken.toml'
+";
+    let said = problems(&[("broken.toml", "x = ")], pipeline, &[]);
+    let expected = [
+        "broken.toml:1:5: stage `d`: ",
+        "p.toml:3:10: stage `a`: `absent.toml`: cannot read the recipe: ",
+        "  hint: `recipe` is relative to the file it is written in",
+        "p.toml:4:1: missing key `name` of the stage",
+        "  hint: it takes a string",
+        "p.toml:5:1: unknown key `nam` of the stage",
+        "  hint: did you mean `name`?",
+        "p.toml:9:1: stage `a`: missing key `method` of the stage",
+        "  hint: one of: genarm, vbon, greedy",
+        "p.toml:10:8: stage `a`: two stages are called `a`",
+        "  hint: rename one of them",
+        "p.toml:14:8: stage `b c`: the name \"b c\" holds ' '",
+        "  hint: use letters, digits, `.`, `_` and `-`",
+        "p.toml:15:10: stage `b c`: `p.toml` is a pipeline itself",
+        "  hint: list its stages here",
+    ];
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), expected.len(), "{said}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.starts_with(expected), "{line}\n  should start with\n{expected}");
+    }
+}
+
+#[test]
+fn the_outline_of_a_pipeline_is_checked() {
+    assert_eq!(
+        problems(&[], "stages = []\nstage = 1\n", &[]),
+        "p.toml:1:10: `stages`: has 0, must have at least 1 item\n\
+         p.toml:2:1: unknown key `stage` at the top level\n  hint: did you mean `stages`? (valid keys: run, stages)"
+    );
+    assert_eq!(
+        problems(&[], "stages = [3]\n", &[]),
+        "p.toml:1:11: `stages.0`: expected a table, found the integer 3"
+    );
+}
+
+#[test]
+fn a_resolved_pipeline_needs_no_other_file_and_is_equal() {
+    let loaded = load(&[("pool.toml", FILE)], PIPELINE, &[]).unwrap();
+    let again = load(&[], &loaded.resolved().unwrap(), &[]).unwrap();
+    assert_eq!(again.value, loaded.value);
+    // A stage's own recipe stands alone as well.
+    let pool = &loaded.value.stages[0].recipe;
+    let text = recipe::resolved(pool).unwrap();
+    assert_eq!(&Source::from_text("pool.toml", text).load::<Sample>().unwrap().value, pool);
+}
+
+#[test]
+fn a_change_of_one_stage_changes_its_fingerprint_alone() {
+    let prints = |overrides: &[&str]| -> Vec<String> {
+        let stages = load(&[("pool.toml", FILE)], PIPELINE, overrides).unwrap().value.stages;
+        stages.iter().map(|stage| fingerprint(stage).unwrap()).collect()
+    };
+    let before = prints(&[]);
+    assert_eq!(before, prints(&[]));
+    let after = prints(&["stages.arm.optim.eps=1e-6"]);
+    assert_eq!(before[0], after[0]);
+    assert_ne!(before[1], after[1]);
+}
+
+#[test]
+fn an_ordinary_recipe_is_no_pipeline() {
+    assert!(!Source::from_text("r.toml", with("")).is_pipeline());
+}
