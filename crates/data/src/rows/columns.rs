@@ -1,0 +1,49 @@
+use serde::{Deserialize, Serialize};
+
+/// What a row is read as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A prompt alone: `prompt`; or what precedes the last answer in `messages`, or in `chosen` and `rejected`.
+    Prompt,
+    /// `prompt` and `completion`; or `messages`, split before the last answer.
+    Completion,
+    /// `chosen` and `rejected`, with `prompt` or with the prompt as their common beginning.
+    Preference,
+    /// `messages`, a conversation in which every turn of the assistant counts.
+    Messages,
+}
+
+/// Under which names a data set holds the columns, where they differ from TRL's.
+///
+/// GSM8K, for instance, is read with `prompt = "question"` and `completion = "answer"`. A column read under another
+/// name also stays among the extra columns under its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Columns {
+    /// Name of the column with the prompt.
+    pub prompt: Option<String>,
+    /// Name of the column with the completion.
+    pub completion: Option<String>,
+    /// Name of the column with the preferred answer.
+    pub chosen: Option<String>,
+    /// Name of the column with the other answer.
+    pub rejected: Option<String>,
+    /// Name of the column with the conversation.
+    pub messages: Option<String>,
+}
+
+impl Columns {
+    /// The data set's name for one of TRL's columns.
+    pub(super) fn source<'a>(&'a self, column: &'a str) -> &'a str {
+        let named = match column {
+            "prompt" => &self.prompt,
+            "completion" => &self.completion,
+            "chosen" => &self.chosen,
+            "rejected" => &self.rejected,
+            "messages" => &self.messages,
+            _ => &None,
+        };
+        named.as_deref().unwrap_or(column)
+    }
+}

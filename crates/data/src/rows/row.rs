@@ -1,0 +1,371 @@
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::chat::Message;
+
+use super::{Columns, Kind, RowError, Text, keys, kind, preference};
+
+/// One row: its content, the columns that are not part of the format, and where it was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// The content.
+    pub body: Body,
+    /// All other columns, such as `answer`.
+    pub extra: Map<String, Value>,
+    /// The file it was read from; empty for a row made in memory.
+    pub file: Arc<str>,
+    /// Its line there, from 1; 0 for a row made in memory.
+    pub line: usize,
+}
+
+/// The content of a row, by kind.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    /// To be answered.
+    Prompt {
+        /// The prompt.
+        prompt: Text,
+    },
+    /// With one answer.
+    Completion {
+        /// The prompt.
+        prompt: Text,
+        /// The answer.
+        completion: Text,
+    },
+    /// With two answers, the first preferred.
+    Preference {
+        /// The prompt.
+        prompt: Text,
+        /// The preferred answer.
+        chosen: Text,
+        /// The other answer.
+        rejected: Text,
+    },
+    /// A conversation.
+    Messages {
+        /// Its turns.
+        messages: Vec<Message>,
+    },
+}
+
+impl Row {
+    /// Reads a row of the kind asked for out of an object.
+    pub fn parse(map: Map<String, Value>, kind: Kind, columns: &Columns) -> Result<Self, RowError> {
+        let mut fields = Fields { map, columns };
+        let body = match kind {
+            Kind::Prompt => fields.prompt()?,
+            Kind::Completion => fields.completion()?,
+            Kind::Preference => {
+                let (prompt, chosen, rejected) = fields.preference()?;
+                Body::Preference { prompt, chosen, rejected }
+            }
+            Kind::Messages => Body::Messages { messages: fields.messages("messages")? },
+        };
+        Ok(Self { body, extra: fields.map, file: Arc::from(""), line: 0 })
+    }
+
+    /// A preference pair whose two answers are the same teaches nothing.
+    pub fn is_identical_pair(&self) -> bool {
+        matches!(&self.body, Body::Preference { chosen, rejected, .. } if chosen == rejected)
+    }
+
+    /// The row with plain text turned into messages, for a model that expects its chat template: see
+    /// [`Text::into_prompt_messages`] and [`Text::into_completion_messages`].
+    pub fn into_chat(self) -> Result<Self, RowError> {
+        let in_dialogue = match &self.body {
+            Body::Completion { prompt, .. } | Body::Preference { prompt, .. } => prompt.is_dialogue(),
+            Body::Prompt { .. } | Body::Messages { .. } => false,
+        };
+        let answer = |text: Text| Text::Chat(text.into_completion_messages(in_dialogue));
+        let body = match self.body {
+            Body::Prompt { prompt } => Body::Prompt { prompt: Text::Chat(prompt.into_prompt_messages()?) },
+            Body::Completion { prompt, completion } => Body::Completion {
+                prompt: Text::Chat(prompt.into_prompt_messages()?),
+                completion: answer(completion),
+            },
+            Body::Preference { prompt, chosen, rejected } => Body::Preference {
+                prompt: Text::Chat(prompt.into_prompt_messages()?),
+                chosen: answer(chosen),
+                rejected: answer(rejected),
+            },
+            body @ Body::Messages { .. } => body,
+        };
+        Ok(Self { body, ..self })
+    }
+}
+
+/// The columns of a row that have not been taken yet.
+struct Fields<'a> {
+    map: Map<String, Value>,
+    columns: &'a Columns,
+}
+
+impl Fields<'_> {
+    fn has(&self, column: &str) -> bool {
+        self.map.get(self.columns.source(column)).is_some_and(|value| !value.is_null())
+    }
+
+    /// The value of a column. One that is read under another name stays among the extra columns.
+    fn take(&mut self, column: &str, remedy: &str) -> Result<(String, Value), RowError> {
+        let source = self.columns.source(column).to_owned();
+        let value =
+            if source == column { self.map.shift_remove(column) } else { self.map.get(&source).cloned() };
+        match value {
+            Some(value) => Ok((source, value)),
+            None => Err(RowError::Missing {
+                remedy: if source == column {
+                    remedy.to_owned()
+                } else {
+                    format!("correct the name given for the column `{column}`")
+                },
+                column: source,
+                found: keys(&self.map),
+            }),
+        }
+    }
+
+    fn text(&mut self, column: &str) -> Result<Text, RowError> {
+        let (name, value) =
+            self.take(column, &format!("name the column that holds the {column} in the column mapping"))?;
+        match value {
+            Value::String(text) => Ok(Text::Plain(text)),
+            Value::Array(list) => messages(&name, list).map(Text::Chat),
+            other => Err(RowError::Type {
+                column: name,
+                found: kind(&other).to_owned(),
+                expected: "text or a list of messages",
+            }),
+        }
+    }
+
+    fn messages(&mut self, column: &str) -> Result<Vec<Message>, RowError> {
+        let (name, value) =
+            self.take(column, "name the column that holds the conversation in the column mapping")?;
+        match value {
+            Value::Array(list) => messages(&name, list),
+            other => Err(RowError::Type {
+                column: name,
+                found: kind(&other).to_owned(),
+                expected: "a list of messages",
+            }),
+        }
+    }
+
+    fn prompt(&mut self) -> Result<Body, RowError> {
+        if !self.has("prompt") {
+            if self.has("messages") {
+                let mut prompt = self.messages("messages")?;
+                while prompt.len() > 1 && prompt.last().is_some_and(Message::is_assistant) {
+                    prompt.pop();
+                }
+                return Ok(Body::Prompt { prompt: Text::Chat(prompt) });
+            }
+            if self.has("chosen") && self.has("rejected") {
+                let (prompt, ..) = self.preference()?;
+                return Ok(Body::Prompt { prompt });
+            }
+        }
+        Ok(Body::Prompt { prompt: self.text("prompt")? })
+    }
+
+    fn completion(&mut self) -> Result<Body, RowError> {
+        if !self.has("prompt") && self.has("messages") {
+            let mut prompt = self.messages("messages")?;
+            let answers = prompt.iter().rev().take_while(|message| message.is_assistant()).count();
+            if answers == 0 || answers == prompt.len() {
+                return Err(RowError::shape(
+                    "`messages` holds no answer to a prompt: it must end with a turn of the assistant, after \
+                     another turn",
+                    "remove such rows, or read the rows as prompts",
+                ));
+            }
+            let completion = prompt.split_off(prompt.len() - answers);
+            return Ok(Body::Completion { prompt: Text::Chat(prompt), completion: Text::Chat(completion) });
+        }
+        let prompt = self.text("prompt")?;
+        let completion = self.text("completion")?;
+        let completion = answer(&prompt, completion, "completion")?;
+        Ok(Body::Completion { prompt, completion })
+    }
+
+    fn preference(&mut self) -> Result<(Text, Text, Text), RowError> {
+        let (chosen, rejected) = (self.text("chosen")?, self.text("rejected")?);
+        if !self.has("prompt") {
+            return preference::split(chosen, rejected);
+        }
+        let prompt = self.text("prompt")?;
+        // As in TRL: answers that are whole conversations bring their prompt, and a plain one beside them only repeats it.
+        if !prompt.is_chat() && chosen.is_chat() && rejected.is_chat() {
+            return preference::split(chosen, rejected);
+        }
+        let chosen = answer(&prompt, chosen, "chosen")?;
+        let rejected = answer(&prompt, rejected, "rejected")?;
+        Ok((prompt, chosen, rejected))
+    }
+}
+
+/// Brings an answer into the prompt's form: text after a chat prompt is an assistant's turn, and messages that repeat
+/// the prompt lose it.
+fn answer(prompt: &Text, completion: Text, column: &str) -> Result<Text, RowError> {
+    match (prompt, completion) {
+        (Text::Plain(_), Text::Chat(_)) => Err(preference::mixed("prompt", column)),
+        (Text::Chat(_), Text::Plain(text)) => Ok(Text::Chat(vec![Message::assistant(text)])),
+        (Text::Chat(prompt), Text::Chat(mut messages)) => {
+            if messages.len() > prompt.len() && messages.starts_with(prompt) {
+                messages.drain(..prompt.len());
+            }
+            Ok(Text::Chat(messages))
+        }
+        (Text::Plain(_), plain) => Ok(plain),
+    }
+}
+
+fn messages(column: &str, list: Vec<Value>) -> Result<Vec<Message>, RowError> {
+    if list.is_empty() {
+        return Err(RowError::Type {
+            column: column.to_owned(),
+            found: "an empty list".to_owned(),
+            expected: "at least one message",
+        });
+    }
+    list.into_iter()
+        .enumerate()
+        .map(|(index, value)| {
+            Message::try_from(value).map_err(|source| RowError::Message {
+                column: column.to_owned(),
+                index,
+                source,
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str, kind: Kind) -> Result<Row, RowError> {
+        Row::parse(serde_json::from_str(json).unwrap(), kind, &Columns::default())
+    }
+
+    fn plain(text: &str) -> Text {
+        Text::Plain(text.to_owned())
+    }
+
+    #[test]
+    fn other_columns_are_kept_in_order() {
+        let row =
+            parse(r#"{"z": 1, "prompt": "p", "answer": "72", "completion": "c"}"#, Kind::Prompt).unwrap();
+        assert_eq!(row.body, Body::Prompt { prompt: plain("p") });
+        assert_eq!(keys(&row.extra), "`z`, `answer`, `completion`");
+    }
+
+    #[test]
+    fn mapped_columns_are_read_and_stay() {
+        let columns = Columns {
+            prompt: Some("question".to_owned()),
+            completion: Some("answer".to_owned()),
+            ..Columns::default()
+        };
+        let map: Map<String, Value> =
+            serde_json::from_str(r#"{"question": "6*7?", "answer": "= 42"}"#).unwrap();
+        let row = Row::parse(map.clone(), Kind::Completion, &columns).unwrap();
+        assert_eq!(row.body, Body::Completion { prompt: plain("6*7?"), completion: plain("= 42") });
+        assert_eq!(row.extra, map);
+
+        let wrong = Columns { prompt: Some("query".to_owned()), ..Columns::default() };
+        let error = Row::parse(map, Kind::Prompt, &wrong).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "no column `query`; the row has `question`, `answer`\nhint: correct the name given for the column \
+             `prompt`"
+        );
+    }
+
+    #[test]
+    fn conversations_split_before_the_last_answer() {
+        let json = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+            {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]}"#;
+        let Body::Completion { prompt: Text::Chat(prompt), completion } =
+            parse(json, Kind::Completion).unwrap().body
+        else {
+            panic!("expected messages");
+        };
+        assert_eq!(prompt.len(), 3);
+        assert_eq!(completion, Text::Chat(vec![Message::assistant("d")]));
+        assert_eq!(parse(json, Kind::Prompt).unwrap().body, Body::Prompt { prompt: Text::Chat(prompt) });
+        let error =
+            parse(r#"{"messages": [{"role": "user", "content": "a"}]}"#, Kind::Completion).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`messages` holds no answer to a prompt: it must end with a turn of the assistant, after another \
+             turn\nhint: remove such rows, or read the rows as prompts"
+        );
+    }
+
+    #[test]
+    fn an_implicit_prompt_is_the_common_beginning() {
+        let json = r#"{"chosen": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: dé",
+            "rejected": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: dè"}"#;
+        let prompt = plain("\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:");
+        let body =
+            Body::Preference { prompt: prompt.clone(), chosen: plain(" dé"), rejected: plain(" dè") };
+        let row = parse(json, Kind::Preference).unwrap();
+        assert_eq!(row.body, body);
+        assert_eq!(parse(json, Kind::Prompt).unwrap().body, Body::Prompt { prompt });
+        let Body::Preference { prompt: Text::Chat(prompt), chosen, .. } = row.into_chat().unwrap().body
+        else {
+            panic!("expected messages");
+        };
+        assert_eq!(prompt, [Message::user("a"), Message::assistant("b"), Message::user("c")]);
+        assert_eq!(chosen, Text::Chat(vec![Message::assistant("dé")]));
+
+        let json = r#"{"prompt": "a", "chosen": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+            "rejected": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
+        let row = parse(json, Kind::Preference).unwrap();
+        assert!(row.is_identical_pair());
+        let Body::Preference { prompt, chosen, .. } = row.body else { panic!("expected a pair") };
+        assert_eq!(prompt, Text::Chat(vec![Message::user("a")]));
+        assert_eq!(chosen, Text::Chat(vec![Message::assistant("b")]));
+    }
+
+    #[test]
+    fn mistakes_name_column_and_remedy() {
+        let cases = [
+            (
+                r#"{"promt": "x"}"#,
+                Kind::Prompt,
+                "no column `prompt`; the row has `promt`\nhint: name the column that holds the prompt in the column \
+                 mapping",
+            ),
+            (r#"{"prompt": 3}"#, Kind::Prompt, "`prompt` is a number; expected text or a list of messages"),
+            (
+                r#"{"messages": []}"#,
+                Kind::Messages,
+                "`messages` is an empty list; expected at least one message",
+            ),
+            (
+                r#"{"messages": [{"role": "user"}, {"content": "x"}]}"#,
+                Kind::Messages,
+                "`messages`, message 1: a message must have a `role` that is a string, found the keys `content`",
+            ),
+            (
+                r#"{"chosen": "a", "rejected": "b"}"#,
+                Kind::Preference,
+                "`chosen` and `rejected` share no beginning that ends in \"\\n\\nAssistant:\"\nhint: add a `prompt` \
+                 column",
+            ),
+            (
+                r#"{"prompt": "p", "completion": [{"role": "assistant", "content": "x"}]}"#,
+                Kind::Completion,
+                "`prompt` and `completion` are of different types, one text and one messages\nhint: give both as text \
+                 or both as messages",
+            ),
+        ];
+        for (json, kind, message) in cases {
+            assert_eq!(parse(json, kind).unwrap_err().to_string(), message);
+        }
+    }
+}
