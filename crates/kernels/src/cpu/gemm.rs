@@ -1,0 +1,330 @@
+//! The matrix product with a packed weight.
+#![allow(unsafe_code, reason = "threads write disjoint column blocks of one output")]
+
+use super::isa::Isa;
+use super::microkernel::{Block, ROWS};
+use super::pack::{PANEL, Packed};
+use super::parallel::{Shared, for_each};
+
+/// Inner indices per pass over the rows. The chains rest in `y` between passes, so the bits do not depend on it; a
+/// pass's part of a panel (256 B per index) stays in the second cache while all rows go over it.
+const DEPTH: usize = 1024;
+/// Multiply-adds below which one thread does it all.
+const SERIAL: usize = 256 * 1024;
+/// Least rows of a task when rows are split.
+const TASK_ROWS: usize = 8 * ROWS;
+
+/// Rows of the left operand, read with strides.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows<'a> {
+    /// The elements: `(i, k)` is `data[i·strides.0 + k·strides.1]`.
+    pub data: &'a [f32],
+    /// Distance between rows, and between inner indices.
+    pub strides: (usize, usize),
+    /// Number of rows.
+    pub count: usize,
+}
+
+impl Rows<'_> {
+    fn check(&self, inner: usize) {
+        if self.count > 0 && inner > 0 {
+            let last = (self.count - 1) * self.strides.0 + (inner - 1) * self.strides.1;
+            assert!(last < self.data.len(), "gemm: x has {} elements, index {last} is read", self.data.len());
+        }
+    }
+}
+
+/// `y = x·W + bias`, threaded.
+///
+/// Every output is one chain of fused multiply-adds over `k = 0, 1, …` from zero, then the bias is added: its bits
+/// depend on its own row and column only. Call it from a rayon thread to save the hand-over of small products.
+///
+/// # Shapes
+/// - `x`: `[rows, inner]`, element `(i, k)` at `x[i·strides.0 + k·strides.1]`: a transposed `x` needs no copy
+/// - `weight`: `[inner, columns]`
+/// - `bias`: `[columns]`
+/// - `y`: `[rows, columns]`, row-major
+///
+/// # Panics
+/// When a slice does not have the length its shape says.
+pub fn gemm(
+    x: &[f32],
+    strides: (usize, usize),
+    rows: usize,
+    weight: &Packed,
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+) {
+    let columns = weight.columns();
+    assert_eq!(
+        y.len(),
+        rows * columns,
+        "gemm: y has {} elements for [rows {rows}, columns {columns}]",
+        y.len()
+    );
+    if let Some(bias) = bias {
+        assert_eq!(bias.len(), columns, "gemm: bias has {} elements for [columns {columns}]", bias.len());
+    }
+    let x = Rows { data: x, strides, count: rows };
+    x.check(weight.inner());
+    let (isa, panels) = (Isa::current(), weight.panels());
+    let y = Shared::new(y);
+    let area = Area { weight, inner: weight.inner(), columns, y, y_stride: columns, resume: false, bias };
+    let work = rows * columns * weight.inner();
+    let threads = rayon::current_num_threads();
+    if work < SERIAL || threads == 1 {
+        for panel in 0..panels {
+            // SAFETY: this thread alone holds `y`.
+            unsafe { area.panel(isa, x, 0..rows, panel) };
+        }
+        return;
+    }
+    // Rows are split only where the panels alone would leave threads idle.
+    let wanted = (4 * threads).div_ceil(panels);
+    let parts = wanted.min(rows.div_ceil(TASK_ROWS)).max(1);
+    let part_rows = rows.div_ceil(parts).next_multiple_of(ROWS);
+    let parts = rows.div_ceil(part_rows);
+    for_each(panels * parts, |task| {
+        let first = (task % parts) * part_rows;
+        // SAFETY: each task has its own pair of panel and rows, hence its own outputs.
+        unsafe { area.panel(isa, x, first..rows.min(first + part_rows), task / parts) };
+    });
+}
+
+/// A product on the calling thread that may stop short of the packed matrix's size and may resume chains.
+pub(crate) struct Serial<'a> {
+    /// The packed right operand.
+    pub weight: &'a Packed,
+    /// Inner indices used, from the first.
+    pub inner: usize,
+    /// Columns computed, from the first.
+    pub columns: usize,
+    /// Distance between rows of `y`.
+    pub y_stride: usize,
+    /// Add to what `y` holds.
+    pub resume: bool,
+}
+
+impl Serial<'_> {
+    /// Writes (or continues) `y[i, c]` for all rows of `x` and the first `columns` columns.
+    pub(crate) fn run(&self, isa: Isa, x: Rows<'_>, y: &mut [f32]) {
+        assert!(self.inner <= self.weight.inner() && self.columns <= self.weight.columns());
+        if x.count == 0 || self.columns == 0 {
+            return;
+        }
+        assert!(self.columns <= self.y_stride && (x.count - 1) * self.y_stride + self.columns <= y.len());
+        x.check(self.inner);
+        let (weight, inner, columns) = (self.weight, self.inner, self.columns);
+        let y = Shared::new(y);
+        let area =
+            Area { weight, inner, columns, y, y_stride: self.y_stride, resume: self.resume, bias: None };
+        for panel in 0..columns.div_ceil(PANEL) {
+            // SAFETY: this thread alone holds `y`, whose bounds were checked above.
+            unsafe { area.panel(isa, x, 0..x.count, panel) };
+        }
+    }
+}
+
+/// The output and what is multiplied into it.
+struct Area<'a> {
+    weight: &'a Packed,
+    inner: usize,
+    columns: usize,
+    y: Shared<'a>,
+    y_stride: usize,
+    resume: bool,
+    bias: Option<&'a [f32]>,
+}
+
+impl Area<'_> {
+    /// Computes the rows' outputs of one panel.
+    ///
+    /// # Safety
+    /// `x` and `y` cover the rows, and no other thread touches these rows' outputs of this panel.
+    unsafe fn panel(&self, isa: Isa, x: Rows<'_>, rows: std::ops::Range<usize>, panel: usize) {
+        let first = panel * PANEL;
+        let width = PANEL.min(self.columns - first);
+        let mut k = 0;
+        loop {
+            let depth = DEPTH.min(self.inner - k);
+            let resume = self.resume || k > 0;
+            let mut row = rows.start;
+            // Blocks of nearly equal height: 8 rows run as 4 + 4, not as 6 + 2, whose two rows starve the multipliers.
+            let mut blocks = rows.len().div_ceil(ROWS);
+            while row < rows.end {
+                let height = (rows.end - row).div_ceil(blocks);
+                blocks -= 1;
+                let block = Block {
+                    x: x.data.as_ptr().wrapping_add(row * x.strides.0 + k * x.strides.1),
+                    row_stride: x.strides.0,
+                    inner_stride: x.strides.1,
+                    inner: depth,
+                    panel: self.weight.panel(panel).wrapping_add(k * PANEL),
+                    y: self.y.at(row * self.y_stride + first),
+                    y_stride: self.y_stride,
+                    resume,
+                };
+                // SAFETY: the caller's promises; a narrow last panel goes through a block of full width.
+                unsafe {
+                    if width == PANEL {
+                        block.run(isa, height);
+                    } else {
+                        narrow(isa, block, height, width);
+                    }
+                }
+                row += height;
+            }
+            k += depth;
+            if k >= self.inner {
+                break;
+            }
+        }
+        if let Some(bias) = self.bias {
+            for row in rows {
+                // SAFETY: these outputs are this task's own.
+                let y = unsafe { self.y.slice(row * self.y_stride + first, width) };
+                for (y, bias) in y.iter_mut().zip(&bias[first..first + width]) {
+                    *y += bias;
+                }
+            }
+        }
+    }
+}
+
+/// A block whose last columns do not exist in `y`.
+///
+/// # Safety
+/// As [`Block::run`], with `width` columns of `y`.
+unsafe fn narrow(isa: Isa, block: Block, height: usize, width: usize) {
+    let mut whole = [0.0_f32; ROWS * PANEL];
+    if block.resume {
+        for i in 0..height {
+            // SAFETY: row `i` of `y` has `width` elements of this task.
+            let y = unsafe { std::slice::from_raw_parts(block.y.add(i * block.y_stride), width) };
+            whole[i * PANEL..i * PANEL + width].copy_from_slice(y);
+        }
+    }
+    // SAFETY: `whole` has room for all rows at full width.
+    unsafe { Block { y: whole.as_mut_ptr(), y_stride: PANEL, ..block }.run(isa, height) };
+    for i in 0..height {
+        // SAFETY: row `i` of `y` has `width` elements of this task.
+        let y = unsafe { std::slice::from_raw_parts_mut(block.y.add(i * block.y_stride), width) };
+        y.copy_from_slice(&whole[i * PANEL..i * PANEL + width]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::isa::forced;
+    use crate::cpu::math::{assert_bits, assert_near, noise};
+    use proptest::prelude::*;
+
+    /// The invariant in plain words: a chain of fused multiply-adds per output.
+    fn naive(
+        x: &[f32],
+        strides: (usize, usize),
+        m: usize,
+        w: &[f32],
+        k: usize,
+        n: usize,
+        bias: Option<&[f32]>,
+    ) -> Vec<f32> {
+        let mut y = vec![0.0_f32; m * n];
+        for i in 0..m {
+            for j in 0..n {
+                let mut sum = 0.0_f32;
+                for p in 0..k {
+                    sum = x[i * strides.0 + p * strides.1].mul_add(w[j * k + p], sum);
+                }
+                y[i * n + j] = bias.map_or(sum, |b| sum + b[j]);
+            }
+        }
+        y
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn equals_the_chain_bit_for_bit(m in 0_usize..30, k in 0_usize..80, n in 0_usize..200, seed: u64, biased: bool) {
+            let (x, w, b) = (noise(m * k, seed), noise(n * k, seed ^ 1), noise(n, seed ^ 2));
+            let bias = biased.then_some(&b[..]);
+            let packed = Packed::from_out_in(&w, n, k);
+            let expected = naive(&x, (k, 1), m, &w, k, n, bias);
+            let got = forced::same_bits(|| {
+                let mut y = vec![f32::NAN; m * n];
+                gemm(&x, (k, 1), m, &packed, bias, &mut y);
+                y
+            });
+            assert_bits("row-major x", &got, &expected);
+            // The same x stored transposed.
+            let transposed: Vec<f32> = (0..k * m).map(|i| x[(i % m) * k + i / m]).collect();
+            let mut y = vec![f32::NAN; m * n];
+            gemm(&transposed, (1, m), m, &packed, bias, &mut y);
+            assert_bits("transposed x", &y, &expected);
+        }
+    }
+
+    #[test]
+    fn large_products_are_threaded_and_blocked_without_changing_a_bit() {
+        for (m, k, n) in [(13, 2500, 130), (200, 300, 64), (97, 1025, 70), (1, 3000, 512)] {
+            let (x, w) = (noise(m * k, 5), noise(n * k, 6));
+            let packed = Packed::from_out_in(&w, n, k);
+            let mut y = vec![f32::NAN; m * n];
+            gemm(&x, (k, 1), m, &packed, None, &mut y);
+            assert_bits(&format!("{m}×{k}×{n}"), &y, &naive(&x, (k, 1), m, &w, k, n, None));
+        }
+    }
+
+    #[test]
+    fn a_row_alone_equals_the_row_in_a_batch() {
+        let (m, k, n) = (13, 576, 100);
+        let (x, w) = (noise(m * k, 7), noise(n * k, 8));
+        let packed = Packed::from_out_in(&w, n, k);
+        let mut batch = vec![0.0; m * n];
+        gemm(&x, (k, 1), m, &packed, None, &mut batch);
+        for i in 0..m {
+            let mut alone = vec![0.0; n];
+            gemm(&x[i * k..(i + 1) * k], (k, 1), 1, &packed, None, &mut alone);
+            assert_bits("row", &alone, &batch[i * n..(i + 1) * n]);
+        }
+    }
+
+    #[test]
+    fn is_close_to_the_exact_product() {
+        let (m, k, n) = (7, 576, 65);
+        let (x, w) = (noise(m * k, 9), noise(n * k, 10));
+        let mut y = vec![0.0; m * n];
+        gemm(&x, (k, 1), m, &Packed::from_out_in(&w, n, k), None, &mut y);
+        let exact: Vec<f64> = (0..m * n)
+            .map(|o| (0..k).map(|p| f64::from(x[o / n * k + p]) * f64::from(w[o % n * k + p])).sum())
+            .collect();
+        assert_near("gemm", &y, &exact, 2e-5);
+    }
+
+    #[test]
+    fn resuming_over_parts_of_the_inner_dimension_equals_one_pass() {
+        let (m, k, n) = (9, 50, 70);
+        let (x, w) = (noise(m * k, 11), noise(k * n, 12));
+        let packed = Packed::from_in_out(&w, k, n);
+        let mut whole = vec![0.0; m * n];
+        gemm(&x, (k, 1), m, &packed, None, &mut whole);
+        let mut parts = vec![0.0; m * n];
+        for (from, to) in [(0, 20), (20, 50)] {
+            let part = Packed::from_in_out(&w[from * n..to * n], to - from, n);
+            let rows = Rows { data: &x[from..], strides: (k, 1), count: m };
+            Serial { weight: &part, inner: to - from, columns: n, y_stride: n, resume: true }.run(
+                Isa::current(),
+                rows,
+                &mut parts,
+            );
+        }
+        assert_bits("resumed", &parts, &whole);
+    }
+
+    #[test]
+    #[should_panic(expected = "x has 5 elements, index 5 is read")]
+    fn a_short_x_is_refused() {
+        gemm(&[0.0; 5], (3, 1), 2, &Packed::from_out_in(&[0.0; 6], 2, 3), None, &mut [0.0; 4]);
+    }
+}

@@ -1,0 +1,38 @@
+//! The kernels on slices: `f32` in, `f32` out, shapes as numbers, threads by rayon.
+//!
+//! One invariant holds everywhere: the bits of an output row do not depend on how many rows there are, on the row's
+//! place among them, on the number of threads or on the instruction set. Every element of a matrix product is one
+//! chain of fused multiply-adds in the order of the inner index; every other reduction runs in [`math::LANES`] fixed
+//! lanes joined by a fixed tree; every exponential is the crate's own. A sequence decoded alone, in a batch, or
+//! scored by the trainer therefore has the same log-probabilities, bit for bit.
+
+mod attention;
+mod attention_backward;
+mod columns;
+mod gemm;
+mod isa;
+mod math;
+mod microkernel;
+mod norm;
+mod pack;
+mod paged;
+mod parallel;
+mod rope;
+mod silu;
+mod softmax;
+
+pub use attention::{AttentionShape, attention};
+pub use attention_backward::{AttentionSaved, attention_backward};
+pub use columns::column_sums;
+pub use gemm::gemm;
+pub use norm::{rms_norm, rms_norm_backward};
+pub use pack::{PANEL, Packed};
+pub use paged::{PAGE, PageTables, PoolShape, paged_attention, write_kv};
+#[cfg(feature = "flex")]
+pub(crate) use paged::{write_keys, write_values};
+pub use rope::{RopeTable, Rotation, rope};
+pub use silu::{silu_mul, silu_mul_backward};
+pub use softmax::{gather_log_prob, gather_log_prob_backward, log_softmax};
+
+#[cfg(test)]
+pub(crate) use math::noise;

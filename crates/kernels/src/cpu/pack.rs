@@ -1,0 +1,237 @@
+//! Weights laid out for the matrix product: panels of 64 output columns.
+
+/// Output columns of a panel: four vectors of sixteen.
+pub const PANEL: usize = 64;
+
+/// One cache line, so that no vector load of a panel crosses two.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+/// A `[inner, columns]` matrix in panels of [`PANEL`] columns, each `[inner, 64]`, the last filled up with zeros.
+///
+/// Element `(k, c)` lies at `(c / 64)·inner·64 + k·64 + c mod 64`.
+///
+/// ```
+/// let weight = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]; // [out = 3, in = 2]
+/// let packed = kernels::Packed::from_out_in(&weight, 3, 2);
+/// assert_eq!((packed.columns(), packed.inner()), (3, 2));
+/// let mut y = [0.0; 3];
+/// kernels::cpu::gemm(&[1.0, 10.0], (2, 1), 1, &packed, None, &mut y);
+/// assert_eq!(y, [21.0, 43.0, 65.0]);
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Packed {
+    lines: Vec<Line>,
+    columns: usize,
+    inner: usize,
+}
+
+impl Packed {
+    /// Packs `weight` `[out, in]`, row-major as Hugging Face stores it: the product is `y = x Wᵀ`.
+    ///
+    /// # Panics
+    /// When `weight.len() != out * inn`.
+    pub fn from_out_in(weight: &[f32], out: usize, inn: usize) -> Self {
+        assert_eq!(
+            weight.len(),
+            out * inn,
+            "Packed::from_out_in: {} elements for [out {out}, in {inn}]",
+            weight.len()
+        );
+        let mut packed = Self::default();
+        packed.fill(weight, out, inn, inn, 1);
+        packed
+    }
+
+    /// Packs `weight` `[in, out]`, row-major: the product is `y = x W`.
+    ///
+    /// # Panics
+    /// When `weight.len() != inn * out`.
+    pub fn from_in_out(weight: &[f32], inn: usize, out: usize) -> Self {
+        assert_eq!(
+            weight.len(),
+            inn * out,
+            "Packed::from_in_out: {} elements for [in {inn}, out {out}]",
+            weight.len()
+        );
+        let mut packed = Self::default();
+        packed.fill(weight, out, inn, 1, out);
+        packed
+    }
+
+    /// A packed matrix of nothing, to [`fill`](Self::fill) later.
+    pub const fn empty() -> Self {
+        Self { lines: Vec::new(), columns: 0, inner: 0 }
+    }
+
+    /// Packs anew in the memory at hand: column `c`, inner index `k` is read from `source[c·column_stride + k·inner_stride]`.
+    ///
+    /// # Panics
+    /// When an index would lie beyond the source.
+    pub fn fill(
+        &mut self,
+        source: &[f32],
+        columns: usize,
+        inner: usize,
+        column_stride: usize,
+        inner_stride: usize,
+    ) {
+        if columns > 0 && inner > 0 {
+            let last = (columns - 1) * column_stride + (inner - 1) * inner_stride;
+            assert!(last < source.len(), "Packed::fill: index {last} of {} elements", source.len());
+        }
+        (self.columns, self.inner) = (columns, inner);
+        let panel_lines = inner * (PANEL / 16);
+        let total = columns.div_ceil(PANEL) * panel_lines;
+        self.lines.truncate(total);
+        self.lines.resize(total, Line([0.0; 16]));
+        if total == 0 {
+            return;
+        }
+        let panels = columns.div_ceil(PANEL);
+        let whole = PackTask { source, columns, inner, column_stride, inner_stride };
+        if columns * inner < 64 * 1024 {
+            for (panel, lines) in self.lines.chunks_mut(panel_lines).enumerate() {
+                whole.panel(panel, lines);
+            }
+        } else {
+            use rayon::iter::{IndexedParallelIterator, ParallelIterator};
+            use rayon::slice::ParallelSliceMut;
+            debug_assert!(panels > 0);
+            self.lines
+                .par_chunks_mut(panel_lines)
+                .enumerate()
+                .for_each(|(panel, lines)| whole.panel(panel, lines));
+        }
+    }
+
+    /// Number of output columns.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Length of the inner dimension.
+    pub fn inner(&self) -> usize {
+        self.inner
+    }
+
+    /// Number of panels.
+    pub fn panels(&self) -> usize {
+        self.columns.div_ceil(PANEL)
+    }
+
+    /// Memory taken, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.lines.len() * size_of::<Line>()
+    }
+
+    /// The first element of a panel, 64-byte aligned, followed by `inner · 64` elements.
+    pub(crate) fn panel(&self, panel: usize) -> *const f32 {
+        let lines = self.inner * (PANEL / 16);
+        self.lines[panel * lines..(panel + 1) * lines].as_ptr().cast()
+    }
+}
+
+/// What one thread needs to fill a panel.
+struct PackTask<'a> {
+    source: &'a [f32],
+    columns: usize,
+    inner: usize,
+    column_stride: usize,
+    inner_stride: usize,
+}
+
+impl PackTask<'_> {
+    /// Fills one panel; columns past the end become zero.
+    fn panel(&self, panel: usize, lines: &mut [Line]) {
+        let first = panel * PANEL;
+        let width = PANEL.min(self.columns - first);
+        if self.column_stride == 1 {
+            for (k, row) in lines.chunks_mut(PANEL / 16).enumerate() {
+                let mut rest = &self.source[first + k * self.inner_stride..][..width];
+                for line in row {
+                    let (part, after) = rest.split_at(rest.len().min(16));
+                    line.0[..part.len()].copy_from_slice(part);
+                    line.0[part.len()..].fill(0.0);
+                    rest = after;
+                }
+            }
+            return;
+        }
+        // Sixteen rows of the panel at a time: 4 KB of target stay in the first cache while each source line is read once.
+        for (block, rows) in lines.chunks_mut(16 * (PANEL / 16)).enumerate() {
+            let k0 = block * 16;
+            let depth = rows.len() / (PANEL / 16);
+            for part in 0..PANEL / 16 {
+                for lane in 0..16 {
+                    let c = part * 16 + lane;
+                    if c >= width {
+                        for k in 0..depth {
+                            rows[k * (PANEL / 16) + part].0[lane] = 0.0;
+                        }
+                    } else if self.inner_stride == 1 {
+                        let start = (first + c) * self.column_stride + k0;
+                        for (k, &value) in self.source[start..start + depth].iter().enumerate() {
+                            rows[k * (PANEL / 16) + part].0[lane] = value;
+                        }
+                    } else {
+                        let start = (first + c) * self.column_stride + k0 * self.inner_stride;
+                        for k in 0..depth {
+                            rows[k * (PANEL / 16) + part].0[lane] =
+                                self.source[start + k * self.inner_stride];
+                        }
+                    }
+                }
+            }
+        }
+        debug_assert_eq!(lines.len(), self.inner * (PANEL / 16));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::math::noise;
+
+    fn element(packed: &Packed, k: usize, c: usize) -> f32 {
+        let line = (c / PANEL) * packed.inner * 4 + k * 4 + (c % PANEL) / 16;
+        packed.lines[line].0[c % 16]
+    }
+
+    #[test]
+    fn both_layouts_put_every_element_in_its_place_and_zeros_after() {
+        for (out, inn) in [(1, 1), (3, 2), (64, 16), (65, 17), (130, 33), (700, 150)] {
+            let weight = noise(out * inn, 3);
+            let transposed: Vec<f32> = (0..inn * out).map(|i| weight[(i % out) * inn + i / out]).collect();
+            let a = Packed::from_out_in(&weight, out, inn);
+            let b = Packed::from_in_out(&transposed, inn, out);
+            let mut c = Packed::from_in_out(&noise(4000, 9), 40, 100);
+            c.fill(&weight, out, inn, inn, 1);
+            for k in 0..inn {
+                for column in 0..out.next_multiple_of(PANEL) {
+                    let expected = if column < out { weight[column * inn + k] } else { 0.0 };
+                    for packed in [&a, &b, &c] {
+                        assert_eq!(
+                            element(packed, k, column),
+                            expected,
+                            "[{out}, {inn}] k {k} column {column}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn empty_dimensions_pack_to_nothing() {
+        assert_eq!(Packed::from_out_in(&[], 0, 5).panels(), 0);
+        assert_eq!(Packed::from_out_in(&[], 5, 0).bytes(), 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "5 elements for [out 2, in 3]")]
+    fn wrong_length_is_refused() {
+        let _ = Packed::from_out_in(&[0.0; 5], 2, 3);
+    }
+}

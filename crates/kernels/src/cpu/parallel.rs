@@ -1,0 +1,65 @@
+//! Splitting work over threads: rows into tasks, and one output written by several tasks at disjoint places.
+#![allow(
+    unsafe_code,
+    reason = "disjoint writes to one slice cannot be expressed by splitting it when they are strided"
+)]
+
+use std::marker::PhantomData;
+
+/// Elements below which a second thread costs more than it saves.
+const TASK_ELEMENTS: usize = 16 * 1024;
+
+/// Rows per task so that each has at least [`TASK_ELEMENTS`], given the elements' `cost` of one row.
+pub(crate) fn rows_per_task(cost: usize) -> usize {
+    TASK_ELEMENTS.div_ceil(cost.max(1)).max(1)
+}
+
+/// Runs `task(i)` for `i` below `count`, on this thread if there is only one.
+pub(crate) fn for_each(count: usize, task: impl Fn(usize) + Send + Sync) {
+    use rayon::iter::{IntoParallelIterator, ParallelIterator};
+    match count {
+        0 => {}
+        1 => task(0),
+        _ => (0..count).into_par_iter().for_each(task),
+    }
+}
+
+/// A mutable slice of which several tasks write disjoint parts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shared<'a> {
+    start: *mut f32,
+    len: usize,
+    borrow: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: a `Shared` only hands out memory through `slice`, whose caller promises that parts do not overlap.
+unsafe impl Send for Shared<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Shared<'_> {}
+
+impl<'a> Shared<'a> {
+    /// Takes over the slice for the lifetime of its borrow.
+    pub(crate) fn new(slice: &'a mut [f32]) -> Self {
+        Self { start: slice.as_mut_ptr(), len: slice.len(), borrow: PhantomData }
+    }
+
+    /// The part of `len` elements from `start`, checked against the slice's end.
+    ///
+    /// # Safety
+    /// No other part that overlaps this one may be alive.
+    pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &'a mut [f32] {
+        assert!(
+            start <= self.len && len <= self.len - start,
+            "part {start}+{len} of a slice of {}",
+            self.len
+        );
+        // SAFETY: within the slice by the assertion, not aliased by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
+    }
+
+    /// The address of an element, for kernels that write strided blocks.
+    pub(crate) fn at(&self, index: usize) -> *mut f32 {
+        debug_assert!(index <= self.len);
+        self.start.wrapping_add(index)
+    }
+}

@@ -1,0 +1,345 @@
+//! Gradients of the fused operations for burn's autodiff. Each keeps what the tracked operands' gradients need, no more.
+
+use std::sync::Arc;
+
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Flex};
+
+use super::Fused;
+use super::forward::{self, Flexible, attention_shape, contiguous, dims, floats, tensor};
+use crate::cpu::{self, AttentionSaved, Packed, RopeTable, Rotation};
+
+/// Runs a fused operation under autodiff: `$forward` computes `(state, output)`; the state is dropped if nothing is tracked.
+macro_rules! tracked {
+    ($backward:expr, $C:ty, [$($parent:expr),+], $forward:expr) => {
+        match $backward.prepare::<$C>([$($parent),+]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let (state, output) = $forward;
+                prep.finish(state, output)
+            }
+            OpsKind::UnTracked(prep) => prep.finish($forward.1),
+        }
+    };
+}
+
+/// `dx = dy·W`, `dW = dyᵀ·x`, `dbias = Σ dy`.
+#[derive(Debug)]
+struct LinearBackward;
+
+/// The input if the weight is tracked, the weight if the input is.
+#[derive(Clone, Debug)]
+struct LinearState {
+    x: Option<Flexible>,
+    weight: Option<Flexible>,
+}
+
+impl LinearState {
+    fn dx(&self, dy: &Flexible) -> Option<Flexible> {
+        let weight = self.weight.as_ref()?;
+        let [out, inn] = dims(weight);
+        let [n, _] = dims(dy);
+        let mut dx = vec![0.0; n * inn];
+        cpu::gemm(floats(dy), (out, 1), n, &Packed::from_in_out(floats(weight), out, inn), None, &mut dx);
+        Some(tensor(dx, [n, inn]))
+    }
+
+    fn dweight(&self, dy: &Flexible) -> Option<Flexible> {
+        let x = self.x.as_ref()?;
+        let ([n, inn], [_, out]) = (dims(x), dims(dy));
+        let mut dweight = vec![0.0; out * inn];
+        cpu::gemm(floats(dy), (1, out), out, &Packed::from_in_out(floats(x), n, inn), None, &mut dweight);
+        Some(tensor(dweight, [out, inn]))
+    }
+}
+
+impl Backward<Flex, 2> for LinearBackward {
+    type State = LinearState;
+
+    fn backward(self, ops: Ops<LinearState, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let [x, weight] = ops.parents;
+        if let (Some(node), Some(dx)) = (x, ops.state.dx(&dy)) {
+            grads.register::<Flex>(node.id, dx);
+        }
+        if let (Some(node), Some(dweight)) = (weight, ops.state.dweight(&dy)) {
+            grads.register::<Flex>(node.id, dweight);
+        }
+    }
+}
+
+impl Backward<Flex, 3> for LinearBackward {
+    type State = LinearState;
+
+    fn backward(self, ops: Ops<LinearState, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let [x, weight, bias] = ops.parents;
+        if let (Some(node), Some(dx)) = (x, ops.state.dx(&dy)) {
+            grads.register::<Flex>(node.id, dx);
+        }
+        if let (Some(node), Some(dweight)) = (weight, ops.state.dweight(&dy)) {
+            grads.register::<Flex>(node.id, dweight);
+        }
+        if let Some(node) = bias {
+            let [_, out] = dims(&dy);
+            let mut dbias = vec![0.0; out];
+            cpu::column_sums(floats(&dy), &mut dbias);
+            grads.register::<Flex>(node.id, tensor(dbias, [out]));
+        }
+    }
+}
+
+/// See [`cpu::rms_norm_backward`].
+#[derive(Debug)]
+struct RmsNormBackward;
+
+impl Backward<Flex, 2> for RmsNormBackward {
+    type State = (Flexible, Flexible, f64);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let ([x_node, weight_node], (x, weight, eps)) = (ops.parents, ops.state);
+        let mut dx = x_node.as_ref().map(|_| vec![0.0; floats(&x).len()]);
+        let mut dweight = weight_node.as_ref().map(|_| vec![0.0; floats(&weight).len()]);
+        cpu::rms_norm_backward(
+            floats(&x),
+            floats(&weight),
+            eps as f32,
+            floats(&dy),
+            dx.as_deref_mut(),
+            dweight.as_deref_mut(),
+        );
+        if let (Some(node), Some(dx)) = (x_node, dx) {
+            grads.register::<Flex>(node.id, tensor(dx, dims::<2>(&x)));
+        }
+        if let (Some(node), Some(dweight)) = (weight_node, dweight) {
+            grads.register::<Flex>(node.id, tensor(dweight, dims::<1>(&weight)));
+        }
+    }
+}
+
+/// See [`cpu::silu_mul_backward`].
+#[derive(Debug)]
+struct SiluMulBackward;
+
+impl Backward<Flex, 2> for SiluMulBackward {
+    type State = (Flexible, Flexible);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let ([gate_node, up_node], (gate, up)) = (ops.parents, ops.state);
+        let (mut dgate, mut dup) = (vec![0.0; floats(&gate).len()], vec![0.0; floats(&up).len()]);
+        cpu::silu_mul_backward(floats(&gate), floats(&up), floats(&dy), &mut dgate, &mut dup);
+        for (node, gradient) in [(gate_node, dgate), (up_node, dup)] {
+            if let Some(node) = node {
+                grads.register::<Flex>(node.id, tensor(gradient, dims::<2>(&gate)));
+            }
+        }
+    }
+}
+
+/// The rotation back.
+#[derive(Debug)]
+struct RopeBackward;
+
+impl Backward<Flex, 1> for RopeBackward {
+    type State = (Arc<[u32]>, Arc<RopeTable>);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = grads.consume::<Flex>(&ops.node);
+        let ([node], (positions, table)) = (ops.parents, ops.state);
+        if let Some(node) = node {
+            grads.register::<Flex>(node.id, forward::rope(dy, &positions, &table, Rotation::Backward));
+        }
+    }
+}
+
+/// See [`cpu::attention_backward`].
+#[derive(Debug)]
+struct AttentionBackward;
+
+/// Inputs, output, logs of the softmaxes' sums and the scale.
+#[derive(Clone, Debug)]
+struct AttentionState {
+    q: Flexible,
+    k: Flexible,
+    v: Flexible,
+    o: Flexible,
+    log_sum: Arc<[f32]>,
+    scale: f64,
+}
+
+impl Backward<Flex, 3> for AttentionBackward {
+    type State = AttentionState;
+
+    fn backward(self, ops: Ops<AttentionState, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let AttentionState { q, k, v, o, log_sum, scale } = ops.state;
+        let saved =
+            AttentionSaved { q: floats(&q), k: floats(&k), v: floats(&v), o: floats(&o), log_sum: &log_sum };
+        let shape = attention_shape(&q, &k);
+        let mut dq = vec![0.0; saved.q.len()];
+        let (mut dk, mut dv) = (vec![0.0; saved.k.len()], vec![0.0; saved.v.len()]);
+        cpu::attention_backward(saved, shape, scale as f32, floats(&dy), &mut dq, &mut dk, &mut dv);
+        for ((node, gradient), like) in ops.parents.into_iter().zip([dq, dk, dv]).zip([&q, &k, &v]) {
+            if let Some(node) = node {
+                grads.register::<Flex>(node.id, tensor(gradient, dims::<4>(like)));
+            }
+        }
+    }
+}
+
+/// See [`cpu::gather_log_prob_backward`].
+#[derive(Debug)]
+struct GatherLogProbBackward;
+
+impl Backward<Flex, 1> for GatherLogProbBackward {
+    type State = (Flexible, Arc<[u32]>, Arc<[f32]>);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let ([node], (logits, targets, log_sum)) = (ops.parents, ops.state);
+        if let Some(node) = node {
+            let [n, vocab] = dims(&logits);
+            let mut dlogits = vec![0.0; n * vocab];
+            cpu::gather_log_prob_backward(
+                floats(&logits),
+                vocab,
+                &targets,
+                &log_sum,
+                floats(&dy),
+                &mut dlogits,
+            );
+            grads.register::<Flex>(node.id, tensor(dlogits, [n, vocab]));
+        }
+    }
+}
+
+impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
+    fn kernels_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        packed: Option<Arc<Packed>>,
+    ) -> FloatTensor<Self> {
+        let tracked = (x.is_tracked(), weight.is_tracked());
+        let ((x, x_node), (weight, weight_node)) = (x.into_parts(), weight.into_parts());
+        tracked!(
+            LinearBackward,
+            C,
+            [x_node, weight_node],
+            linear(x, weight, None, packed.as_deref(), tracked)
+        )
+    }
+
+    fn kernels_linear_biased(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        packed: Option<Arc<Packed>>,
+    ) -> FloatTensor<Self> {
+        let tracked = (x.is_tracked(), weight.is_tracked());
+        let ((x, x_node), (weight, weight_node), (bias, bias_node)) =
+            (x.into_parts(), weight.into_parts(), bias.into_parts());
+        tracked!(
+            LinearBackward,
+            C,
+            [x_node, weight_node, bias_node],
+            linear(x, weight, Some(contiguous(bias)), packed.as_deref(), tracked)
+        )
+    }
+
+    fn kernels_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+        let ((x, x_node), (weight, weight_node)) = (x.into_parts(), weight.into_parts());
+        let (x, weight) = (contiguous(x), contiguous(weight));
+        let y = forward::rms_norm(&x, &weight, eps);
+        tracked!(RmsNormBackward, C, [x_node, weight_node], ((x, weight, eps), y))
+    }
+
+    fn kernels_silu_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let ((gate, gate_node), (up, up_node)) = (gate.into_parts(), up.into_parts());
+        let (gate, up) = (contiguous(gate), contiguous(up));
+        let y = forward::silu_mul(&gate, &up);
+        tracked!(SiluMulBackward, C, [gate_node, up_node], ((gate, up), y))
+    }
+
+    fn kernels_rope(x: FloatTensor<Self>, positions: Arc<[u32]>, table: Arc<RopeTable>) -> FloatTensor<Self> {
+        let (x, node) = x.into_parts();
+        let y = forward::rope(x, &positions, &table, Rotation::Forward);
+        tracked!(RopeBackward, C, [node], ((positions, table), y))
+    }
+
+    fn kernels_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        let ((q, q_node), (k, k_node), (v, v_node)) = (q.into_parts(), k.into_parts(), v.into_parts());
+        let (q, k, v) = (contiguous(q), contiguous(k), contiguous(v));
+        let (o, log_sum) = forward::attention(&q, &k, &v, scale);
+        let state = AttentionState { q, k, v, o: o.clone(), log_sum: Arc::from(log_sum), scale };
+        tracked!(AttentionBackward, C, [q_node, k_node, v_node], (state, o))
+    }
+
+    fn kernels_gather_log_prob(logits: FloatTensor<Self>, targets: Arc<[u32]>) -> FloatTensor<Self> {
+        let (logits, node) = logits.into_parts();
+        let logits = contiguous(logits);
+        let (log_prob, log_sum) = forward::gather_log_prob(&logits, &targets);
+        tracked!(GatherLogProbBackward, C, [node], ((logits, targets, Arc::<[f32]>::from(log_sum)), log_prob))
+    }
+
+    fn kernels_write_keys(
+        pool: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        slots: Vec<u32>,
+    ) -> FloatTensor<Self> {
+        constant::<C>(Flex::kernels_write_keys(pool.into_primitive(), k.into_primitive(), slots))
+    }
+
+    fn kernels_write_values(
+        pool: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        slots: Vec<u32>,
+    ) -> FloatTensor<Self> {
+        constant::<C>(Flex::kernels_write_values(pool.into_primitive(), v.into_primitive(), slots))
+    }
+
+    fn kernels_copy_pages(pool: FloatTensor<Self>, from: Vec<u32>, to: Vec<u32>) -> FloatTensor<Self> {
+        constant::<C>(Flex::kernels_copy_pages(pool.into_primitive(), from, to))
+    }
+
+    fn kernels_paged_attention(
+        q: FloatTensor<Self>,
+        k_pool: FloatTensor<Self>,
+        v_pool: FloatTensor<Self>,
+        pages: Vec<u32>,
+        starts: Vec<u32>,
+        lengths: Vec<u32>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        let (q, k_pool, v_pool) = (q.into_primitive(), k_pool.into_primitive(), v_pool.into_primitive());
+        constant::<C>(Flex::kernels_paged_attention(q, k_pool, v_pool, pages, starts, lengths, scale))
+    }
+}
+
+/// The product and what its gradient needs.
+fn linear(
+    x: Flexible,
+    weight: Flexible,
+    bias: Option<Flexible>,
+    packed: Option<&Packed>,
+    (x_tracked, weight_tracked): (bool, bool),
+) -> (LinearState, Flexible) {
+    let x = contiguous(x);
+    let weight = if packed.is_some() && !x_tracked { weight } else { contiguous(weight) };
+    let y = forward::linear(&x, &weight, bias.as_ref(), packed);
+    (LinearState { x: weight_tracked.then_some(x), weight: x_tracked.then_some(weight) }, y)
+}
+
+/// A tensor without a gradient.
+fn constant<C: CheckpointStrategy>(x: Flexible) -> FloatTensor<Autodiff<Flex, C>> {
+    use burn::backend::AutodiffBackend;
+    <Autodiff<Flex, C> as AutodiffBackend>::from_inner(x)
+}

@@ -1,0 +1,214 @@
+//! Forward passes: tensors to slices and back.
+
+use std::sync::Arc;
+
+use burn::backend::Flex;
+use burn::backend::tensor::FloatTensor;
+use burn::tensor::TensorData;
+
+use super::Fused;
+use crate::cpu::{
+    self, AttentionShape, PAGE, Packed, PageTables, PoolShape, RopeTable, Rotation, write_keys, write_values,
+};
+
+/// A tensor of the flex backend.
+pub(super) type Flexible = FloatTensor<Flex>;
+
+/// The dimensions, as many as asked for.
+pub(super) fn dims<const D: usize>(x: &Flexible) -> [usize; D] {
+    std::array::from_fn(|i| x.layout().shape()[i])
+}
+
+/// In row-major order, copied only if it is not so already.
+pub(super) fn contiguous(x: Flexible) -> Flexible {
+    if x.as_slice::<f32>().is_some() { x } else { x.to_contiguous() }
+}
+
+/// The elements of a [`contiguous`] tensor.
+pub(super) fn floats(x: &Flexible) -> &[f32] {
+    x.as_slice().expect("a contiguous f32 tensor: the caller made it so")
+}
+
+/// A tensor of these elements.
+pub(super) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Flexible {
+    Flexible::from_data(TensorData::new(values, shape))
+}
+
+pub(super) fn linear(
+    x: &Flexible,
+    weight: &Flexible,
+    bias: Option<&Flexible>,
+    packed: Option<&Packed>,
+) -> Flexible {
+    let ([n, inn], [out, _]) = (dims(x), dims(weight));
+    let mut y = vec![0.0; n * out];
+    let bias = bias.map(floats);
+    match packed {
+        Some(packed) => cpu::gemm(floats(x), (inn, 1), n, packed, bias, &mut y),
+        None => {
+            cpu::gemm(floats(x), (inn, 1), n, &Packed::from_out_in(floats(weight), out, inn), bias, &mut y);
+        }
+    }
+    tensor(y, [n, out])
+}
+
+pub(super) fn rms_norm(x: &Flexible, weight: &Flexible, eps: f64) -> Flexible {
+    let mut y = vec![0.0; floats(x).len()];
+    cpu::rms_norm(floats(x), floats(weight), eps as f32, &mut y);
+    tensor(y, dims::<2>(x))
+}
+
+pub(super) fn silu_mul(gate: &Flexible, up: &Flexible) -> Flexible {
+    let mut y = vec![0.0; floats(gate).len()];
+    cpu::silu_mul(floats(gate), floats(up), &mut y);
+    tensor(y, dims::<2>(gate))
+}
+
+/// Rotates in place if nobody else holds the memory.
+pub(super) fn rope(x: Flexible, positions: &[u32], table: &RopeTable, rotation: Rotation) -> Flexible {
+    let shape @ [_, heads, _] = dims::<3>(&x);
+    let mut x = x;
+    let len: usize = shape.iter().product();
+    if x.is_contiguous()
+        && let Some(storage) = x.try_storage_mut::<f32>()
+        && storage.len() == len
+    {
+        cpu::rope(storage, heads, positions, table, rotation);
+        return x;
+    }
+    let mut y = floats(&contiguous(x)).to_vec();
+    cpu::rope(&mut y, heads, positions, table, rotation);
+    tensor(y, shape)
+}
+
+/// Output and logs of the softmaxes' sums.
+pub(super) fn attention(q: &Flexible, k: &Flexible, v: &Flexible, scale: f64) -> (Flexible, Vec<f32>) {
+    let shape = attention_shape(q, k);
+    let mut o = vec![0.0; floats(q).len()];
+    let mut log_sum = vec![0.0; shape.batch * shape.heads * shape.time];
+    cpu::attention(floats(q), floats(k), floats(v), shape, scale as f32, &mut o, &mut log_sum);
+    (tensor(o, dims::<4>(q)), log_sum)
+}
+
+pub(super) fn attention_shape(q: &Flexible, k: &Flexible) -> AttentionShape {
+    let ([batch, time, heads, head_dim], [_, _, kv_heads, _]) = (dims(q), dims(k));
+    AttentionShape { batch, time, heads, kv_heads, head_dim }
+}
+
+/// Log-probabilities and logs of the sums.
+pub(super) fn gather_log_prob(logits: &Flexible, targets: &[u32]) -> (Flexible, Vec<f32>) {
+    let [n, vocab] = dims(logits);
+    let (mut log_prob, mut log_sum) = (vec![0.0; n], vec![0.0; n]);
+    cpu::gather_log_prob(floats(logits), vocab, targets, &mut log_prob, &mut log_sum);
+    (tensor(log_prob, [n]), log_sum)
+}
+
+/// Writes tokens into a pool, in place if nobody else holds its memory.
+fn write(
+    pool: Flexible,
+    tokens: Flexible,
+    slots: &[u32],
+    shape: PoolShape,
+    write: fn(&mut [f32], PoolShape, &[f32], &[u32]),
+) -> Flexible {
+    let (mut pool, tokens) = (owned(pool), contiguous(tokens));
+    write(pool.storage_mut(), shape, floats(&tokens), slots);
+    pool
+}
+
+/// A pool tensor that is the whole of its memory.
+fn owned(pool: Flexible) -> Flexible {
+    let pool = contiguous(pool);
+    if pool.storage::<f32>().len() == floats(&pool).len() {
+        return pool;
+    }
+    // A view of part of a larger tensor: its own memory from now on.
+    let (shape, values) = (dims::<4>(&pool), floats(&pool).to_vec());
+    tensor(values, shape)
+}
+
+impl Fused for Flex {
+    fn kernels_linear(x: Flexible, weight: Flexible, packed: Option<Arc<Packed>>) -> Flexible {
+        // A packed weight is not read, so its layout does not matter.
+        let weight = if packed.is_some() { weight } else { contiguous(weight) };
+        linear(&contiguous(x), &weight, None, packed.as_deref())
+    }
+
+    fn kernels_linear_biased(
+        x: Flexible,
+        weight: Flexible,
+        bias: Flexible,
+        packed: Option<Arc<Packed>>,
+    ) -> Flexible {
+        let weight = if packed.is_some() { weight } else { contiguous(weight) };
+        linear(&contiguous(x), &weight, Some(&contiguous(bias)), packed.as_deref())
+    }
+
+    fn kernels_rms_norm(x: Flexible, weight: Flexible, eps: f64) -> Flexible {
+        rms_norm(&contiguous(x), &contiguous(weight), eps)
+    }
+
+    fn kernels_silu_mul(gate: Flexible, up: Flexible) -> Flexible {
+        silu_mul(&contiguous(gate), &contiguous(up))
+    }
+
+    fn kernels_rope(x: Flexible, positions: Arc<[u32]>, table: Arc<RopeTable>) -> Flexible {
+        rope(x, &positions, &table, Rotation::Forward)
+    }
+
+    fn kernels_attention(q: Flexible, k: Flexible, v: Flexible, scale: f64) -> Flexible {
+        attention(&contiguous(q), &contiguous(k), &contiguous(v), scale).0
+    }
+
+    fn kernels_gather_log_prob(logits: Flexible, targets: Arc<[u32]>) -> Flexible {
+        gather_log_prob(&contiguous(logits), &targets).0
+    }
+
+    fn kernels_write_keys(pool: Flexible, k: Flexible, slots: Vec<u32>) -> Flexible {
+        let [pages, kv_heads, head_dim, _] = dims(&pool);
+        write(pool, k, &slots, PoolShape { pages, kv_heads, head_dim }, write_keys)
+    }
+
+    fn kernels_write_values(pool: Flexible, v: Flexible, slots: Vec<u32>) -> Flexible {
+        let [pages, kv_heads, _, head_dim] = dims(&pool);
+        write(pool, v, &slots, PoolShape { pages, kv_heads, head_dim }, write_values)
+    }
+
+    fn kernels_copy_pages(pool: Flexible, from: Vec<u32>, to: Vec<u32>) -> Flexible {
+        let [_, a, b, c] = dims(&pool);
+        let (mut pool, page) = (owned(pool), a * b * c);
+        let memory = pool.storage_mut::<f32>();
+        for (from, to) in from.into_iter().zip(to) {
+            let (from, to) = (from as usize * page, to as usize * page);
+            memory.copy_within(from..from + page, to);
+        }
+        pool
+    }
+
+    fn kernels_paged_attention(
+        q: Flexible,
+        k_pool: Flexible,
+        v_pool: Flexible,
+        pages: Vec<u32>,
+        starts: Vec<u32>,
+        lengths: Vec<u32>,
+        scale: f64,
+    ) -> Flexible {
+        let (q, k_pool, v_pool) = (contiguous(q), contiguous(k_pool), contiguous(v_pool));
+        let [count, kv_heads, head_dim, page] = dims(&k_pool);
+        debug_assert_eq!(page, PAGE);
+        let shape = PoolShape { pages: count, kv_heads, head_dim };
+        let tables = PageTables { pages: &pages, starts: &starts, lengths: &lengths };
+        let mut o = vec![0.0; floats(&q).len()];
+        cpu::paged_attention(
+            floats(&q),
+            floats(&k_pool),
+            floats(&v_pool),
+            shape,
+            tables,
+            scale as f32,
+            &mut o,
+        );
+        tensor(o, dims::<3>(&q))
+    }
+}

@@ -1,0 +1,21 @@
+//! Fused CPU kernels behind burn's backend extension, each with a naive twin.
+//!
+//! The functions at the root take burn tensors. On the flex backend with `f32` tensors they run this crate's kernels,
+//! with hand-written gradients under autodiff; on every other device, and for other element types, they run the plain
+//! compositions of burn operations in [`naive`], which compute the same to rounding. [`cpu`] has the kernels on slices.
+//!
+//! On flex the bits of an output row depend on that row alone: not on its batch, its place or the number of threads
+//! (see [`cpu`]). Run a model inside [`rayon::scope`] or a pool's `install` to save the hand-over of small products.
+
+pub mod cpu;
+#[cfg(feature = "flex")]
+mod flex;
+pub mod naive;
+mod ops;
+mod pool;
+#[cfg(test)]
+mod tests;
+
+pub use cpu::{PAGE, Packed};
+pub use ops::{attention, gather_log_prob, linear, pack, rms_norm, rope, silu_mul};
+pub use pool::{PagedPool, paged_attention};

@@ -1,0 +1,205 @@
+//! The operations as plain compositions of burn operations: what runs on GPU backends, and the reference the fused
+//! kernels are tested against. Norms, softmaxes and rotations are computed in `f32` and cast back.
+
+use burn::tensor::{Bool, DType, FloatDType, Int, Tensor, TensorData, activation};
+
+use crate::cpu::PAGE;
+use crate::pool::PagedPool;
+
+/// In `f32`, with the type to go back to.
+fn widen<const D: usize>(x: Tensor<D>) -> (Tensor<D>, DType) {
+    let dtype = x.dtype();
+    (if dtype == DType::F32 { x } else { x.cast(FloatDType::F32) }, dtype)
+}
+
+fn narrow<const D: usize>(x: Tensor<D>, dtype: DType) -> Tensor<D> {
+    if x.dtype() == dtype { x } else { x.cast(dtype) }
+}
+
+/// See [`crate::linear`].
+///
+/// # Shapes
+/// - `x`: `[n, in]`; `weight`: `[out, in]`; `bias`: `[out]`; result: `[n, out]`
+pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    let y = x.matmul(weight.transpose());
+    match bias {
+        Some(bias) => y + bias.unsqueeze(),
+        None => y,
+    }
+}
+
+/// See [`crate::rms_norm`].
+///
+/// # Shapes
+/// - `x`, result: `[n, d]`; `weight`: `[d]`
+pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2> {
+    let (x, dtype) = widen(x);
+    let scale = (x.clone() * x.clone()).mean_dim(1).add_scalar(eps).sqrt().recip();
+    narrow(x * scale, dtype) * weight.unsqueeze()
+}
+
+/// See [`crate::silu_mul`].
+///
+/// # Shapes
+/// - `gate`, `up`, result: `[n, d]`
+pub fn silu_mul(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+    activation::silu(gate) * up
+}
+
+/// See [`crate::rope`].
+///
+/// # Shapes
+/// - `x`, result: `[n, heads, d]`; `positions`: `[n]`; `inv_freq`: `[d / 2]`
+pub fn rope(x: Tensor<3>, positions: &[u32], inv_freq: &[f32], attention_factor: f32) -> Tensor<3> {
+    let ([n, _, d], device) = (x.dims(), x.device());
+    let half = d / 2;
+    let table = |turn: fn(f64) -> f64| {
+        let values: Vec<f32> = positions
+            .iter()
+            .flat_map(|&p| {
+                inv_freq.iter().map(move |f| turn(f64::from(p as f32 * f)) as f32 * attention_factor)
+            })
+            .collect();
+        Tensor::<3>::from_data(TensorData::new(values, [n, 1, half]), (&device, DType::F32))
+    };
+    let (cos, sin) = (table(f64::cos), table(f64::sin));
+    let (x, dtype) = widen(x);
+    let (low, high) = (x.clone().narrow(2, 0, half), x.narrow(2, half, half));
+    let turned =
+        Tensor::cat(vec![low.clone() * cos.clone() - high.clone() * sin.clone(), high * cos + low * sin], 2);
+    narrow(turned, dtype)
+}
+
+/// See [`crate::attention`].
+///
+/// # Shapes
+/// - `q`, result: `[batch, time, heads, head_dim]`; `k`, `v`: `[batch, time, kv_heads, head_dim]`
+pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64) -> Tensor<4> {
+    let [batch, time, heads, head_dim] = q.dims();
+    let kv_heads = k.dims()[2];
+    let group = heads / kv_heads;
+    // [batch, kv_heads, group·time, head_dim] against [batch, kv_heads, time, head_dim].
+    let q = q.swap_dims(1, 2).reshape([batch, kv_heads, group * time, head_dim]);
+    let scores = q.matmul(k.swap_dims(1, 2).swap_dims(2, 3)).mul_scalar(scale);
+    let future = Tensor::<2, Bool>::tril_mask([time, time], 0, &scores.device())
+        .reshape([1, 1, 1, time, time])
+        .expand([batch, kv_heads, group, time, time])
+        .reshape([batch, kv_heads, group * time, time]);
+    let (scores, dtype) = widen(scores);
+    let p = narrow(activation::softmax(scores.mask_fill(future, f32::NEG_INFINITY), 3), dtype);
+    p.matmul(v.swap_dims(1, 2)).reshape([batch, heads, time, head_dim]).swap_dims(1, 2)
+}
+
+/// See [`crate::gather_log_prob`].
+///
+/// # Shapes
+/// - `logits`: `[n, vocab]`; `targets`, result: `[n]`
+pub fn gather_log_prob(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    let (logits, _) = widen(logits);
+    activation::log_softmax(logits, 1).gather(1, targets.unsqueeze_dim(1)).squeeze_dim(1)
+}
+
+/// See [`PagedPool::write`]: returns the pool's keys and values with the tokens' written.
+///
+/// # Shapes
+/// - `k`, `v`: `[n, kv_heads, head_dim]`; `slots`: `[n]`
+pub fn write(pool: PagedPool, k: Tensor<3>, v: Tensor<3>, slots: &[u32]) -> PagedPool {
+    use burn::tensor::IndexingUpdateOp::Assign;
+    let [pages, kv_heads, head_dim, _] = pool.k.dims();
+    let (n, device) = (slots.len(), k.device());
+    if n == 0 {
+        return pool;
+    }
+    let (mut key_index, mut value_index) =
+        (Vec::with_capacity(n * kv_heads * head_dim), Vec::with_capacity(n * kv_heads));
+    for &slot in slots {
+        let (page, offset) = (slot as usize / PAGE, slot as usize % PAGE);
+        for head in 0..kv_heads {
+            let block = page * kv_heads + head;
+            value_index.push((block * PAGE + offset) as i64);
+            key_index.extend((0..head_dim).map(|j| ((block * head_dim + j) * PAGE + offset) as i64));
+        }
+    }
+    let index = |values: Vec<i64>| {
+        let len = values.len();
+        Tensor::<1, Int>::from_data(TensorData::new(values, [len]), &device)
+    };
+    let keys = pool
+        .k
+        .reshape([pages * kv_heads * head_dim * PAGE, 1])
+        .select_assign(0, index(key_index), k.reshape([n * kv_heads * head_dim, 1]), Assign)
+        .reshape([pages, kv_heads, head_dim, PAGE]);
+    let values = pool
+        .v
+        .reshape([pages * kv_heads * PAGE, head_dim])
+        .select_assign(0, index(value_index), v.reshape([n * kv_heads, head_dim]), Assign)
+        .reshape([pages, kv_heads, PAGE, head_dim]);
+    PagedPool { k: keys, v: values }
+}
+
+/// See [`PagedPool::copy`]: returns the pool with the pages copied.
+pub fn copy(pool: PagedPool, from: &[u32], to: &[u32]) -> PagedPool {
+    use burn::tensor::IndexingUpdateOp::Assign;
+    let device = pool.k.device();
+    let index = |pages: &[u32]| {
+        let pages: Vec<i64> = pages.iter().map(|page| i64::from(*page)).collect();
+        let len = pages.len();
+        Tensor::<1, Int>::from_data(TensorData::new(pages, [len]), &device)
+    };
+    let pages = |tensor: Tensor<4>| {
+        let copied = tensor.clone().select(0, index(from));
+        tensor.select_assign(0, index(to), copied, Assign)
+    };
+    PagedPool { k: pages(pool.k), v: pages(pool.v) }
+}
+
+/// See [`crate::paged_attention`].
+///
+/// # Shapes
+/// - `q`, result: `[n, heads, head_dim]`; `starts`, `lengths`: `[n]`
+pub fn paged_attention(
+    q: Tensor<3>,
+    pool: &PagedPool,
+    tables: &[u32],
+    starts: &[u32],
+    lengths: &[u32],
+    scale: f64,
+) -> Tensor<3> {
+    let ([n, heads, head_dim], kv_heads, device) = (q.dims(), pool.k.dims()[1], q.device());
+    let longest = lengths.iter().copied().max().unwrap_or(0) as usize;
+    let pages = longest.div_ceil(PAGE);
+    if n == 0 {
+        return q;
+    }
+    let mut chosen = vec![0_i64; n * pages];
+    let mut beyond = vec![true; n * pages * PAGE];
+    for token in 0..n {
+        let (start, length) = (starts[token] as usize, lengths[token] as usize);
+        for (page, chosen) in chosen[token * pages..].iter_mut().take(length.div_ceil(PAGE)).enumerate() {
+            *chosen = i64::from(tables[start + page]);
+        }
+        beyond[token * pages * PAGE..][..length].fill(false);
+    }
+    let chosen = Tensor::<1, Int>::from_data(TensorData::new(chosen, [n * pages]), &device);
+    let beyond = Tensor::<4, Bool>::from_data(TensorData::new(beyond, [n, 1, 1, pages * PAGE]), &device);
+    let k = pool
+        .k
+        .clone()
+        .select(0, chosen.clone())
+        .reshape([n, pages, kv_heads, head_dim, PAGE])
+        .permute([0, 2, 3, 1, 4])
+        .reshape([n, kv_heads, head_dim, pages * PAGE]);
+    let v = pool
+        .v
+        .clone()
+        .select(0, chosen)
+        .reshape([n, pages, kv_heads, PAGE, head_dim])
+        .permute([0, 2, 1, 3, 4])
+        .reshape([n, kv_heads, pages * PAGE, head_dim]);
+    let group = heads / kv_heads;
+    let scores = q.reshape([n, kv_heads, group, head_dim]).matmul(k).mul_scalar(scale);
+    let (scores, dtype) = widen(scores);
+    let beyond = beyond.expand([n, kv_heads, group, pages * PAGE]);
+    let p = narrow(activation::softmax(scores.mask_fill(beyond, f32::NEG_INFINITY), 3), dtype);
+    p.matmul(v).reshape([n, heads, head_dim])
+}

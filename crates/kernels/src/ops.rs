@@ -1,0 +1,178 @@
+//! The operations on burn tensors: fused on flex, composed elsewhere.
+
+use std::sync::Arc;
+
+use burn::tensor::{Device, Int, Tensor};
+
+use crate::cpu::Packed;
+#[cfg(feature = "flex")]
+use crate::flex::{Fused, rope_table};
+use crate::naive;
+#[cfg(feature = "flex")]
+use burn::backend::Dispatch;
+
+/// Whether tensors of this device and element type go to the fused kernels.
+#[cfg(feature = "flex")]
+pub(crate) fn is_fused(device: &Device, dtypes: &[burn::tensor::DType]) -> bool {
+    use burn::backend::DispatchDevice;
+    let flex = match device.as_dispatch() {
+        DispatchDevice::Flex(_) => true,
+        DispatchDevice::Autodiff(device) => matches!(**device, DispatchDevice::Flex(_)),
+        #[allow(unreachable_patterns, reason = "other devices exist with other features")]
+        _ => false,
+    };
+    flex && dtypes.iter().all(|&dtype| dtype == burn::tensor::DType::F32)
+}
+
+/// Packs a weight `[out, in]` for [`linear`]; `None` where packing is of no use. Pack again when the weight changes.
+///
+/// # Shapes
+/// - `weight`: `[out, in]`
+pub fn pack(weight: &Tensor<2>) -> Option<Arc<Packed>> {
+    #[cfg(feature = "flex")]
+    if is_fused(&weight.device(), &[weight.dtype()]) {
+        let weight = if weight.device().is_autodiff() { weight.clone().inner() } else { weight.clone() };
+        return Some(Arc::new(crate::flex::pack(weight)));
+    }
+    let _ = weight;
+    None
+}
+
+/// `y = x·Wᵀ + bias`.
+///
+/// With `packed` (from [`pack`] of the same weight) the forward product skips packing. The gradient of each operand is
+/// computed only if that operand is tracked: a frozen weight costs none.
+///
+/// # Shapes
+/// - `x`: `[n, in]`; `weight`: `[out, in]`; `bias`: `[out]`; result: `[n, out]`
+///
+/// # Panics
+/// When shapes disagree, or `packed` has another shape than `weight`.
+pub fn linear(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    packed: Option<&Arc<Packed>>,
+) -> Tensor<2> {
+    let ([n, x_in], [out, inn]) = (x.dims(), weight.dims());
+    assert_eq!(x_in, inn, "linear: x [n {n}, in {x_in}] against weight [out {out}, in {inn}]");
+    if let Some(bias) = &bias {
+        assert_eq!(bias.dims(), [out], "linear: bias against weight [out {out}, in {inn}]");
+    }
+    if let Some(packed) = packed {
+        let shape = (packed.columns(), packed.inner());
+        assert_eq!(shape, (out, inn), "linear: packed (out, in) against weight [out {out}, in {inn}]");
+    }
+    #[cfg(feature = "flex")]
+    if is_fused(&x.device(), &[x.dtype(), weight.dtype()]) {
+        let (x, weight, packed) = (x.into_dispatch(), weight.into_dispatch(), packed.cloned());
+        return Tensor::from_dispatch(match bias {
+            None => <Dispatch as Fused>::kernels_linear(x, weight, packed),
+            Some(bias) => <Dispatch as Fused>::kernels_linear_biased(x, weight, bias.into_dispatch(), packed),
+        });
+    }
+    naive::linear(x, weight, bias)
+}
+
+/// Root-mean-square normalisation of rows: `x / √(mean(x²) + eps) · weight` (Zhang & Sennrich 2019, eq. 4).
+///
+/// # Shapes
+/// - `x`: `[n, d]`; `weight`: `[d]`; result: `[n, d]`
+pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2> {
+    let ([n, d], [weight_d]) = (x.dims(), weight.dims());
+    assert_eq!(d, weight_d, "rms_norm: x [n {n}, d {d}] against weight [d {weight_d}]");
+    #[cfg(feature = "flex")]
+    if is_fused(&x.device(), &[x.dtype(), weight.dtype()]) {
+        let y = <Dispatch as Fused>::kernels_rms_norm(x.into_dispatch(), weight.into_dispatch(), eps);
+        return Tensor::from_dispatch(y);
+    }
+    naive::rms_norm(x, weight, eps)
+}
+
+/// `silu(gate)·up`, the gate of SwiGLU (Shazeer 2020, eq. 6).
+///
+/// # Shapes
+/// - `gate`, `up`, result: `[n, d]`
+pub fn silu_mul(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+    let ([n, d], [up_n, up_d]) = (gate.dims(), up.dims());
+    assert_eq!((n, d), (up_n, up_d), "silu_mul: gate [n, d] against up [n, d]");
+    #[cfg(feature = "flex")]
+    if is_fused(&gate.device(), &[gate.dtype(), up.dtype()]) {
+        return Tensor::from_dispatch(<Dispatch as Fused>::kernels_silu_mul(
+            gate.into_dispatch(),
+            up.into_dispatch(),
+        ));
+    }
+    naive::silu_mul(gate, up)
+}
+
+/// Rotary position embedding (Su et al. 2021), dimension `i` paired with `i + d/2` as in Hugging Face checkpoints.
+///
+/// `inv_freq` holds `d/2` inverse frequencies in radians per position; cosines and sines are multiplied by
+/// `attention_factor` (1 for models without scaled context).
+///
+/// # Shapes
+/// - `x`, result: `[n, heads, d]`; `positions`: `[n]`; `inv_freq`: `[d / 2]`
+pub fn rope(x: Tensor<3>, positions: &[u32], inv_freq: &[f32], attention_factor: f32) -> Tensor<3> {
+    let [n, heads, d] = x.dims();
+    assert_eq!(positions.len(), n, "rope: positions [n] against x [n {n}, heads {heads}, d {d}]");
+    assert_eq!(2 * inv_freq.len(), d, "rope: twice inv_freq [d / 2] against x [n {n}, heads {heads}, d {d}]");
+    #[cfg(feature = "flex")]
+    if is_fused(&x.device(), &[x.dtype()]) {
+        let table = rope_table(inv_freq, attention_factor, positions);
+        return Tensor::from_dispatch(<Dispatch as Fused>::kernels_rope(
+            x.into_dispatch(),
+            positions.into(),
+            table,
+        ));
+    }
+    naive::rope(x, positions, inv_freq, attention_factor)
+}
+
+/// Causal self-attention with grouped queries: `softmax(q·kᵀ·scale)·v`, position `i` attending to `0..=i`. Sequences
+/// padded on the right need no mask. The gradient recomputes the probabilities instead of keeping them.
+///
+/// # Shapes
+/// - `q`, result: `[batch, time, heads, head_dim]`; `k`, `v`: `[batch, time, kv_heads, head_dim]`
+pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64) -> Tensor<4> {
+    let ([batch, time, heads, head_dim], [_, _, kv_heads, _]) = (q.dims(), k.dims());
+    let kv = [batch, time, kv_heads, head_dim];
+    assert!(
+        k.dims() == kv && v.dims() == kv && kv_heads > 0 && heads.is_multiple_of(kv_heads),
+        "attention: q {:?}, k {:?}, v {:?}",
+        q.dims(),
+        k.dims(),
+        v.dims()
+    );
+    #[cfg(feature = "flex")]
+    if is_fused(&q.device(), &[q.dtype(), k.dtype(), v.dtype()]) {
+        let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
+        return Tensor::from_dispatch(<Dispatch as Fused>::kernels_attention(q, k, v, scale));
+    }
+    naive::attention(q, k, v, scale)
+}
+
+/// Log-probability of each row's target, `log softmax(logits)[target]`, in one pass over the logits.
+///
+/// # Shapes
+/// - `logits`: `[n, vocab]`; `targets`, result: `[n]`
+///
+/// # Panics
+/// When shapes disagree, and on flex when a target is not below `vocab`.
+pub fn gather_log_prob(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
+    let ([n, vocab], [targets_n]) = (logits.dims(), targets.dims());
+    assert_eq!(
+        n, targets_n,
+        "gather_log_prob: logits [n {n}, vocab {vocab}] against targets [n {targets_n}]"
+    );
+    #[cfg(feature = "flex")]
+    if is_fused(&logits.device(), &[logits.dtype()]) {
+        // A negative target wraps to one far beyond the vocabulary, which the kernel refuses.
+        let targets: Arc<[u32]> = targets.into_data().iter::<i64>().map(|target| target as u32).collect();
+        return Tensor::from_dispatch(<Dispatch as Fused>::kernels_gather_log_prob(
+            logits.into_dispatch(),
+            targets,
+        ));
+    }
+    naive::gather_log_prob(logits, targets)
+}

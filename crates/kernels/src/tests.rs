@@ -1,0 +1,296 @@
+//! Fused operations against their compositions on flex: values, gradients, and what is tracked.
+#![cfg(feature = "flex")]
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use crate::{PAGE, PagedPool, naive};
+
+fn random<const D: usize>(shape: [usize; D], seed: u64, device: &Device) -> Tensor<D> {
+    let len = shape.iter().product();
+    Tensor::from_data(TensorData::new(crate::cpu::noise(len, seed), shape), device)
+}
+
+fn values<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.into_data().try_to_vec().expect("f32")
+}
+
+fn assert_close<const D: usize>(what: &str, actual: Tensor<D>, expected: Tensor<D>, tolerance: f32) {
+    assert_eq!(actual.dims(), expected.dims(), "{what}: shapes");
+    let (actual, expected) = (values(actual), values(expected));
+    for (i, (a, e)) in actual.iter().zip(&expected).enumerate() {
+        assert!((a - e).abs() <= tolerance * (1.0 + e.abs()), "{what}: element {i} is {a}, expected {e}");
+    }
+}
+
+/// Compares an operation of two-dimensional inputs with its composition: values without autodiff, then gradients with
+/// every subset of the inputs tracked. An input that is not tracked gets none.
+fn compare<const D: usize, const O: usize>(
+    what: &str,
+    inputs: &[Tensor<D>],
+    fused: impl Fn(&[Tensor<D>]) -> Tensor<O>,
+    composed: impl Fn(&[Tensor<D>]) -> Tensor<O>,
+) {
+    assert_close(what, fused(inputs), composed(inputs), 1e-5);
+    for tracked in 0..1_u32 << inputs.len() {
+        let leaves = || -> Vec<Tensor<D>> {
+            inputs
+                .iter()
+                .enumerate()
+                .map(|(i, x)| {
+                    let x = Tensor::from_inner(x.clone());
+                    if tracked >> i & 1 == 1 { x.require_grad() } else { x }
+                })
+                .collect()
+        };
+        let run = |operation: &dyn Fn(&[Tensor<D>]) -> Tensor<O>| {
+            let leaves = leaves();
+            let y = operation(&leaves);
+            let weight = Tensor::from_inner(random(y.dims(), 77, &Device::flex()));
+            let loss = (y.clone() * weight).sum();
+            let gradients: Vec<Option<Tensor<D>>> = if tracked == 0 {
+                vec![None; leaves.len()]
+            } else {
+                let gradients = loss.backward();
+                leaves.iter().map(|x| x.grad(&gradients)).collect()
+            };
+            (y.inner(), gradients)
+        };
+        let ((y, got), (exact, expected)) = (run(&fused), run(&composed));
+        assert_close(what, y, exact, 1e-5);
+        for (i, (got, expected)) in got.into_iter().zip(expected).enumerate() {
+            assert_eq!(
+                got.is_some(),
+                tracked >> i & 1 == 1,
+                "{what}: gradient of input {i}, tracked {tracked:b}"
+            );
+            if let (Some(got), Some(expected)) = (got, expected) {
+                assert_close(&format!("{what}: gradient {i}, tracked {tracked:b}"), got, expected, 1e-4);
+            }
+        }
+    }
+}
+
+#[test]
+fn linear_equals_its_composition() {
+    let device = Device::flex();
+    for (n, inn, out) in [(1, 3, 2), (7, 64, 65), (13, 33, 130)] {
+        let inputs = [random([n, inn], 1, &device), random([out, inn], 2, &device)];
+        let packed = crate::pack(&inputs[1]).expect("flex packs");
+        let composed = |x: &[Tensor<2>]| naive::linear(x[0].clone(), x[1].clone(), None);
+        compare("linear", &inputs, |x| crate::linear(x[0].clone(), x[1].clone(), None, None), composed);
+        compare(
+            "packed",
+            &inputs,
+            |x| crate::linear(x[0].clone(), x[1].clone(), None, Some(&packed)),
+            composed,
+        );
+        let inputs = [inputs[0].clone(), inputs[1].clone(), random([1, out], 3, &device)];
+        let bias = |x: &[Tensor<2>]| Some(x[2].clone().reshape([out]));
+        compare(
+            "biased",
+            &inputs,
+            |x| crate::linear(x[0].clone(), x[1].clone(), bias(x), Some(&packed)),
+            |x| naive::linear(x[0].clone(), x[1].clone(), bias(x)),
+        );
+    }
+}
+
+#[test]
+fn linear_takes_strided_operands() {
+    let device = Device::flex();
+    let (x, w) = (random([9, 5], 1, &device), random([9, 70], 2, &device));
+    let fused = crate::linear(x.clone().transpose(), w.clone().transpose(), None, None);
+    assert_close("transposed views", fused, naive::linear(x.transpose(), w.transpose(), None), 1e-5);
+}
+
+#[test]
+fn packed_and_unpacked_products_have_the_same_bits() {
+    let device = Device::flex();
+    let (x, w) = (random([5, 40], 1, &device), random([90, 40], 2, &device));
+    let packed = crate::pack(&Tensor::from_inner(w.clone()).require_grad()).expect("flex packs");
+    let with = crate::linear(x.clone(), w.clone(), None, Some(&packed));
+    assert_eq!(values(with), values(crate::linear(x, w, None, None)));
+}
+
+#[test]
+fn rms_norm_equals_its_composition() {
+    let device = Device::flex();
+    for (n, d) in [(1, 4), (6, 33), (40, 64)] {
+        let inputs = [random([n, d], 1, &device), random([1, d], 2, &device)];
+        compare(
+            "rms_norm",
+            &inputs,
+            |x| crate::rms_norm(x[0].clone(), x[1].clone().reshape([d]), 1e-5),
+            |x| naive::rms_norm(x[0].clone(), x[1].clone().reshape([d]), 1e-5),
+        );
+    }
+}
+
+#[test]
+fn silu_mul_equals_its_composition() {
+    let device = Device::flex();
+    let inputs = [random([6, 33], 1, &device).mul_scalar(8.0), random([6, 33], 2, &device)];
+    compare(
+        "silu_mul",
+        &inputs,
+        |x| crate::silu_mul(x[0].clone(), x[1].clone()),
+        |x| naive::silu_mul(x[0].clone(), x[1].clone()),
+    );
+}
+
+#[test]
+fn rope_equals_its_composition_and_leaves_shared_memory_alone() {
+    let device = Device::flex();
+    let positions = [0, 5, 300, 2];
+    let inv_freq = [1.0, 0.3, 0.01];
+    let inputs = [random([4, 2, 6], 1, &device)];
+    let before = values(inputs[0].clone());
+    compare(
+        "rope",
+        &inputs,
+        |x| crate::rope(x[0].clone(), &positions, &inv_freq, 1.2),
+        |x| naive::rope(x[0].clone(), &positions, &inv_freq, 1.2),
+    );
+    assert_eq!(values(inputs[0].clone()), before);
+    let strided = random([2, 4, 6], 1, &device).swap_dims(0, 1);
+    let expected = naive::rope(strided.clone(), &positions, &inv_freq, 1.2);
+    assert_close("strided", crate::rope(strided, &positions, &inv_freq, 1.2), expected, 1e-5);
+}
+
+#[test]
+fn attention_equals_its_composition() {
+    let device = Device::flex();
+    for (b, t, h, kv, d) in [(1, 1, 1, 1, 4), (2, 7, 4, 2, 8), (1, 50, 3, 1, 16)] {
+        let inputs = [
+            random([b, t, h, d], 1, &device),
+            random([b, t, kv, d], 2, &device),
+            random([b, t, kv, d], 3, &device),
+        ];
+        compare(
+            "attention",
+            &inputs,
+            |x| crate::attention(x[0].clone(), x[1].clone(), x[2].clone(), 0.4),
+            |x| naive::attention(x[0].clone(), x[1].clone(), x[2].clone(), 0.4),
+        );
+    }
+}
+
+#[test]
+fn gather_log_prob_equals_its_composition() {
+    let device = Device::flex();
+    let inputs = [random([5, 37], 1, &device).mul_scalar(10.0)];
+    let targets = |x: &Tensor<2>| Tensor::<1, Int>::from_data([0, 36, 5, 5, 17], &x.device());
+    compare(
+        "gather_log_prob",
+        &inputs,
+        |x| crate::gather_log_prob(x[0].clone(), targets(&x[0])),
+        |x| naive::gather_log_prob(x[0].clone(), targets(&x[0])),
+    );
+}
+
+#[test]
+#[should_panic(expected = "target 4294967295 of row 0 in 3 columns")]
+fn a_negative_target_is_refused() {
+    let device = Device::flex();
+    let _ = crate::gather_log_prob(random([1, 3], 1, &device), Tensor::from_data([-1], &device));
+}
+
+/// A pool with one sequence of `time` tokens on scattered pages, written fused and composed.
+fn pools(time: usize, kv: usize, d: usize) -> (PagedPool, PagedPool, Vec<u32>, [Tensor<3>; 2]) {
+    let device = Device::flex();
+    let pages = time.div_ceil(PAGE);
+    let table: Vec<u32> = (0..pages as u32).rev().map(|page| page + 1).collect();
+    let slots: Vec<u32> = (0..time).map(|i| table[i / PAGE] * PAGE as u32 + (i % PAGE) as u32).collect();
+    let (k, v) = (random([time, kv, d], 1, &device), random([time, kv, d], 2, &device));
+    let mut fused = PagedPool::new(pages + 2, kv, d, &device.clone().autodiff());
+    let composed = naive::write(fused.clone(), k.clone(), v.clone(), &slots);
+    fused.write(k.clone(), v.clone(), &slots);
+    (fused, composed, table, [k, v])
+}
+
+#[test]
+fn paged_write_and_attention_equal_their_compositions_and_whole_attention() {
+    for (time, heads, kv, d) in [(1, 2, 1, 4), (37, 4, 2, 8), (64, 3, 3, 16)] {
+        let (fused, composed, table, [k, v]) = pools(time, kv, d);
+        assert_eq!(values(fused.k.clone()), values(composed.k.clone()));
+        assert_eq!(values(fused.v.clone()), values(composed.v.clone()));
+        let q = random([time, heads, d], 3, &Device::flex());
+        let (starts, lengths) = (vec![0; time], (1..=time as u32).collect::<Vec<_>>());
+        let o = crate::paged_attention(q.clone(), &fused, &table, &starts, &lengths, 0.3);
+        let expected = naive::paged_attention(q.clone(), &composed, &table, &starts, &lengths, 0.3);
+        assert_close("paged", o.clone(), expected, 1e-5);
+        let whole = crate::attention(q.clone().unsqueeze(), k.unsqueeze(), v.unsqueeze(), 0.3);
+        assert_eq!(values(whole), values(o.clone()), "the bits of whole attention");
+        let under_autodiff =
+            crate::paged_attention(Tensor::from_inner(q), &fused, &table, &starts, &lengths, 0.3);
+        assert!(under_autodiff.device().is_autodiff());
+        assert_eq!(values(under_autodiff.inner()), values(o));
+    }
+}
+
+/// Where a tensor's memory lies.
+fn address(x: &Tensor<4>) -> usize {
+    let primitive = x.clone().try_into_primitive::<burn::backend::Flex>().expect("on flex");
+    primitive.storage::<f32>().as_ptr() as usize
+}
+
+#[test]
+fn writing_happens_in_place_unless_the_pool_is_shared() {
+    let (mut pool, _, _, [k, v]) = pools(20, 2, 8);
+    let before = (address(&pool.k), address(&pool.v));
+    for slot in [16, 17, 40] {
+        let one = |x: &Tensor<3>| x.clone().narrow(0, 3, 1);
+        pool.write(one(&k), one(&v), &[slot]);
+        // Under autodiff the tokens are detached, and the pool stays where it is.
+        pool.write(Tensor::from_inner(one(&k)), Tensor::from_inner(one(&v)), &[slot]);
+    }
+    assert_eq!((address(&pool.k), address(&pool.v)), before);
+
+    let snapshot = pool.clone();
+    let kept = values(snapshot.k.clone());
+    pool.write(k.clone().narrow(0, 5, 1), v.narrow(0, 5, 1), &[18]);
+    assert_ne!(address(&pool.k), before.0);
+    assert_eq!(values(snapshot.k), kept, "a fork is not written through");
+}
+
+#[test]
+fn a_row_of_linear_has_the_same_bits_alone_and_in_a_batch() {
+    let device = Device::flex();
+    let (x, w) = (random([13, 96], 1, &device), random([70, 96], 2, &device));
+    let batch = values(crate::linear(x.clone(), w.clone(), None, None));
+    for i in 0..13 {
+        let alone = crate::linear(x.clone().narrow(0, i, 1), w.clone(), None, None);
+        assert_eq!(values(alone), batch[i * 70..(i + 1) * 70]);
+    }
+}
+
+#[test]
+fn pools_grow_and_copy_pages() {
+    let device = Device::flex();
+    let mut pool = PagedPool::new(2, 2, 4, &device);
+    let kv = |from: f32| {
+        let values: Vec<f32> = (0..3 * 2 * 4).map(|i| from + i as f32).collect();
+        Tensor::<3>::from_data(TensorData::new(values, [3, 2, 4]), &device)
+    };
+    pool.write(kv(1.0), kv(100.0), &[0, 17, 31]);
+    let before = pool.clone();
+    pool.grow(5);
+    assert_eq!(pool.k.dims(), [5, 2, 4, 16]);
+    pool.copy(&[1, 0], &[4, 2]);
+    let twin = crate::naive::copy(
+        {
+            let mut grown = before.clone();
+            grown.grow(5);
+            grown
+        },
+        &[1, 0],
+        &[4, 2],
+    );
+    pool.k.clone().into_data().assert_eq(&twin.k.into_data(), true);
+    pool.v.clone().into_data().assert_eq(&twin.v.into_data(), true);
+    for (page, copy) in [(1, 4), (0, 2)] {
+        let part = |tensor: &Tensor<4>, page: usize| tensor.clone().slice([page..page + 1]).into_data();
+        part(&pool.k, copy).assert_eq(&part(&before.k, page), true);
+        part(&pool.v, copy).assert_eq(&part(&before.v, page), true);
+    }
+}
