@@ -1,0 +1,224 @@
+//! The capabilities of a policy, from the least to the most. A method asks for the least it needs.
+
+use crate::completion::{Candidate, Completion, TokenId};
+use crate::ledger::Ledger;
+use crate::stream::{Chance, Stream};
+
+/// What can go wrong while a policy is asked for something.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A prefix and its budget do not fit the context.
+    #[error("{what} {row} needs {needed} tokens of context, but {model} has {limit}\n  hint: shorten the prompt or lower max_new_tokens by {}", needed - limit)]
+    Context {
+        /// What kind of row it is.
+        what: &'static str,
+        /// Its place in the batch.
+        row: usize,
+        /// Tokens it needs.
+        needed: usize,
+        /// Tokens there are.
+        limit: usize,
+        /// The model's name.
+        model: String,
+    },
+    /// A token id outside the vocabulary.
+    #[error(
+        "token id {id} at position {position} is outside the vocabulary of {vocab} of {model}\n  hint: was it made with another tokenizer?"
+    )]
+    Token {
+        /// The id.
+        id: TokenId,
+        /// Its place in the row.
+        position: usize,
+        /// Size of the vocabulary.
+        vocab: usize,
+        /// The model's name.
+        model: String,
+    },
+    /// An empty prefix: there is nothing to condition on.
+    #[error(
+        "row {row} has an empty prefix\n  hint: a prompt needs at least one token, such as the tokenizer's BOS"
+    )]
+    EmptyPrefix {
+        /// Its place in the batch.
+        row: usize,
+    },
+    /// Numbers of a model that are not numbers.
+    #[error(
+        "{model} gave logits that are not finite (row {row})\n  hint: the checkpoint may be damaged, or training diverged"
+    )]
+    NotFinite {
+        /// The model's name.
+        model: String,
+        /// Its place in the batch.
+        row: usize,
+    },
+    /// A setting is out of its range.
+    #[error("{key} = {value} is out of range: {limit}")]
+    Setting {
+        /// The setting's name.
+        key: &'static str,
+        /// What was given.
+        value: String,
+        /// What is allowed.
+        limit: &'static str,
+    },
+    /// Two models that must share a vocabulary do not.
+    #[error(
+        "{left} has a vocabulary of {left_size} and {right} of {right_size}\n  hint: guidance needs models with the same tokenizer"
+    )]
+    Vocabulary {
+        /// One model.
+        left: String,
+        /// Its vocabulary.
+        left_size: usize,
+        /// The other model.
+        right: String,
+        /// Its vocabulary.
+        right_size: usize,
+    },
+    /// A reward could not be computed.
+    #[error("reward {name}: {message}")]
+    Reward {
+        /// The reward's name.
+        name: String,
+        /// What happened and what to do.
+        message: String,
+    },
+    /// A method got something else than what it asked for.
+    #[error("method {method}: {message}")]
+    Method {
+        /// The method's name.
+        method: &'static str,
+        /// What happened.
+        message: String,
+    },
+    /// Anything a back end reports.
+    #[error(transparent)]
+    Backend(#[from] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// A request to continue `prefix` by at most `budget` tokens.
+#[derive(Debug)]
+pub struct SampleAsk {
+    /// Prompt and what is kept of a completion; not empty.
+    pub prefix: Vec<TokenId>,
+    /// How many of the prefix's tokens are the prompt: stop strings are looked for behind it.
+    pub prompt_len: usize,
+    /// The most new tokens, the end-of-sequence token included; at least 1.
+    pub budget: usize,
+    /// The row's random stream: the text depends on it and on the prefix alone, never on the other asks.
+    pub stream: Stream,
+}
+
+/// Gives continuations of token prefixes.
+pub trait Sample {
+    /// Answers every ask, in order.
+    fn sample(&mut self, asks: Vec<SampleAsk>, chance: &mut Chance<'_>) -> Result<Vec<Completion>, Error>;
+
+    /// What answering has cost so far.
+    fn ledger(&self) -> &Ledger;
+}
+
+/// Gives log-probabilities of given continuations under the raw law.
+pub trait Score {
+    /// For every `(prefix, continuation)`, the natural log-probability of each token of the continuation given all
+    /// before it. Prefixes are not empty.
+    fn score(&self, items: &[(&[TokenId], &[TokenId])]) -> Result<Vec<Vec<f32>>, Error>;
+}
+
+/// A row of a [`Session`]: a token sequence whose keys and values are cached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowId(pub u32);
+
+/// Outputs on the host, `[rows, width]` row-major. Width is the vocabulary of a language model and 1 for a scalar head.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logits {
+    /// Values of one row.
+    pub width: usize,
+    /// All rows' values.
+    pub values: Vec<f32>,
+}
+
+impl Logits {
+    /// The values of row `row`.
+    pub fn row(&self, row: usize) -> &[f32] {
+        &self.values[row * self.width..(row + 1) * self.width]
+    }
+}
+
+/// Rows of cached prefixes that can be extended, forked, cut and dropped.
+///
+/// Prefill and step are one call, [`Session::extend`], with rows of any lengths together.
+pub trait Session {
+    /// A new row without tokens.
+    fn open(&mut self) -> RowId;
+
+    /// A new row that begins with the first `len` tokens of `row` and shares what is cached of them.
+    ///
+    /// # Panics
+    /// When `len` exceeds the row's length or the row is not open.
+    fn fork(&mut self, row: RowId, len: usize) -> RowId;
+
+    /// Forgets all but the first `len` tokens of `row`.
+    ///
+    /// # Panics
+    /// When `len` exceeds the row's length or the row is not open.
+    fn truncate(&mut self, row: RowId, len: usize);
+
+    /// Drops `row`.
+    fn close(&mut self, row: RowId);
+
+    /// Appends tokens to distinct rows (at least one token each) and gives each row's output after its last new token.
+    fn extend(&mut self, rows: &[(RowId, &[TokenId])]) -> Result<Logits, Error>;
+}
+
+/// Gives sessions: next-token logits after any prefix.
+pub trait Step: Score {
+    /// The name errors use.
+    fn name(&self) -> &str;
+
+    /// Width of the outputs.
+    fn width(&self) -> usize;
+
+    /// The most tokens that a row may hold.
+    fn context(&self) -> usize;
+
+    /// Tokens that end a sequence.
+    fn eos(&self) -> &[TokenId];
+
+    /// A session without rows.
+    fn session(&self) -> Box<dyn Session + '_>;
+}
+
+/// Maps whole completions to scores.
+pub trait Reward {
+    /// The name reports use.
+    fn name(&self) -> &str;
+
+    /// The score of each candidate.
+    fn rewards(&mut self, candidates: &[Candidate<'_>]) -> Result<Vec<f64>, Error>;
+
+    /// What scoring has cost so far.
+    fn ledger(&self) -> &Ledger;
+
+    /// The least and the greatest score that can occur.
+    fn range(&self) -> (f64, f64) {
+        (f64::NEG_INFINITY, f64::INFINITY)
+    }
+}
+
+impl<R: Reward + ?Sized> Reward for &mut R {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+    fn rewards(&mut self, candidates: &[Candidate<'_>]) -> Result<Vec<f64>, Error> {
+        (**self).rewards(candidates)
+    }
+    fn ledger(&self) -> &Ledger {
+        (**self).ledger()
+    }
+    fn range(&self) -> (f64, f64) {
+        (**self).range()
+    }
+}

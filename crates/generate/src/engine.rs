@@ -1,0 +1,451 @@
+//! The batched sampler: continuous batching over one or several models in lock step.
+//!
+//! Every pass extends all running rows by one token and, in the same pass, fills the prefixes of rows that join. Rows
+//! that end leave at once. A prefix asked for several times is filled once and forked; a prefix that continues a row
+//! seen before starts from that row's cache.
+//!
+//! The law drawn from is `softmax(Σ_m w_m · logits_m)` after the [`Sampling`] settings: with one source of weight 1 it is
+//! the policy's own, with autoregressive reward models as further sources it is GenARM (arXiv 2410.08193, Eq. 7).
+//! Constants added to a source's logits change nothing, so raw logits and log-probabilities are the same here.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+use rayon::prelude::*;
+
+use crate::capability::{Error, Logits, RowId, Sample, SampleAsk, Session, Step};
+use crate::completion::{Completion, End, TokenId};
+use crate::ledger::Ledger;
+use crate::prefix::Prefixes;
+use crate::sampling::{Sampling, log_sum_exp};
+use crate::stream::Chance;
+
+/// A model of the product and its weight.
+#[expect(missing_debug_implementations, reason = "a policy has nothing to show")]
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    /// The model.
+    pub policy: &'a dyn Step,
+    /// Its weight; a source of weight 0 runs only if it is the reference.
+    pub weight: f64,
+}
+
+/// Limits of the engine.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Most rows that run at once.
+    pub rows: usize,
+    /// Most prefix tokens filled in one pass.
+    pub prefill_tokens: usize,
+    /// Most tokens kept in the cache for reuse, per source.
+    pub kept_tokens: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { rows: 64, prefill_tokens: 4096, kept_tokens: 65_536 }
+    }
+}
+
+/// Turns token ids into text, for stop strings.
+pub type Decode<'a> = Box<dyn Fn(&[TokenId]) -> String + 'a>;
+
+/// Is told each token as it is drawn: the ask's place and the token.
+pub type Watch<'a> = Box<dyn FnMut(usize, TokenId) + 'a>;
+
+struct Lane<'a> {
+    policy: &'a dyn Step,
+    session: Box<dyn Session + 'a>,
+    prefixes: Prefixes,
+}
+
+/// A sampler over a product of models.
+#[expect(missing_debug_implementations, reason = "sessions have nothing to show")]
+pub struct Engine<'a> {
+    lanes: Vec<Lane<'a>>,
+    mixer: Mixer,
+    limits: Limits,
+    decode: Option<Decode<'a>>,
+    watch: Option<Watch<'a>>,
+    ledger: Ledger,
+}
+
+/// An ask that runs.
+struct Running {
+    ask: usize,
+    rows: Vec<RowId>,
+    done: Completion,
+}
+
+/// A prefix being filled, and the asks that wait for it.
+struct Filling {
+    asks: Vec<usize>,
+    rows: Vec<(RowId, usize)>,
+}
+
+/// How logits of several sources become one law.
+struct Mixer {
+    weights: Vec<f32>,
+    reference: usize,
+    wants_kl: bool,
+    settings: Sampling,
+}
+
+impl Mixer {
+    /// Whether a source has a part in the draw. A reference of weight 0 measures; what it costs is not the answer's.
+    fn drives(&self, source: usize) -> bool {
+        self.weights[source] != 0.0
+    }
+
+    fn driving(&self) -> usize {
+        self.weights.iter().filter(|weight| **weight != 0.0).count()
+    }
+
+    /// The law of one row, from its logits of every source; `None` where they are not numbers.
+    fn choice(&self, logits: &[&[f32]], order: &mut Vec<u32>) -> Option<Choice> {
+        let mut mixed: Vec<f32> = logits[0].to_vec();
+        let first = self.weights[0];
+        if first != 1.0 {
+            for value in &mut mixed {
+                *value = if first == 0.0 { 0.0 } else { *value * first };
+            }
+        }
+        for (weight, logits) in self.weights.iter().zip(logits).skip(1) {
+            if *weight != 0.0 {
+                for (value, logit) in mixed.iter_mut().zip(*logits) {
+                    // What one source excludes stays excluded, whatever the sign of another's weight.
+                    *value = if *value == f32::NEG_INFINITY { *value } else { *value + weight * logit };
+                }
+            }
+        }
+        // NaN is lost by a maximum, not by a sum.
+        let any = mixed.iter().any(|value| *value > f32::NEG_INFINITY);
+        if !any || mixed.iter().any(|value| value.is_nan() || *value == f32::INFINITY) {
+            return None;
+        }
+        let total = self.settings.weights(&mut mixed, order);
+        let mut kl = 0.0;
+        let raw = self.wants_kl.then(|| {
+            let raw = logits[self.reference];
+            let lse = log_sum_exp(raw);
+            for (weight, logit) in mixed.iter().zip(raw) {
+                if *weight > 0.0 {
+                    let q = f64::from(*weight) / total;
+                    kl += q * (q.ln() - (f64::from(*logit) - lse));
+                }
+            }
+            lse
+        });
+        Some(Choice { weights: mixed, total, raw, kl })
+    }
+}
+
+/// What one row's logits give.
+struct Choice {
+    weights: Vec<f32>,
+    total: f64,
+    /// `ln Σ exp` of the reference's logits, where its law is not the one drawn from.
+    raw: Option<f64>,
+    kl: f64,
+}
+
+impl<'a> Engine<'a> {
+    /// A sampler of one policy.
+    pub fn new(policy: &'a dyn Step, settings: Sampling) -> Result<Self, Error> {
+        Self::product(vec![Source { policy, weight: 1.0 }], 0, settings)
+    }
+
+    /// A sampler of a weighted product. `reference` names the source whose raw law [`Completion::raw_log_probs`] and
+    /// [`Completion::kl`] refer to. All sources share one vocabulary; the first source's end-of-sequence tokens end a row.
+    pub fn product(sources: Vec<Source<'a>>, reference: usize, settings: Sampling) -> Result<Self, Error> {
+        settings.check()?;
+        let Some(first) = sources.get(reference).or(sources.first()).map(|source| source.policy) else {
+            return Err(Error::Setting { key: "sources", value: "0".into(), limit: "at least one model" });
+        };
+        for source in &sources {
+            if source.policy.width() != first.width() {
+                return Err(Error::Vocabulary {
+                    left: first.name().into(),
+                    left_size: first.width(),
+                    right: source.policy.name().into(),
+                    right_size: source.policy.width(),
+                });
+            }
+            if !source.weight.is_finite() {
+                return Err(Error::Setting {
+                    key: "weight",
+                    value: source.weight.to_string(),
+                    limit: "a finite number",
+                });
+            }
+        }
+        let mut kept_reference = 0;
+        let mut lanes = Vec::new();
+        let mut weights = Vec::new();
+        for (index, source) in sources.into_iter().enumerate() {
+            // A model of weight 0 has no part in the product; running it would only cost (and 0 · −∞ is not a number).
+            if index != 0 && source.weight == 0.0 && index != reference {
+                continue;
+            }
+            if index == reference {
+                kept_reference = lanes.len();
+            }
+            weights.push(source.weight as f32);
+            lanes.push(Lane {
+                policy: source.policy,
+                session: source.policy.session(),
+                prefixes: Prefixes::new(Limits::default().kept_tokens),
+            });
+        }
+        let wants_kl = lanes.len() > 1 || !settings.is_raw();
+        Ok(Self {
+            lanes,
+            mixer: Mixer { weights, reference: kept_reference, wants_kl, settings },
+            limits: Limits::default(),
+            decode: None,
+            watch: None,
+            ledger: Ledger::default(),
+        })
+    }
+
+    /// Looks for the settings' stop strings in what `decode` makes of a completion.
+    #[must_use]
+    pub fn with_decode(mut self, decode: impl Fn(&[TokenId]) -> String + 'a) -> Self {
+        self.decode = Some(Box::new(decode));
+        self
+    }
+
+    /// Tells `watch` each token as it is drawn, for streaming.
+    #[must_use]
+    pub fn with_watch(mut self, watch: impl FnMut(usize, TokenId) + 'a) -> Self {
+        self.watch = Some(Box::new(watch));
+        self
+    }
+
+    /// Sets the limits; what is cached is dropped.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        for lane in &mut self.lanes {
+            lane.prefixes.clear(&mut *lane.session);
+            lane.prefixes = Prefixes::new(limits.kept_tokens);
+        }
+        self.limits = limits;
+        self
+    }
+
+    fn check(&self, asks: &[SampleAsk]) -> Result<(), Error> {
+        for (row, ask) in asks.iter().enumerate() {
+            if ask.prefix.is_empty() {
+                return Err(Error::EmptyPrefix { row });
+            }
+            if ask.budget == 0 {
+                return Err(Error::Setting {
+                    key: "budget",
+                    value: "0".into(),
+                    limit: "at least 1 new token",
+                });
+            }
+            for lane in &self.lanes {
+                let (needed, limit) = (ask.prefix.len() + ask.budget, lane.policy.context());
+                if needed > limit {
+                    let model = lane.policy.name().into();
+                    return Err(Error::Context { what: "completion", row, needed, limit, model });
+                }
+                let vocab = lane.policy.width();
+                if let Some(position) = ask.prefix.iter().position(|id| *id as usize >= vocab) {
+                    let (id, model) = (ask.prefix[position], lane.policy.name().into());
+                    return Err(Error::Token { id, position, vocab, model });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Extends every lane's rows by `tokens` (each row's own), counting into the ledger.
+    fn pass(&mut self, rows: &[Vec<RowId>], tokens: &[Vec<Vec<TokenId>>]) -> Result<Vec<Logits>, Error> {
+        let mut outputs = Vec::with_capacity(self.lanes.len());
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            let items: Vec<(RowId, &[TokenId])> =
+                rows.iter().zip(tokens).map(|(row, tokens)| (row[index], tokens[index].as_slice())).collect();
+            let started = Instant::now();
+            outputs.push(lane.session.extend(&items)?);
+            if self.mixer.drives(index) {
+                self.ledger.seconds += started.elapsed().as_secs_f64();
+                self.ledger.forward_passes += 1;
+            }
+        }
+        Ok(outputs)
+    }
+
+    fn ends(&self, ask: &SampleAsk, done: &Completion) -> Option<End> {
+        let last = *done.ids.last()?;
+        if self.lanes[0].policy.eos().contains(&last) {
+            return Some(End::Eos);
+        }
+        if let (Some(decode), false) = (&self.decode, self.mixer.settings.stop.is_empty()) {
+            let mut completion = ask.prefix[ask.prompt_len.min(ask.prefix.len())..].to_vec();
+            completion.extend(&done.ids);
+            let text = decode(&completion);
+            if self.mixer.settings.stop.iter().any(|stop| text.contains(stop.as_str())) {
+                return Some(End::Stop);
+            }
+        }
+        (done.ids.len() >= ask.budget).then_some(End::Budget)
+    }
+
+    fn keep(&mut self, ask: &SampleAsk, running: &Running) {
+        // The last token was drawn but not run: it is not in the cache.
+        let mut ids = ask.prefix.clone();
+        ids.extend(&running.done.ids[..running.done.ids.len() - 1]);
+        for (lane, row) in self.lanes.iter_mut().zip(&running.rows) {
+            lane.prefixes.keep(&mut *lane.session, *row, ids.clone());
+        }
+    }
+
+    /// Opens rows for a prefix and returns each lane's tokens that are still to be run.
+    fn admit(&mut self, prefix: &[TokenId]) -> Vec<(RowId, usize)> {
+        let (lanes, mixer, ledger) = (&mut self.lanes, &self.mixer, &mut self.ledger);
+        lanes
+            .iter_mut()
+            .enumerate()
+            .map(|(index, lane)| {
+                let (row, cached) = lane.prefixes.resume(&mut *lane.session, prefix);
+                if mixer.drives(index) {
+                    ledger.cached_tokens += cached as u64;
+                    ledger.prefill_tokens += (prefix.len() - cached) as u64;
+                }
+                (row, cached)
+            })
+            .collect()
+    }
+}
+
+impl Sample for Engine<'_> {
+    fn sample(&mut self, asks: Vec<SampleAsk>, chance: &mut Chance<'_>) -> Result<Vec<Completion>, Error> {
+        self.check(&asks)?;
+        let mut asks = asks;
+        let mut done: Vec<Option<Completion>> = asks.iter().map(|_| None).collect();
+        let mut waiting: VecDeque<usize> = (0..asks.len()).collect();
+        let mut running: Vec<Running> = Vec::new();
+        while !waiting.is_empty() || !running.is_empty() {
+            // Rows that join: asks of one prefix join together.
+            let mut joining: BTreeMap<Vec<TokenId>, Filling> = BTreeMap::new();
+            let (mut free, mut room) = (self.limits.rows.max(1) - running.len(), self.limits.prefill_tokens);
+            let mut later = VecDeque::new();
+            while let Some(ask) = waiting.pop_front() {
+                let prefix = &asks[ask].prefix;
+                if free == 0 || later.len() > 4 * self.limits.rows {
+                    later.push_back(ask);
+                    break;
+                }
+                if let Some(filling) = joining.get_mut(prefix) {
+                    filling.asks.push(ask);
+                    free -= 1;
+                } else if room > 0 {
+                    let prefix = prefix.clone();
+                    let rows = self.admit(&prefix);
+                    let fresh = rows.iter().map(|(_, cached)| prefix.len() - cached).max().unwrap_or(0);
+                    room = room.saturating_sub(fresh);
+                    joining.insert(prefix, Filling { asks: vec![ask], rows });
+                    free -= 1;
+                } else {
+                    later.push_back(ask);
+                }
+            }
+            while let Some(ask) = later.pop_back() {
+                waiting.push_front(ask);
+            }
+
+            // One pass for all.
+            let mut rows: Vec<Vec<RowId>> = Vec::new();
+            let mut tokens: Vec<Vec<Vec<TokenId>>> = Vec::new();
+            for row in &running {
+                let last = row.done.ids[row.done.ids.len() - 1];
+                rows.push(row.rows.clone());
+                tokens.push(vec![vec![last]; self.lanes.len()]);
+                self.ledger.decode_tokens += self.mixer.driving() as u64;
+            }
+            let stepped = rows.len();
+            for (prefix, filling) in &joining {
+                rows.push(filling.rows.iter().map(|(row, _)| *row).collect());
+                tokens.push(filling.rows.iter().map(|(_, cached)| prefix[*cached..].to_vec()).collect());
+            }
+            let logits = self.pass(&rows, &tokens)?;
+
+            // Which output row each ask reads.
+            let mut reads: Vec<usize> = (0..stepped).collect();
+            for (place, filling) in joining.into_values().enumerate() {
+                for ask in filling.asks {
+                    let prefix = asks[ask].prefix.len();
+                    let rows = self
+                        .lanes
+                        .iter_mut()
+                        .zip(&filling.rows)
+                        .map(|(lane, (row, _))| lane.session.fork(*row, prefix))
+                        .collect();
+                    let empty = Completion {
+                        ids: Vec::new(),
+                        end: End::Budget,
+                        log_probs: Vec::new(),
+                        raw_log_probs: Vec::new(),
+                        kl: Some(0.0),
+                    };
+                    running.push(Running { ask, rows, done: empty });
+                    reads.push(stepped + place);
+                }
+                let ids = &asks[running[running.len() - 1].ask].prefix;
+                for (lane, (row, _)) in self.lanes.iter_mut().zip(&filling.rows) {
+                    lane.prefixes.keep(&mut *lane.session, *row, ids.clone());
+                }
+            }
+
+            let started = Instant::now();
+            // Rows that read the same output share its law.
+            let mut distinct = reads.clone();
+            distinct.dedup();
+            let mixer = &self.mixer;
+            let choices: Vec<Option<Choice>> = distinct
+                .par_iter()
+                .map_init(Vec::new, |order, read| {
+                    let row: Vec<&[f32]> = logits.iter().map(|logits| logits.row(*read)).collect();
+                    mixer.choice(&row, order)
+                })
+                .collect();
+            let mut still = Vec::with_capacity(running.len());
+            let mut place = 0;
+            for (mut row, read) in running.into_iter().zip(reads) {
+                while distinct[place] != read {
+                    place += 1;
+                }
+                let Some(choice) = &choices[place] else {
+                    return Err(Error::NotFinite { model: self.lanes[0].policy.name().into(), row: row.ask });
+                };
+                let token = chance.choose(&mut asks[row.ask].stream, &choice.weights);
+                let log_prob = (f64::from(choice.weights[token]) / choice.total).ln();
+                row.done.ids.push(token as TokenId);
+                if let Some(watch) = &mut self.watch {
+                    watch(row.ask, token as TokenId);
+                }
+                row.done.log_probs.push(log_prob as f32);
+                let reference = logits[self.mixer.reference].row(read);
+                let raw = choice.raw.map_or(log_prob, |lse| f64::from(reference[token]) - lse);
+                row.done.raw_log_probs.push(raw as f32);
+                row.done.kl = row.done.kl.map(|kl| kl + choice.kl);
+                if let Some(end) = self.ends(&asks[row.ask], &row.done) {
+                    row.done.end = end;
+                    self.keep(&asks[row.ask], &row);
+                    done[row.ask] = Some(row.done);
+                } else {
+                    still.push(row);
+                }
+            }
+            running = still;
+            self.ledger.seconds += started.elapsed().as_secs_f64();
+        }
+        Ok(done.into_iter().flatten().collect())
+    }
+
+    fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+}

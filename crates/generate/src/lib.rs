@@ -1,0 +1,28 @@
+//! What a method may ask of a policy, and the batched engine that answers.
+//!
+//! This crate knows token ids and numbers on the host: no tensor library, no text. A model gives it [`Step`]: sessions
+//! over a key-value cache. The [`Engine`] turns one or several of them into a sampler ([`Sample`]) that finds the
+//! longest cached prefix itself, lets finished rows leave the batch, and counts what it costs in a [`Ledger`].
+//! Methods that need only text, scores or rewards are state machines ([`TextMethod`]) that [`schedule::run`] serves in
+//! lock step, so that the asks of all prompts and chains share batches.
+//!
+//! All chance comes from [`objective::draw::Draw`]: [`Stream`] in production, `Exhaustive` in tests, which turns any of
+//! this into an exact law on the [`tabular`] policy.
+
+pub mod capability;
+pub mod completion;
+pub mod engine;
+pub mod ledger;
+pub mod prefix;
+pub mod sampling;
+pub mod schedule;
+pub mod stream;
+pub mod tabular;
+
+pub use capability::{Error, Logits, Reward, RowId, Sample, SampleAsk, Score, Session, Step};
+pub use completion::{Candidate, Completion, End, Prompt, TokenId};
+pub use engine::{Engine, Source};
+pub use ledger::Ledger;
+pub use sampling::Sampling;
+pub use schedule::{Ask, Reply, TextMethod};
+pub use stream::{Chance, Purpose, Stream};

@@ -1,0 +1,277 @@
+//! From logits to the law that is drawn from: temperature, top-k, top-p, min-p.
+
+use serde::{Deserialize, Serialize};
+
+use crate::capability::Error;
+
+/// How next tokens are drawn. The law that these settings make *is* the prior of every method that samples: a
+/// temperature other than 1 changes the target, not only the efficiency.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// Divides the logits; 0 is greedy.
+    pub temperature: f32,
+    /// Keeps the k likeliest tokens (and those tied with the last); 0 keeps all.
+    pub top_k: usize,
+    /// Keeps the smallest set of likeliest tokens whose probability reaches this; 1 keeps all.
+    pub top_p: f32,
+    /// Keeps tokens at least this share as likely as the likeliest; 0 keeps all.
+    pub min_p: f32,
+    /// Texts that end a completion.
+    pub stop: Vec<String>,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, stop: Vec::new() }
+    }
+}
+
+impl Sampling {
+    /// Always the likeliest token; of equals, the first.
+    pub fn greedy() -> Self {
+        Self { temperature: 0.0, ..Self::default() }
+    }
+
+    /// Whether the law drawn from is the model's own.
+    pub fn is_raw(&self) -> bool {
+        self.temperature == 1.0 && self.top_k == 0 && self.top_p >= 1.0 && self.min_p <= 0.0
+    }
+
+    /// Refuses settings out of range.
+    pub fn check(&self) -> Result<(), Error> {
+        let refuse = |key, value: f32, limit| Err(Error::Setting { key, value: value.to_string(), limit });
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            return refuse("temperature", self.temperature, "at least 0 and finite; 0 is greedy");
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return refuse("top_p", self.top_p, "above 0 and at most 1; 1 keeps all tokens");
+        }
+        if !(0.0..=1.0).contains(&self.min_p) {
+            return refuse("min_p", self.min_p, "between 0 and 1; 0 keeps all tokens");
+        }
+        if self.stop.iter().any(String::is_empty) {
+            return Err(Error::Setting {
+                key: "stop",
+                value: "\"\"".into(),
+                limit: "texts that are not empty",
+            });
+        }
+        Ok(())
+    }
+
+    /// Turns `logits` into weights proportional to the law drawn from (zero for what is filtered out) and returns the
+    /// natural logarithm of their sum relative to the *logits' scale after temperature*, so that the log-probability of
+    /// token `i` is `ln(weights[i]) − ln(sum)`.
+    ///
+    /// Filters apply in this order, each on what the one before left: temperature, top-k, top-p, min-p.
+    pub fn weights(&self, logits: &mut [f32], order: &mut Vec<u32>) -> f64 {
+        if self.temperature == 0.0 {
+            let best = argmax(logits);
+            logits.fill(0.0);
+            logits[best] = 1.0;
+            return 1.0;
+        }
+        if self.temperature != 1.0 {
+            let inverse = 1.0 / self.temperature;
+            for logit in logits.iter_mut() {
+                *logit *= inverse;
+            }
+        }
+        if self.top_k > 0 && self.top_k < logits.len() {
+            order.clear();
+            order.extend(0..logits.len() as u32);
+            let by_logit = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]);
+            let (_, pivot, _) = order.select_nth_unstable_by(self.top_k - 1, by_logit);
+            let least = logits[*pivot as usize];
+            for logit in logits.iter_mut() {
+                if *logit < least {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
+        }
+        let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        for logit in logits.iter_mut() {
+            *logit = exp(*logit - greatest);
+        }
+        let weights = logits;
+        let mut total = sum(weights);
+        if self.top_p < 1.0 {
+            keep_top_p(weights, f64::from(self.top_p) * total, order);
+            total = sum(weights);
+        }
+        if self.min_p > 0.0 {
+            // The likeliest has weight 1.
+            for weight in weights.iter_mut() {
+                if *weight < self.min_p {
+                    *weight = 0.0;
+                }
+            }
+            total = sum(weights);
+        }
+        total
+    }
+}
+
+/// Zeroes all but the smallest set of greatest weights whose sum reaches `target`; of equals, lower ids stay.
+fn keep_top_p(weights: &mut [f32], target: f64, order: &mut Vec<u32>) {
+    order.clear();
+    order.extend((0..weights.len() as u32).filter(|i| weights[*i as usize] > 0.0));
+    order.sort_unstable_by(|a, b| {
+        weights[*b as usize].total_cmp(&weights[*a as usize]).then_with(|| a.cmp(b))
+    });
+    let mut reached = 0.0;
+    let mut kept = 0;
+    for index in order.iter() {
+        if kept > 0 && reached >= target {
+            break;
+        }
+        reached += f64::from(weights[*index as usize]);
+        kept += 1;
+    }
+    for index in &order[kept..] {
+        weights[*index as usize] = 0.0;
+    }
+}
+
+/// The first index of the greatest value.
+pub fn argmax(values: &[f32]) -> usize {
+    let mut best = 0;
+    for (index, value) in values.iter().enumerate() {
+        if *value > values[best] {
+            best = index;
+        }
+    }
+    best
+}
+
+/// `ln Σ exp(logits)`.
+pub fn log_sum_exp(logits: &[f32]) -> f64 {
+    let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if greatest == f32::NEG_INFINITY {
+        return f64::NEG_INFINITY;
+    }
+    let mut lanes = [0.0_f64; 8];
+    let chunks = logits.chunks_exact(8);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, logit) in lanes.iter_mut().zip(chunk) {
+            *lane += f64::from(exp(*logit - greatest));
+        }
+    }
+    for (lane, logit) in lanes.iter_mut().zip(rest) {
+        *lane += f64::from(exp(*logit - greatest));
+    }
+    f64::from(greatest) + lanes.iter().sum::<f64>().ln()
+}
+
+fn sum(weights: &[f32]) -> f64 {
+    let mut lanes = [0.0_f64; 8];
+    let chunks = weights.chunks_exact(8);
+    let rest: f64 = chunks.remainder().iter().map(|w| f64::from(*w)).sum();
+    for chunk in chunks {
+        for (lane, weight) in lanes.iter_mut().zip(chunk) {
+            *lane += f64::from(*weight);
+        }
+    }
+    lanes.iter().sum::<f64>() + rest
+}
+
+/// `e^x` for `x ≤ 0`, to about one unit in the last place of an f32, written so that loops over it vectorise.
+#[inline]
+fn exp(x: f32) -> f32 {
+    const LOG2_E: f32 = std::f32::consts::LOG2_E;
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let clamped = x.max(-87.0);
+    // Adding and taking away 1.5 · 2^23 rounds to the nearest integer.
+    let shifted = clamped * LOG2_E + 12_582_912.0;
+    let n = shifted - 12_582_912.0;
+    let r = clamped - n * LN2_HIGH - n * LN2_LOW;
+    let poly = 1.987_569_1e-4_f32;
+    let poly = poly * r + 1.398_199_9e-3;
+    let poly = poly * r + 8.333_452e-3;
+    let poly = poly * r + 4.166_579_6e-2;
+    let poly = poly * r + 1.666_666_5e-1;
+    let poly = poly * r + 0.500_000_06;
+    let value = poly * r * r + r + 1.0;
+    let power = f32::from_bits((((n as i32) + 127) << 23) as u32);
+    if x < -87.0 { 0.0 } else { value * power }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn law(settings: &Sampling, logits: &[f32]) -> Vec<f64> {
+        let mut values = logits.to_vec();
+        let total = settings.weights(&mut values, &mut Vec::new());
+        values.iter().map(|w| f64::from(*w) / total).collect()
+    }
+
+    #[test]
+    fn exp_is_exp() {
+        for i in 0..87_000 {
+            let x = -(i as f32) / 1000.0;
+            let exact = f64::from(x).exp();
+            let relative = (f64::from(exp(x)) - exact).abs() / exact;
+            assert!(relative < 2.5e-7, "exp({x}) is off by {relative:e}");
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+    }
+
+    #[test]
+    fn filters_agree_with_transformers() {
+        let text = include_str!("../tests/fixtures/logits_processors.json");
+        let fixture: serde_json::Value = serde_json::from_str(text).expect("the fixture is JSON");
+        let numbers = |value: &serde_json::Value| -> Vec<f32> {
+            value.as_array().expect("a list").iter().map(|x| x.as_f64().expect("a number") as f32).collect()
+        };
+        let mut seen = 0;
+        for case in fixture["cases"].as_array().or(fixture.as_array()).expect("a list of cases") {
+            let params = case["params"].as_object().expect("parameters");
+            let mut settings = Sampling::default();
+            let known = params.iter().all(|(key, value)| match key.as_str() {
+                "temperature" => value.as_f64().map(|x| settings.temperature = x as f32).is_some(),
+                "top_k" => value.as_u64().map(|x| settings.top_k = x as usize).is_some(),
+                "top_p" => value.as_f64().map(|x| settings.top_p = x as f32).is_some(),
+                "min_p" => value.as_f64().map(|x| settings.min_p = x as f32).is_some(),
+                _ => false,
+            });
+            if !known {
+                continue;
+            }
+            let ours = law(&settings, &numbers(&case["logits"]));
+            for (index, (got, want)) in ours.iter().zip(numbers(&case["probs"])).enumerate() {
+                assert!(
+                    (got - f64::from(want)).abs() < 1e-5,
+                    "{params:?} token {index}: {got} against {want}"
+                );
+            }
+            let kept: Vec<u64> = (0..ours.len() as u64).filter(|i| ours[*i as usize] > 0.0).collect();
+            let expected: Vec<u64> =
+                case["kept"].as_array().expect("ids").iter().map(|x| x.as_u64().expect("an id")).collect();
+            assert_eq!(kept, expected, "{params:?}");
+            seen += 1;
+        }
+        assert!(seen >= 5, "only {seen} cases were understood");
+    }
+
+    #[test]
+    fn greedy_takes_the_first_of_equals() {
+        assert_eq!(law(&Sampling::greedy(), &[1.0, 3.0, 3.0]), vec![0.0, 1.0, 0.0]);
+    }
+
+    #[test]
+    fn settings_out_of_range_are_refused() {
+        for bad in [
+            Sampling { temperature: -1.0, ..Sampling::default() },
+            Sampling { temperature: f32::NAN, ..Sampling::default() },
+            Sampling { top_p: 0.0, ..Sampling::default() },
+            Sampling { min_p: 1.5, ..Sampling::default() },
+            Sampling { stop: vec![String::new()], ..Sampling::default() },
+        ] {
+            assert!(bad.check().is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The engine's exact output laws on the tabular policies of `toy.json`, by exhaustive replay.
+
+use std::collections::BTreeMap;
+
+use generate::engine::Limits;
+use generate::tabular::Tabular;
+use generate::{Chance, Completion, Engine, Purpose, Sample, SampleAsk, Sampling, Source, Step, Stream};
+use objective::draw::{Draw, Exhaustive};
+use objective::tabular::{TabularLm, TabularTable};
+use serde_json::Value;
+
+fn toys() -> Vec<Value> {
+    let toy: Value = serde_json::from_str(include_str!("fixtures/toy.json")).expect("the fixture is JSON");
+    toy["cases"].as_array().expect("cases").clone()
+}
+
+fn lm(case: &Value, conditionals: &str) -> Tabular {
+    let number = |key: &str| case[key].as_u64().expect("a number");
+    let table = TabularTable {
+        vocab: number("vocab") as _,
+        eos: number("eos") as _,
+        horizon: number("horizon") as usize,
+        conditionals: serde_json::from_value(case[conditionals].clone()).expect("a table"),
+    };
+    Tabular::new(TabularLm::try_from(table).expect("a law"))
+}
+
+fn sequence(value: &Value) -> Vec<u32> {
+    if let Some(text) = value.as_str() {
+        return text.chars().map(|c| c.to_digit(10).expect("a digit")).collect();
+    }
+    value.as_array().expect("a list").iter().map(|x| x.as_u64().expect("a symbol") as u32).collect()
+}
+
+fn asks(n: usize, budget: usize) -> Vec<SampleAsk> {
+    let row = |row| SampleAsk {
+        prefix: vec![2],
+        prompt_len: 1,
+        budget,
+        stream: Stream::new(0, Purpose::Sample, 0, row as u64),
+    };
+    (0..n).map(row).collect()
+}
+
+fn assert_law(got: Vec<(Vec<u32>, f64)>, case: &Value, name: &str) {
+    let got: BTreeMap<Vec<u32>, f64> = got.into_iter().collect();
+    let sequences = case["sequences"].as_array().expect("sequences");
+    let law = case["distributions"][name].as_array().expect("a law");
+    for (ids, p) in sequences.iter().zip(law) {
+        let (ids, p) = (sequence(ids), p.as_f64().expect("a probability"));
+        let ours = got.get(&ids).copied().unwrap_or(0.0);
+        assert!((ours - p).abs() < 2e-6, "{name} {ids:?}: {ours} against {p}");
+    }
+}
+
+fn one(engine: &mut Engine<'_>, draw: &mut dyn Draw) -> Completion {
+    let mut given = engine.sample(asks(1, 4), &mut Chance::Replay(draw)).expect("the toy fits");
+    given.remove(0)
+}
+
+#[test]
+fn sampling_follows_the_base() {
+    for case in toys() {
+        let base = lm(&case, "base_conditionals");
+        let law = Exhaustive::law(|draw| {
+            let mut engine = Engine::new(&base, Sampling::default()).expect("settings");
+            one(&mut engine, draw).ids
+        });
+        assert_law(law.expect("finite"), &case, "base");
+    }
+}
+
+#[test]
+fn a_product_follows_genarm_token_by_token() {
+    for case in toys() {
+        let (base, arm) = (lm(&case, "base_conditionals"), lm(&case, "arm_conditionals"));
+        let alpha = case["alpha"].as_f64().expect("alpha");
+        let guided = |alphas: &[f64]| {
+            Exhaustive::law(|draw| {
+                let mut sources = vec![Source { policy: &base as &dyn Step, weight: 1.0 }];
+                sources.extend(
+                    alphas.iter().map(|weight| Source { policy: &arm as &dyn Step, weight: *weight }),
+                );
+                let mut engine = Engine::product(sources, 0, Sampling::default()).expect("settings");
+                one(&mut engine, draw).ids
+            })
+            .expect("finite")
+        };
+        assert_law(guided(&[alpha]), &case, "genarm_tokenwise");
+        assert_law(guided(&[alpha / 2.0, alpha / 2.0]), &case, "genarm_tokenwise");
+        assert_law(guided(&[0.0]), &case, "base");
+    }
+}
+
+#[test]
+fn the_kl_of_completions_is_the_kl_of_the_law() {
+    for case in toys() {
+        let (base, arm) = (lm(&case, "base_conditionals"), lm(&case, "arm_conditionals"));
+        let alpha = case["alpha"].as_f64().expect("alpha");
+        let mean = Exhaustive::mean(|draw| {
+            let sources = vec![
+                Source { policy: &base as &dyn Step, weight: 1.0 },
+                Source { policy: &arm, weight: alpha },
+            ];
+            let mut engine = Engine::product(sources, 0, Sampling::default()).expect("settings");
+            let given = one(&mut engine, draw);
+            let k1: f64 =
+                given.log_probs.iter().zip(&given.raw_log_probs).map(|(q, p)| f64::from(q - p)).sum();
+            vec![given.kl.expect("asked for"), k1]
+        })
+        .expect("finite");
+        let expected = case["summary"]["genarm_tokenwise"]["kl"]
+            .as_f64()
+            .or(case["summary"]["genarm_tokenwise"]["kl_to_base"].as_f64())
+            .expect("a number");
+        assert!((mean[0] - expected).abs() < 1e-5, "Rao–Blackwell: {} against {expected}", mean[0]);
+        assert!((mean[1] - expected).abs() < 1e-5, "k1: {} against {expected}", mean[1]);
+    }
+}
+
+#[test]
+fn text_does_not_depend_on_batch_limits_or_order() {
+    let case = &toys()[0];
+    let (base, arm) = (lm(case, "base_conditionals"), lm(case, "arm_conditionals"));
+    let run = |asks: Vec<SampleAsk>, limits: Limits| {
+        let sources =
+            vec![Source { policy: &base as &dyn Step, weight: 1.0 }, Source { policy: &arm, weight: 0.7 }];
+        let mut engine =
+            Engine::product(sources, 0, Sampling::default()).expect("settings").with_limits(limits);
+        engine.sample(asks, &mut Chance::Streams).expect("the toy fits")
+    };
+    let together = run(asks(23, 4), Limits::default());
+    for limits in [
+        Limits { rows: 1, prefill_tokens: 1, kept_tokens: 0 },
+        Limits { rows: 3, prefill_tokens: 2, kept_tokens: 9 },
+    ] {
+        assert_eq!(together, run(asks(23, 4), limits));
+    }
+    let mut reversed = run(asks(23, 4).into_iter().rev().collect(), Limits::default());
+    reversed.reverse();
+    assert_eq!(together, reversed);
+    for (row, ask) in asks(23, 4).into_iter().enumerate() {
+        assert_eq!(together[row], run(vec![ask], Limits::default())[0], "row {row} alone");
+    }
+}
+
+#[test]
+fn the_ledger_counts_what_runs() {
+    let case = &toys()[0];
+    let base = lm(case, "base_conditionals");
+    let mut engine = Engine::new(&base, Sampling::default()).expect("settings");
+    let given = engine.sample(asks(8, 4), &mut Chance::Streams).expect("the toy fits");
+    let drawn: usize = given.iter().map(|completion| completion.ids.len()).sum();
+    let ledger = *engine.ledger();
+    assert_eq!(ledger.prefill_tokens, 1, "one prompt is filled once for eight rows");
+    // The first token of each row comes out of the prefill; the last is never run.
+    assert_eq!(ledger.decode_tokens as usize, drawn - 8);
+    let continued = SampleAsk {
+        prefix: vec![2, given[0].ids[0]],
+        prompt_len: 1,
+        budget: 3,
+        stream: Stream::new(0, Purpose::Sample, 1, 0),
+    };
+    if given[0].ids.len() > 1 {
+        engine.sample(vec![continued], &mut Chance::Streams).expect("the toy fits");
+        assert_eq!(engine.ledger().cached_tokens, 1, "all but the last token of the prefix was cached");
+    }
+}
+
+#[test]
+fn refusals_name_what_is_wrong() {
+    let case = &toys()[0];
+    let base = lm(case, "base_conditionals");
+    let mut engine = Engine::new(&base, Sampling::default()).expect("settings");
+    let mut refused = |prefix: Vec<u32>, budget| {
+        let stream = Stream::new(0, Purpose::Sample, 0, 0);
+        let ask = SampleAsk { prefix, prompt_len: 1, budget, stream };
+        engine.sample(vec![ask], &mut Chance::Streams).expect_err("a bad ask").to_string()
+    };
+    assert!(refused(vec![], 1).contains("empty prefix"));
+    assert!(refused(vec![9], 1).contains("token id 9 at position 0"));
+    assert!(refused(vec![2], 9).contains("needs 10 tokens of context, but tabular has 5"));
+    assert!(refused(vec![2], 0).contains("budget = 0"));
+}
