@@ -1,0 +1,160 @@
+//! Sessions over a paged key-value cache.
+
+use burn::tensor::{Int, Tensor, TensorData};
+use generate::{Error, Logits, RowId, Session, TokenId};
+use kernels::PagedPool;
+
+use crate::decoder::Decoder;
+use crate::pages::Pages;
+
+/// Rows of cached tokens of one decoder. Rows of different lengths are extended together, without padding.
+#[derive(Debug)]
+pub struct CacheSession<'a> {
+    decoder: &'a Decoder,
+    name: &'a str,
+    pages: Pages,
+    pools: Vec<PagedPool>,
+    capacity: usize,
+}
+
+/// Rows of logits computed at once when all positions are scored.
+const SCORED_ROWS: usize = 512;
+
+impl<'a> CacheSession<'a> {
+    /// A session without rows.
+    pub fn new(decoder: &'a Decoder, name: &'a str) -> Self {
+        Self { decoder, name, pages: Pages::default(), pools: Vec::new(), capacity: 0 }
+    }
+
+    /// Makes the pools hold `pages` pages, at least doubling them: a growing session copies each page a bounded number of
+    /// times.
+    fn grow(&mut self, pages: usize) {
+        if pages <= self.capacity {
+            return;
+        }
+        let config = &self.decoder.config;
+        self.capacity = pages.max(2 * self.capacity).max(64);
+        if self.pools.is_empty() {
+            let device = self.decoder.device();
+            let new = || PagedPool::new(self.capacity, config.num_key_value_heads, config.head_dim, &device);
+            self.pools = (0..config.num_hidden_layers).map(|_| new()).collect();
+        } else {
+            for pool in &mut self.pools {
+                pool.grow(self.capacity);
+            }
+        }
+    }
+
+    /// Appends tokens to rows and returns what the last norm gets, `[all new tokens, hidden]`, row after row.
+    fn run(&mut self, rows: &[(RowId, &[TokenId])]) -> Result<Tensor<2>, Error> {
+        let (vocab, context) = (self.decoder.config.vocab_size, self.decoder.config.max_position_embeddings);
+        for (place, (row, tokens)) in rows.iter().enumerate() {
+            let held = self.pages.len(row.0);
+            if let Some(at) = tokens.iter().position(|id| *id as usize >= vocab) {
+                let (id, position, model) = (tokens[at], held + at, self.name.into());
+                return Err(Error::Token { id, position, vocab, model });
+            }
+            if held + tokens.len() > context {
+                let (needed, model) = (held + tokens.len(), self.name.into());
+                return Err(Error::Context { what: "row", row: place, needed, limit: context, model });
+            }
+        }
+        let (mut ids, mut positions, mut slots) = (Vec::new(), Vec::new(), Vec::new());
+        let mut copies = Vec::new();
+        for (row, tokens) in rows {
+            let start = self.pages.len(row.0);
+            slots.extend(self.pages.append(row.0, tokens.len(), &mut copies));
+            ids.extend_from_slice(tokens);
+            positions.extend((start..start + tokens.len()).map(|position| position as u32));
+        }
+        let (mut tables, mut starts) = (Vec::new(), Vec::new());
+        for (row, tokens) in rows {
+            starts.extend(std::iter::repeat_n(tables.len() as u32, tokens.len()));
+            tables.extend_from_slice(self.pages.table(row.0));
+        }
+        self.grow(self.pages.capacity());
+        let (from, to): (Vec<u32>, Vec<u32>) = copies.iter().map(|copy| (copy.from, copy.to)).unzip();
+        let lengths: Vec<u32> = positions.iter().map(|position| position + 1).collect();
+        let scale = (self.decoder.config.head_dim as f64).powf(-0.5);
+        let pools = &mut self.pools;
+        Ok(self.decoder.hidden(&ids, &positions, &mut |layer, q, k, v| {
+            let pool = &mut pools[layer];
+            pool.copy(&from, &to);
+            pool.write(k, v, &slots);
+            kernels::paged_attention(q, pool, &tables, &starts, &lengths, scale)
+        }))
+    }
+
+    /// Log-probabilities of `targets[i]` after the token at place `places[i]` of the rows given to this call.
+    pub(crate) fn score(
+        &mut self,
+        rows: &[(RowId, &[TokenId])],
+        places: &[usize],
+        targets: &[TokenId],
+    ) -> Result<Vec<f32>, Error> {
+        let hidden = self.run(rows)?;
+        let device = hidden.device();
+        let mut scores = Vec::with_capacity(places.len());
+        for (places, targets) in places.chunks(SCORED_ROWS).zip(targets.chunks(SCORED_ROWS)) {
+            let targets: Vec<i32> = targets.iter().map(|id| *id as i32).collect();
+            let count = targets.len();
+            let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [count]), &device);
+            let logits = self.decoder.output(select(&hidden, places));
+            scores.extend(host(kernels::gather_log_prob(logits, targets)));
+        }
+        Ok(scores)
+    }
+}
+
+impl Session for CacheSession<'_> {
+    fn open(&mut self) -> RowId {
+        RowId(self.pages.open())
+    }
+
+    fn fork(&mut self, row: RowId, len: usize) -> RowId {
+        RowId(self.pages.fork(row.0, len))
+    }
+
+    fn truncate(&mut self, row: RowId, len: usize) {
+        self.pages.truncate(row.0, len);
+    }
+
+    fn close(&mut self, row: RowId) {
+        self.pages.close(row.0);
+    }
+
+    fn extend(&mut self, rows: &[(RowId, &[TokenId])]) -> Result<Logits, Error> {
+        let width = self.decoder.width();
+        if rows.is_empty() {
+            return Ok(Logits { width, values: Vec::new() });
+        }
+        let hidden = self.run(rows)?;
+        let mut end = 0;
+        let last: Vec<usize> = rows
+            .iter()
+            .map(|(_, tokens)| {
+                end += tokens.len();
+                end - 1
+            })
+            .collect();
+        let one_each = end == rows.len();
+        let hidden = if one_each { hidden } else { select(&hidden, &last) };
+        let [count, _] = hidden.dims();
+        let logits = self.decoder.output(hidden);
+        Ok(Logits { width, values: host(logits.reshape([count * width])) })
+    }
+}
+
+/// Rows of a matrix by place.
+pub(crate) fn select(rows: &Tensor<2>, places: &[usize]) -> Tensor<2> {
+    let places: Vec<i32> = places.iter().map(|place| *place as i32).collect();
+    let count = places.len();
+    let places = Tensor::<1, Int>::from_data(TensorData::new(places, [count]), &rows.device());
+    rows.clone().select(0, places)
+}
+
+/// Values on the host.
+pub(crate) fn host(values: Tensor<1>) -> Vec<f32> {
+    let data = values.into_data();
+    data.iter::<f32>().collect()
+}

@@ -1,0 +1,351 @@
+//! The `config.json` of a Hugging Face model directory.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::error::Error;
+use crate::rope::Scaling;
+
+/// What a model gives for a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Head {
+    /// Logits of the next token (`…ForCausalLM`).
+    Language,
+    /// One score (`…ForSequenceClassification` with one label, `score.weight`).
+    Score,
+}
+
+/// A decoder's shape, resolved: every default filled in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// `model_type` of the file: `llama`, `qwen2` or `mistral`.
+    pub model_type: String,
+    /// Number of token embeddings.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width inside the feed-forward block.
+    pub intermediate_size: usize,
+    /// Number of layers.
+    pub num_hidden_layers: usize,
+    /// Number of query heads.
+    pub num_attention_heads: usize,
+    /// Number of key and value heads.
+    pub num_key_value_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// The most positions.
+    pub max_position_embeddings: usize,
+    /// Epsilon of the RMS norms.
+    pub rms_norm_eps: f64,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// Change of the rotary frequencies for long contexts.
+    pub rope_scaling: Scaling,
+    /// Whether the output matrix is the embedding.
+    pub tie_word_embeddings: bool,
+    /// Biases on `q_proj`, `k_proj`, `v_proj`.
+    pub qkv_bias: bool,
+    /// Bias on `o_proj`.
+    pub o_bias: bool,
+    /// Biases in the feed-forward block.
+    pub mlp_bias: bool,
+    /// What comes out.
+    pub head: Head,
+    /// Tokens that end a sequence.
+    pub eos: Vec<u32>,
+    /// The file's own fields, written back on save.
+    pub raw: Map<String, Value>,
+}
+
+struct Fields<'a> {
+    map: &'a Map<String, Value>,
+    path: &'a Path,
+}
+
+impl Fields<'_> {
+    fn get<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Error> {
+        match self.map.get(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => serde_json::from_value(value.clone()).map(Some).map_err(|source| {
+                let message = format!("{key} = {value}: {source}");
+                Error::Weights { path: self.path.into(), message }
+            }),
+        }
+    }
+
+    fn need(&self, key: &str) -> Result<usize, Error> {
+        match self.get(key)? {
+            Some(0) => Err(self.unsupported(key, "0", "a number of at least 1")),
+            Some(value) => Ok(value),
+            None => Err(Error::Missing {
+                path: self.path.into(),
+                message: format!("no field {key}: is this the config.json of a llama-family model?"),
+            }),
+        }
+    }
+
+    fn unsupported(&self, field: &str, value: impl ToString, hint: &str) -> Error {
+        Error::Unsupported {
+            path: self.path.into(),
+            field: field.into(),
+            value: value.to_string(),
+            hint: hint.into(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads `config.json` (the layout of the hub and that of transformers 5) and `generation_config.json` beside it.
+    pub fn read(directory: &Path) -> Result<Self, Error> {
+        let path = directory.join("config.json");
+        if !path.exists() {
+            let message =
+                "no config.json: name a Hugging Face model directory, `tiny`, or hf://org/name".into();
+            return Err(Error::Missing { path: directory.into(), message });
+        }
+        let raw = read_json(&path)?;
+        let mut config = Self::from_json(raw, &path)?;
+        let generation = directory.join("generation_config.json");
+        if generation.exists() {
+            let generation = read_json(&generation)?;
+            for id in token_ids(generation.get("eos_token_id")) {
+                if !config.eos.contains(&id) {
+                    config.eos.push(id);
+                }
+            }
+        }
+        Ok(config)
+    }
+
+    /// Resolves the fields of a `config.json`; `path` is for errors.
+    pub fn from_json(raw: Map<String, Value>, path: &Path) -> Result<Self, Error> {
+        let fields = Fields { map: &raw, path };
+        let model_type: String = fields.get("model_type")?.unwrap_or_default();
+        if !matches!(model_type.as_str(), "llama" | "qwen2" | "mistral") {
+            return Err(fields.unsupported(
+                "model_type",
+                &model_type,
+                "llama, qwen2 and mistral are supported",
+            ));
+        }
+        let qwen = model_type == "qwen2";
+        let window: Option<usize> = fields.get("sliding_window")?;
+        let uses_window =
+            if qwen { fields.get("use_sliding_window")?.unwrap_or(false) } else { model_type == "mistral" };
+        let max_position_embeddings = fields.get("max_position_embeddings")?.unwrap_or(2048);
+        if let (Some(window), true) = (window, uses_window) {
+            if window < max_position_embeddings {
+                let hint = "attention over a sliding window is not supported; a model without one is";
+                return Err(fields.unsupported("sliding_window", window, hint));
+            }
+        }
+        let activation: String = fields.get("hidden_act")?.unwrap_or_else(|| "silu".into());
+        if activation != "silu" {
+            return Err(fields.unsupported("hidden_act", activation, "silu is supported"));
+        }
+        let architecture: String = fields
+            .get::<Vec<String>>("architectures")?
+            .and_then(|list| list.into_iter().next())
+            .unwrap_or_default();
+        let head = if architecture.ends_with("ForSequenceClassification") {
+            let labels = fields.get::<Map<String, Value>>("id2label")?.map(|labels| labels.len());
+            let labels = fields.get("num_labels")?.or(labels).unwrap_or(2);
+            if labels != 1 {
+                return Err(fields.unsupported("num_labels", labels, "a reward model has one label"));
+            }
+            Head::Score
+        } else {
+            Head::Language
+        };
+        let hidden_size = fields.need("hidden_size")?;
+        let heads = fields.need("num_attention_heads")?;
+        let key_value_heads = fields.get("num_key_value_heads")?.unwrap_or(heads);
+        let head_dim = match fields.get("head_dim")? {
+            Some(width) => width,
+            None if hidden_size % heads == 0 => hidden_size / heads,
+            None => {
+                let hint = format!("it does not divide hidden_size = {hidden_size}; give head_dim");
+                return Err(fields.unsupported("num_attention_heads", heads, &hint));
+            }
+        };
+        if key_value_heads == 0 || heads % key_value_heads != 0 {
+            let hint = format!("it must divide num_attention_heads = {heads}");
+            return Err(fields.unsupported("num_key_value_heads", key_value_heads, &hint));
+        }
+        if head_dim == 0 || head_dim % 2 != 0 {
+            return Err(fields.unsupported("head_dim", head_dim, "rotary positions need an even number"));
+        }
+        // transformers 5 keeps all rotary fields in one table, older files have them at the top.
+        let parameters: Map<String, Value> = fields.get("rope_parameters")?.unwrap_or_default();
+        let rope_theta = match parameters.get("rope_theta").and_then(Value::as_f64) {
+            Some(theta) => theta,
+            None => fields.get("rope_theta")?.unwrap_or(10_000.0),
+        };
+        let scaling = match fields.get::<Map<String, Value>>("rope_scaling")? {
+            Some(scaling) => scaling,
+            None => parameters,
+        };
+        let rope_scaling = Scaling::from_json(&scaling, max_position_embeddings)
+            .map_err(|(value, hint)| fields.unsupported("rope_scaling", value, &hint))?;
+        let attention_bias: bool = fields.get("attention_bias")?.unwrap_or(false);
+        Ok(Self {
+            vocab_size: fields.need("vocab_size")?,
+            hidden_size,
+            intermediate_size: fields.need("intermediate_size")?,
+            num_hidden_layers: fields.need("num_hidden_layers")?,
+            num_attention_heads: heads,
+            num_key_value_heads: key_value_heads,
+            head_dim,
+            max_position_embeddings,
+            rms_norm_eps: fields.get("rms_norm_eps")?.unwrap_or(1e-6),
+            rope_theta,
+            rope_scaling,
+            tie_word_embeddings: fields.get("tie_word_embeddings")?.unwrap_or(false),
+            qkv_bias: qwen || attention_bias,
+            o_bias: !qwen && attention_bias,
+            mlp_bias: fields.get("mlp_bias")?.unwrap_or(false),
+            head,
+            eos: token_ids(raw.get("eos_token_id")),
+            model_type,
+            raw,
+        })
+    }
+
+    /// A llama of a given shape, as pre-training makes it.
+    pub fn llama(shape: &Shape) -> Self {
+        let raw = json!({
+            "architectures": ["LlamaForCausalLM"],
+            "attention_bias": false,
+            "bos_token_id": shape.eos,
+            "eos_token_id": shape.eos,
+            "pad_token_id": shape.pad,
+            "head_dim": shape.hidden_size / shape.num_attention_heads.max(1),
+            "hidden_act": "silu",
+            "hidden_size": shape.hidden_size,
+            "initializer_range": 0.02,
+            "intermediate_size": shape.intermediate_size,
+            "max_position_embeddings": shape.max_position_embeddings,
+            "mlp_bias": false,
+            "model_type": "llama",
+            "num_attention_heads": shape.num_attention_heads,
+            "num_hidden_layers": shape.num_hidden_layers,
+            "num_key_value_heads": shape.num_key_value_heads,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10_000.0,
+            "tie_word_embeddings": true,
+            "torch_dtype": "float32",
+            "vocab_size": shape.vocab_size,
+        });
+        let raw = raw.as_object().cloned().unwrap_or_default();
+        Self {
+            model_type: "llama".into(),
+            vocab_size: shape.vocab_size,
+            hidden_size: shape.hidden_size,
+            intermediate_size: shape.intermediate_size,
+            num_hidden_layers: shape.num_hidden_layers,
+            num_attention_heads: shape.num_attention_heads,
+            num_key_value_heads: shape.num_key_value_heads,
+            head_dim: shape.hidden_size / shape.num_attention_heads.max(1),
+            max_position_embeddings: shape.max_position_embeddings,
+            rms_norm_eps: 1e-5,
+            rope_theta: 10_000.0,
+            rope_scaling: Scaling::None,
+            tie_word_embeddings: true,
+            qkv_bias: false,
+            o_bias: false,
+            mlp_bias: false,
+            head: Head::Language,
+            eos: vec![shape.eos],
+            raw,
+        }
+    }
+
+    /// The same decoder with another head; the fields of the file follow.
+    #[must_use]
+    pub fn with_head(mut self, head: Head, pad: Option<u32>) -> Self {
+        self.head = head;
+        let family = match self.model_type.as_str() {
+            "qwen2" => "Qwen2",
+            "mistral" => "Mistral",
+            _ => "Llama",
+        };
+        let suffix = match head {
+            Head::Language => "ForCausalLM",
+            Head::Score => "ForSequenceClassification",
+        };
+        self.raw.insert("architectures".into(), json!([format!("{family}{suffix}")]));
+        if head == Head::Score {
+            self.raw.insert("id2label".into(), json!({"0": "LABEL_0"}));
+            self.raw.insert("label2id".into(), json!({"LABEL_0": 0}));
+            // transformers finds the last token of a padded row by this id.
+            if let Some(pad) = pad {
+                self.raw.insert("pad_token_id".into(), json!(pad));
+            }
+        }
+        self
+    }
+
+    /// Number of weights, heads included.
+    pub fn parameters(&self) -> usize {
+        let (d, f) = (self.hidden_size, self.intermediate_size);
+        let (q, kv) = (self.num_attention_heads * self.head_dim, self.num_key_value_heads * self.head_dim);
+        let mut layer = d * (2 * q + 2 * kv) + 3 * d * f + 2 * d;
+        if self.qkv_bias {
+            layer += q + 2 * kv;
+        }
+        if self.o_bias {
+            layer += d;
+        }
+        if self.mlp_bias {
+            layer += 2 * f + d;
+        }
+        let head = match self.head {
+            Head::Score => d,
+            Head::Language if self.tie_word_embeddings => 0,
+            Head::Language => self.vocab_size * d,
+        };
+        self.vocab_size * d + self.num_hidden_layers * layer + d + head
+    }
+}
+
+/// The shape of a new llama.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shape {
+    /// Number of token embeddings.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width inside the feed-forward block.
+    pub intermediate_size: usize,
+    /// Number of layers.
+    pub num_hidden_layers: usize,
+    /// Number of query heads; divides `hidden_size`.
+    pub num_attention_heads: usize,
+    /// Number of key and value heads; divides `num_attention_heads`.
+    pub num_key_value_heads: usize,
+    /// The most positions.
+    pub max_position_embeddings: usize,
+    /// The token that begins and ends a text.
+    pub eos: u32,
+    /// The token that fills rows up.
+    pub pad: u32,
+}
+
+/// Reads a JSON object.
+pub(crate) fn read_json(path: &Path) -> Result<Map<String, Value>, Error> {
+    let text = fs_err::read_to_string(path)?;
+    serde_json::from_str(&text).map_err(|source| Error::Json { path: PathBuf::from(path), source })
+}
+
+fn token_ids(value: Option<&Value>) -> Vec<u32> {
+    let one = |value: &Value| value.as_u64().map(|id| id as u32);
+    match value {
+        Some(Value::Array(ids)) => ids.iter().filter_map(one).collect(),
+        Some(value) => one(value).into_iter().collect(),
+        None => Vec::new(),
+    }
+}

@@ -1,0 +1,304 @@
+//! The llama-family decoder. Fields have the names of the checkpoint, so that loading needs no table of names.
+//!
+//! One forward serves training, scoring and decoding: it works on flat rows of tokens, `[tokens, hidden]`, and leaves
+//! the mixing of positions to the caller ([`Mix`]): a padded batch that gradients flow through, or a paged cache.
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use crate::config::{Config, Head};
+use crate::linear::{Linear, normal};
+use crate::params::{Slot, Visitor};
+
+/// Self-attention of a layer: queries `[tokens, heads, head_dim]`, keys and values `[tokens, kv_heads, head_dim]`, all
+/// rotated, to outputs `[tokens, heads, head_dim]`.
+pub type Mix<'m> = dyn FnMut(usize, Tensor<3>, Tensor<3>, Tensor<3>) -> Tensor<3> + 'm;
+
+/// `self_attn` of a layer.
+#[derive(Debug, Clone)]
+pub struct SelfAttention {
+    /// Queries.
+    pub q_proj: Linear,
+    /// Keys.
+    pub k_proj: Linear,
+    /// Values.
+    pub v_proj: Linear,
+    /// Outputs.
+    pub o_proj: Linear,
+}
+
+/// `mlp` of a layer.
+#[derive(Debug, Clone)]
+pub struct Mlp {
+    /// What is passed through SiLU.
+    pub gate_proj: Linear,
+    /// What it multiplies.
+    pub up_proj: Linear,
+    /// Back to the residual stream.
+    pub down_proj: Linear,
+}
+
+/// A layer.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// Norm before attention.
+    pub input_layernorm: Tensor<1>,
+    /// Attention.
+    pub self_attn: SelfAttention,
+    /// Norm before the feed-forward block.
+    pub post_attention_layernorm: Tensor<1>,
+    /// Feed-forward block.
+    pub mlp: Mlp,
+}
+
+/// A decoder with its head.
+#[derive(Debug, Clone)]
+pub struct Decoder {
+    /// Its shape.
+    pub config: Config,
+    /// Token embeddings, `[vocab, hidden]`.
+    pub embed_tokens: Tensor<2>,
+    /// The layers.
+    pub layers: Vec<Layer>,
+    /// The last norm.
+    pub norm: Tensor<1>,
+    /// `lm_head` or `score`; `None` where the output matrix is the embedding.
+    pub head: Option<Linear>,
+    tied: Option<Linear>,
+    inverse_frequencies: Vec<f32>,
+}
+
+impl Decoder {
+    /// A decoder whose parameters are given by name: `weight(name, shape)` returns the flat values.
+    pub fn build<E>(
+        config: Config,
+        device: &Device,
+        weight: &mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, E>,
+    ) -> Result<Self, E> {
+        let (d, f) = (config.hidden_size, config.intermediate_size);
+        let q = config.num_attention_heads * config.head_dim;
+        let kv = config.num_key_value_heads * config.head_dim;
+        let mut build = Builder { weight, device };
+        let embed_tokens = build.matrix("model.embed_tokens.weight", config.vocab_size, d)?;
+        let mut layers = Vec::with_capacity(config.num_hidden_layers);
+        for index in 0..config.num_hidden_layers {
+            let at = |part: &str| format!("model.layers.{index}.{part}");
+            layers.push(Layer {
+                input_layernorm: build.vector(&at("input_layernorm.weight"), d)?,
+                self_attn: SelfAttention {
+                    q_proj: build.linear(&at("self_attn.q_proj"), q, d, config.qkv_bias)?,
+                    k_proj: build.linear(&at("self_attn.k_proj"), kv, d, config.qkv_bias)?,
+                    v_proj: build.linear(&at("self_attn.v_proj"), kv, d, config.qkv_bias)?,
+                    o_proj: build.linear(&at("self_attn.o_proj"), d, q, config.o_bias)?,
+                },
+                post_attention_layernorm: build.vector(&at("post_attention_layernorm.weight"), d)?,
+                mlp: Mlp {
+                    gate_proj: build.linear(&at("mlp.gate_proj"), f, d, config.mlp_bias)?,
+                    up_proj: build.linear(&at("mlp.up_proj"), f, d, config.mlp_bias)?,
+                    down_proj: build.linear(&at("mlp.down_proj"), d, f, config.mlp_bias)?,
+                },
+            });
+        }
+        let norm = build.vector("model.norm.weight", d)?;
+        let head = match config.head {
+            Head::Score => Some(build.linear("score", 1, d, false)?),
+            Head::Language if config.tie_word_embeddings => None,
+            Head::Language => Some(build.linear("lm_head", config.vocab_size, d, false)?),
+        };
+        let inverse_frequencies = config.rope_scaling.inverse_frequencies(config.rope_theta, config.head_dim);
+        Ok(Self { config, embed_tokens, layers, norm, head, tied: None, inverse_frequencies })
+    }
+
+    /// A decoder with new weights: normal with deviation 0.02, the projections back into the residual stream divided by
+    /// `√(2 · layers)`, norms one, biases zero.
+    pub fn random(config: Config, device: &Device, draw: &mut dyn FnMut() -> f64) -> Self {
+        let depth = (2.0 * config.num_hidden_layers as f64).sqrt();
+        let result = Self::build(config, device, &mut |name, shape| {
+            let count = shape.iter().product();
+            let std = if name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight") {
+                0.02 / depth
+            } else {
+                0.02
+            };
+            let values = if name.contains("norm") {
+                vec![1.0; count]
+            } else if name.ends_with("bias") {
+                vec![0.0; count]
+            } else {
+                (0..count).map(|_| (draw() * std) as f32).collect()
+            };
+            Ok::<_, std::convert::Infallible>(values)
+        });
+        match result {
+            Ok(decoder) => decoder,
+            Err(never) => match never {},
+        }
+    }
+
+    /// The device its weights are on.
+    pub fn device(&self) -> Device {
+        self.embed_tokens.device()
+    }
+
+    /// Runs the layers on flat tokens and returns what the last norm gets.
+    ///
+    /// # Shapes
+    /// `ids` and `positions` have one entry a token; returns `[tokens, hidden]`.
+    pub fn hidden(&self, ids: &[u32], positions: &[u32], mix: &mut Mix<'_>) -> Tensor<2> {
+        let mut x = self.embed(ids);
+        for index in 0..self.layers.len() {
+            x = self.layer(index, x, positions, mix);
+        }
+        x
+    }
+
+    /// The embeddings of `ids`, `[tokens, hidden]`.
+    pub fn embed(&self, ids: &[u32]) -> Tensor<2> {
+        let device = self.device();
+        let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
+        let count = ids.len();
+        let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [count]), &device);
+        self.embed_tokens.clone().select(0, ids)
+    }
+
+    /// Runs layer `index`.
+    pub fn layer(&self, index: usize, x: Tensor<2>, positions: &[u32], mix: &mut Mix<'_>) -> Tensor<2> {
+        let layer = &self.layers[index];
+        let config = &self.config;
+        let [tokens, _] = x.dims();
+        let heads = |rows: Tensor<2>, count: usize| rows.reshape([tokens, count, config.head_dim]);
+        let (frequencies, factor) = (&self.inverse_frequencies, config.rope_scaling.attention_factor());
+
+        let h = kernels::rms_norm(x.clone(), layer.input_layernorm.clone(), config.rms_norm_eps);
+        let q = heads(layer.self_attn.q_proj.forward(h.clone()), config.num_attention_heads);
+        let k = heads(layer.self_attn.k_proj.forward(h.clone()), config.num_key_value_heads);
+        let v = heads(layer.self_attn.v_proj.forward(h), config.num_key_value_heads);
+        let q = kernels::rope(q, positions, frequencies, factor);
+        let k = kernels::rope(k, positions, frequencies, factor);
+        let o = mix(index, q, k, v).reshape([tokens, config.num_attention_heads * config.head_dim]);
+        let x = x + layer.self_attn.o_proj.forward(o);
+
+        let h = kernels::rms_norm(x.clone(), layer.post_attention_layernorm.clone(), config.rms_norm_eps);
+        let gated = kernels::silu_mul(layer.mlp.gate_proj.forward(h.clone()), layer.mlp.up_proj.forward(h));
+        x + layer.mlp.down_proj.forward(gated)
+    }
+
+    /// Norm and head on rows of [`Decoder::hidden`]: `[rows, vocab]`, or `[rows, 1]` of a reward model.
+    pub fn output(&self, hidden: Tensor<2>) -> Tensor<2> {
+        let h = kernels::rms_norm(hidden, self.norm.clone(), self.config.rms_norm_eps);
+        match (&self.head, &self.tied) {
+            (Some(head), _) | (None, Some(head)) => head.forward(h),
+            (None, None) => kernels::linear(h, self.embed_tokens.clone(), None, None),
+        }
+    }
+
+    /// The width of the output.
+    pub fn width(&self) -> usize {
+        match self.config.head {
+            Head::Score => 1,
+            Head::Language => self.config.vocab_size,
+        }
+    }
+
+    /// Calls `visitor` with every parameter. Packed copies are dropped, since it may change any.
+    pub fn visit(&mut self, visitor: &mut Visitor<'_>) {
+        self.tied = None;
+        self.each_linear(&mut |_, linear| linear.unpack());
+        visitor("model.embed_tokens.weight", Slot::Matrix(&mut self.embed_tokens));
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            let at = |part: &str| format!("model.layers.{index}.{part}");
+            visitor(&at("input_layernorm.weight"), Slot::Vector(&mut layer.input_layernorm));
+            layer.self_attn.q_proj.visit(&at("self_attn.q_proj"), visitor);
+            layer.self_attn.k_proj.visit(&at("self_attn.k_proj"), visitor);
+            layer.self_attn.v_proj.visit(&at("self_attn.v_proj"), visitor);
+            layer.self_attn.o_proj.visit(&at("self_attn.o_proj"), visitor);
+            visitor(
+                &at("post_attention_layernorm.weight"),
+                Slot::Vector(&mut layer.post_attention_layernorm),
+            );
+            layer.mlp.gate_proj.visit(&at("mlp.gate_proj"), visitor);
+            layer.mlp.up_proj.visit(&at("mlp.up_proj"), visitor);
+            layer.mlp.down_proj.visit(&at("mlp.down_proj"), visitor);
+        }
+        visitor("model.norm.weight", Slot::Vector(&mut self.norm));
+        let name = if self.config.head == Head::Score { "score" } else { "lm_head" };
+        if let Some(head) = &mut self.head {
+            head.visit(name, visitor);
+        }
+    }
+
+    /// Calls `apply` with the path of every linear map of the layers (`model.layers.0.self_attn.q_proj`) and of the head.
+    pub fn each_linear(&mut self, apply: &mut dyn FnMut(&str, &mut Linear)) {
+        for (index, layer) in self.layers.iter_mut().enumerate() {
+            let maps = [
+                ("self_attn.q_proj", &mut layer.self_attn.q_proj),
+                ("self_attn.k_proj", &mut layer.self_attn.k_proj),
+                ("self_attn.v_proj", &mut layer.self_attn.v_proj),
+                ("self_attn.o_proj", &mut layer.self_attn.o_proj),
+                ("mlp.gate_proj", &mut layer.mlp.gate_proj),
+                ("mlp.up_proj", &mut layer.mlp.up_proj),
+                ("mlp.down_proj", &mut layer.mlp.down_proj),
+            ];
+            for (part, linear) in maps {
+                apply(&format!("model.layers.{index}.{part}"), linear);
+            }
+        }
+        let name = if self.config.head == Head::Score { "score" } else { "lm_head" };
+        if let Some(head) = &mut self.head {
+            apply(name, head);
+        }
+    }
+
+    /// A copy for inference: off the differentiating device, weights packed.
+    #[must_use]
+    pub fn frozen(&self) -> Self {
+        let mut copy = self.clone();
+        copy.visit(&mut |_, mut slot| slot.freeze());
+        copy.pack();
+        copy
+    }
+
+    /// Packs the weights for decoding, where the device profits from it.
+    pub fn pack(&mut self) {
+        self.each_linear(&mut |_, linear| linear.pack());
+        if self.head.is_none() {
+            let mut tied = Linear::new(self.embed_tokens.clone(), None);
+            tied.pack();
+            self.tied = Some(tied);
+        }
+    }
+
+    /// The same decoder with a new, small reward head in place of the language head.
+    #[must_use]
+    pub fn with_score_head(mut self, pad: Option<u32>, draw: &mut dyn FnMut() -> f64) -> Self {
+        let width = self.config.hidden_size;
+        let weight = normal([1, width], 1.0 / (width as f64 + 1.0).sqrt(), draw, &self.device());
+        self.config = self.config.with_head(Head::Score, pad);
+        self.head = Some(Linear::new(weight, None));
+        self.tied = None;
+        self
+    }
+}
+
+/// Makes parameters of named values.
+struct Builder<'b, E> {
+    weight: &'b mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, E>,
+    device: &'b Device,
+}
+
+impl<E> Builder<'_, E> {
+    fn vector(&mut self, name: &str, n: usize) -> Result<Tensor<1>, E> {
+        let values = (self.weight)(name, &[n])?;
+        Ok(Tensor::from_data(TensorData::new(values, [n]), self.device))
+    }
+
+    fn matrix(&mut self, name: &str, out: usize, inn: usize) -> Result<Tensor<2>, E> {
+        let values = (self.weight)(name, &[out, inn])?;
+        Ok(Tensor::from_data(TensorData::new(values, [out, inn]), self.device))
+    }
+
+    fn linear(&mut self, name: &str, out: usize, inn: usize, bias: bool) -> Result<Linear, E> {
+        let weight = self.matrix(&format!("{name}.weight"), out, inn)?;
+        let bias = if bias { Some(self.vector(&format!("{name}.bias"), out)?) } else { None };
+        Ok(Linear::new(weight, bias))
+    }
+}

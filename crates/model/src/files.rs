@@ -1,0 +1,303 @@
+//! Models as Hugging Face directories: loading, saving, adapters.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use serde_json::{Map, Value, json};
+
+use crate::config::{Config, Head, read_json};
+use crate::decoder::Decoder;
+use crate::error::Error;
+use crate::linear::{Lora, tensor};
+use crate::params::Slot;
+use crate::weights::{Float, Named, Weights, serialize};
+
+/// The largest weight file; larger models are written in shards.
+const SHARD_BYTES: usize = 5_000_000_000;
+
+/// Adapter settings, as PEFT's `adapter_config.json` has them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdapterConfig {
+    /// Rank.
+    pub r: usize,
+    /// `lora_alpha`: the product is scaled by alpha / r, or alpha / √r.
+    pub alpha: f64,
+    /// Scale by alpha / √r (rank-stabilised LoRA, arXiv 2312.03732).
+    pub use_rslora: bool,
+    /// Last parts of the names of the adapted maps, such as `q_proj`.
+    pub targets: Vec<String>,
+    /// The base model's name.
+    pub base: String,
+}
+
+impl AdapterConfig {
+    /// Factor of the product `B A`.
+    pub fn scaling(&self) -> f64 {
+        if self.use_rslora { self.alpha / (self.r as f64).sqrt() } else { self.alpha / self.r as f64 }
+    }
+
+    fn applies_to(&self, path: &str) -> bool {
+        self.targets.iter().any(|target| path == target || path.ends_with(&format!(".{target}")))
+    }
+}
+
+/// Loads a model directory. A directory that holds an adapter is loaded with its base: a path beside it or as given.
+pub fn load(directory: &Path, device: &Device) -> Result<Decoder, Error> {
+    let config = Config::read(directory)?;
+    let weights = Weights::open(directory)?;
+    // A bare decoder is stored without the prefix of the causal model.
+    let bare = !weights.has("model.embed_tokens.weight") && weights.has("embed_tokens.weight");
+    Decoder::build(config, device, &mut |name, shape| {
+        let name = if bare { name.strip_prefix("model.").unwrap_or(name) } else { name };
+        weights.read(name, shape)
+    })
+}
+
+/// Loads a language model's body for a reward model: the head is taken if the directory has one, else it is new.
+pub fn load_for_score(
+    directory: &Path,
+    pad: Option<u32>,
+    device: &Device,
+    draw: &mut dyn FnMut() -> f64,
+) -> Result<Decoder, Error> {
+    let decoder = load(directory, device)?;
+    if decoder.config.head == Head::Score { Ok(decoder) } else { Ok(decoder.with_score_head(pad, draw)) }
+}
+
+/// Whether a directory holds an adapter rather than a whole model.
+pub fn is_adapter(directory: &Path) -> bool {
+    directory.join("adapter_config.json").exists()
+}
+
+/// Whether an adapter brings the head of a reward model.
+pub fn adapter_has_score(directory: &Path) -> Result<bool, Error> {
+    Ok(Weights::of_files(&[directory.join("adapter_model.safetensors")])?
+        .has("base_model.model.score.weight"))
+}
+
+/// Reads `adapter_config.json`.
+pub fn adapter_config(directory: &Path) -> Result<AdapterConfig, Error> {
+    let path = directory.join("adapter_config.json");
+    let map = read_json(&path)?;
+    let unsupported = |field: &str, hint: &str| Error::Unsupported {
+        path: path.clone(),
+        field: field.into(),
+        value: map.get(field).cloned().unwrap_or_default().to_string(),
+        hint: hint.into(),
+    };
+    if map.get("peft_type").and_then(Value::as_str) != Some("LORA") {
+        return Err(unsupported("peft_type", "LORA is supported"));
+    }
+    for field in ["use_dora", "fan_in_fan_out", "lora_bias"] {
+        if map.get(field).and_then(Value::as_bool) == Some(true) {
+            return Err(unsupported(field, "false is supported"));
+        }
+    }
+    for field in ["rank_pattern", "alpha_pattern"] {
+        if map.get(field).and_then(Value::as_object).is_some_and(|pattern| !pattern.is_empty()) {
+            return Err(unsupported(field, "one rank and one alpha for all maps are supported"));
+        }
+    }
+    let targets = match map.get("target_modules") {
+        Some(Value::Array(names)) => {
+            names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect()
+        }
+        _ => return Err(unsupported("target_modules", "a list of names is supported")),
+    };
+    let r = map.get("r").and_then(Value::as_u64).filter(|r| *r > 0);
+    let r = r.ok_or_else(|| unsupported("r", "a rank of at least 1"))? as usize;
+    Ok(AdapterConfig {
+        r,
+        alpha: map.get("lora_alpha").and_then(Value::as_f64).unwrap_or(8.0),
+        use_rslora: map.get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
+        targets,
+        base: map.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default().to_owned(),
+    })
+}
+
+/// Attaches the adapter of a directory to a loaded base.
+pub fn load_adapter(decoder: &mut Decoder, directory: &Path) -> Result<AdapterConfig, Error> {
+    let config = adapter_config(directory)?;
+    let weights = Weights::of_files(&[directory.join("adapter_model.safetensors")])?;
+    let device = decoder.device();
+    let mut failure = None;
+    let mut used = 0;
+    decoder.each_linear(&mut |path, linear| {
+        if failure.is_some() || !config.applies_to(path) {
+            return;
+        }
+        let [out, width] = linear.weight.dims();
+        let read = |part: &str, shape: [usize; 2]| {
+            let values = weights.read(&format!("base_model.model.{path}.{part}.weight"), &shape)?;
+            Ok::<_, Error>(tensor(values, shape, &device))
+        };
+        match (read("lora_A", [config.r, width]), read("lora_B", [out, config.r])) {
+            (Ok(a), Ok(b)) => linear.lora = Some(Lora { a, b, scaling: config.scaling() }),
+            (Err(error), _) | (_, Err(error)) => failure = Some(error),
+        }
+        used += 2;
+    });
+    // PEFT keeps the whole head of a reward model beside the factors.
+    if let Some(head) = &mut decoder.head {
+        let name = "base_model.model.score.weight";
+        if weights.has(name) {
+            let shape = head.weight.dims();
+            head.weight = tensor(weights.read(name, &shape)?, shape, &device);
+            head.unpack();
+            used += 1;
+        }
+    }
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    let held = weights.names().count();
+    if used != held {
+        let message =
+            format!("{held} tensors, of which {used} belong to target_modules {:?}", config.targets);
+        return Err(Error::Weights { path: directory.join("adapter_model.safetensors"), message });
+    }
+    Ok(config)
+}
+
+/// Attaches new adapters; the error names targets that match nothing.
+pub fn attach(
+    decoder: &mut Decoder,
+    config: &AdapterConfig,
+    uniform: &mut dyn FnMut() -> f64,
+) -> Result<(), Error> {
+    let mut matched: BTreeMap<&str, usize> =
+        config.targets.iter().map(|target| (target.as_str(), 0)).collect();
+    decoder.each_linear(&mut |path, linear| {
+        for (target, count) in &mut matched {
+            if path.ends_with(&format!(".{target}")) {
+                *count += 1;
+                linear.attach(config.r, config.scaling(), uniform);
+            }
+        }
+    });
+    match matched.into_iter().find(|(_, count)| *count == 0) {
+        None => Ok(()),
+        Some((target, _)) => Err(Error::Unsupported {
+            path: PathBuf::from("lora"),
+            field: "targets".into(),
+            value: target.into(),
+            hint: "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj can be adapted".into(),
+        }),
+    }
+}
+
+/// The files of a whole model, by name: `config.json`, `generation_config.json`, weights.
+pub fn model_files(decoder: &Decoder, float: Float) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    let mut merged = decoder.clone();
+    merged.each_linear(&mut |_, linear| linear.merge());
+    let tensors = named(&mut merged, &|_| true);
+    let mut config = decoder.config.raw.clone();
+    let dtype = match float {
+        Float::F32 => "float32",
+        Float::Bf16 => "bfloat16",
+        Float::F16 => "float16",
+    };
+    config.remove("dtype");
+    config.insert("torch_dtype".into(), json!(dtype));
+    let mut files = vec![("config.json".into(), pretty(&Value::Object(config)))];
+    if decoder.config.head == Head::Language && !decoder.config.eos.is_empty() {
+        let eos = match decoder.config.eos.as_slice() {
+            [one] => json!(one),
+            many => json!(many),
+        };
+        let mut generation = Map::new();
+        for key in ["bos_token_id", "pad_token_id"] {
+            if let Some(value) = decoder.config.raw.get(key).filter(|value| !value.is_null()) {
+                generation.insert(key.into(), value.clone());
+            }
+        }
+        generation.insert("eos_token_id".into(), eos);
+        files.push(("generation_config.json".into(), pretty(&Value::Object(generation))));
+    }
+    files.extend(weight_files(tensors, float, SHARD_BYTES)?);
+    Ok(files)
+}
+
+/// The files of an adapter, by name. A reward model's head goes with it whole.
+pub fn adapter_files(decoder: &Decoder, config: &AdapterConfig) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    let mut copy = decoder.clone();
+    let score = decoder.config.head == Head::Score;
+    let mut tensors = named(&mut copy, &|name| name.contains("lora_") || (score && name == "score.weight"));
+    for tensor in &mut tensors {
+        tensor.name = format!("base_model.model.{}", tensor.name);
+    }
+    let fields = json!({
+        "base_model_name_or_path": config.base,
+        "bias": "none",
+        "fan_in_fan_out": false,
+        "inference_mode": true,
+        "init_lora_weights": true,
+        "lora_alpha": config.alpha,
+        "lora_dropout": 0.0,
+        "modules_to_save": if score { json!(["score"]) } else { Value::Null },
+        "peft_type": "LORA",
+        "r": config.r,
+        "target_modules": config.targets,
+        "task_type": if score { "SEQ_CLS" } else { "CAUSAL_LM" },
+        "use_dora": false,
+        "use_rslora": config.use_rslora,
+    });
+    Ok(vec![
+        ("adapter_config.json".into(), pretty(&fields)),
+        ("adapter_model.safetensors".into(), serialize(&tensors, Float::F32)?),
+    ])
+}
+
+/// The values of the parameters that `wanted` picks, in the order of their names.
+pub fn named(decoder: &mut Decoder, wanted: &dyn Fn(&str) -> bool) -> Vec<Named> {
+    let mut tensors = Vec::new();
+    decoder.visit(&mut |name, slot: Slot<'_>| {
+        if wanted(name) {
+            let values = crate::cache::host(slot.flat());
+            tensors.push(Named { name: name.to_owned(), shape: slot.shape(), values });
+        }
+    });
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    tensors
+}
+
+fn weight_files(tensors: Vec<Named>, float: Float, limit: usize) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    let width = if float == Float::F32 { 4 } else { 2 };
+    let total: usize = tensors.iter().map(|tensor| tensor.values.len() * width).sum();
+    if total <= limit {
+        return Ok(vec![("model.safetensors".into(), serialize(&tensors, float)?)]);
+    }
+    let mut shards: Vec<Vec<Named>> = vec![Vec::new()];
+    let mut size = 0;
+    for tensor in tensors {
+        let bytes = tensor.values.len() * width;
+        if size > 0 && size + bytes > limit {
+            shards.push(Vec::new());
+            size = 0;
+        }
+        size += bytes;
+        if let Some(shard) = shards.last_mut() {
+            shard.push(tensor);
+        }
+    }
+    let count = shards.len();
+    let mut map = Map::new();
+    let mut files = Vec::new();
+    for (index, shard) in shards.into_iter().enumerate() {
+        let name = format!("model-{:05}-of-{count:05}.safetensors", index + 1);
+        for tensor in &shard {
+            map.insert(tensor.name.clone(), json!(name));
+        }
+        files.push((name, serialize(&shard, float)?));
+    }
+    let index = json!({"metadata": {"total_size": total}, "weight_map": map});
+    files.push(("model.safetensors.index.json".into(), pretty(&index)));
+    Ok(files)
+}
+
+fn pretty(value: &Value) -> Vec<u8> {
+    let mut text = format!("{value:#}");
+    text.push('\n');
+    text.into_bytes()
+}

@@ -1,0 +1,183 @@
+//! Differentiable log-probabilities and scores of a batch.
+//!
+//! A loss of this project is a function of the sequences' log-probabilities (or scores) with a known gradient with
+//! respect to them (`objective::losses`). So a training step is: run the batch forward, read the log-probabilities,
+//! compute the loss and its gradient on the host in `f64`, and hand the gradient back to [`Forward::backward`].
+
+use burn::tensor::{Int, Tensor, TensorData};
+
+use crate::cache::{host, select};
+use crate::decoder::Decoder;
+use crate::params::{Grads, Slot};
+
+/// A row of a batch: tokens, and which of them are predicted.
+#[derive(Debug, Clone, Copy)]
+pub struct Row<'a> {
+    /// The tokens.
+    pub ids: &'a [u32],
+    /// `loss[i]`: the log-probability of token `i` given those before it is wanted. Never true for the first token.
+    pub loss: &'a [bool],
+}
+
+/// What a batch gave, and the way back to the weights.
+#[derive(Debug)]
+pub struct Forward {
+    /// Log-probabilities of the wanted tokens row after row, or one score a row.
+    pub values: Vec<f32>,
+    /// How many of the values belong to each row.
+    pub counts: Vec<usize>,
+    output: Tensor<1>,
+    tape: Option<Tape>,
+}
+
+/// The layers' inputs, kept instead of everything inside the layers (gradient checkpointing).
+#[derive(Debug)]
+struct Tape {
+    inputs: Vec<Tensor<2>>,
+    top: Tensor<2>,
+    batch: Padded,
+}
+
+#[derive(Debug, Clone)]
+struct Padded {
+    rows: usize,
+    length: usize,
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+}
+
+impl Padded {
+    fn new(rows: &[Row<'_>]) -> Self {
+        let length = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
+        let mut ids = Vec::with_capacity(rows.len() * length);
+        for row in rows {
+            ids.extend_from_slice(row.ids);
+            // Padding follows the text, so causality keeps it out of every position that counts.
+            ids.extend(std::iter::repeat_n(0, length - row.ids.len()));
+        }
+        let positions = (0..rows.len()).flat_map(|_| 0..length as u32).collect();
+        Self { rows: rows.len(), length, ids, positions }
+    }
+
+    fn mix(&self, decoder: &Decoder, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>) -> Tensor<3> {
+        let [tokens, heads, width] = q.dims();
+        let [_, kv_heads, _] = k.dims();
+        let scale = (decoder.config.head_dim as f64).powf(-0.5);
+        let output = kernels::attention(
+            q.reshape([self.rows, self.length, heads, width]),
+            k.reshape([self.rows, self.length, kv_heads, width]),
+            v.reshape([self.rows, self.length, kv_heads, width]),
+            scale,
+        );
+        output.reshape([tokens, heads, width])
+    }
+}
+
+/// Runs a language model on `rows`, right-padded, and gives the log-probability of every wanted token. With
+/// `checkpointing`, only the layers' inputs are kept, and backward runs each layer again.
+pub fn log_probs(decoder: &Decoder, rows: &[Row<'_>], checkpointing: bool) -> Forward {
+    let batch = Padded::new(rows);
+    let (mut places, mut targets, mut counts) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, row) in rows.iter().enumerate() {
+        let before = places.len();
+        for position in (1..row.ids.len()).filter(|position| row.loss[*position]) {
+            places.push(index * batch.length + position - 1);
+            targets.push(row.ids[position] as i32);
+        }
+        counts.push(places.len() - before);
+    }
+    let device = decoder.device();
+    let count = targets.len();
+    let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [count]), &device);
+    forward(decoder, batch, counts, checkpointing, |hidden| {
+        kernels::gather_log_prob(decoder.output(select(&hidden, &places)), targets)
+    })
+}
+
+/// Runs a reward model on rows of tokens, right-padded, and gives each row's score at its last token.
+pub fn scores(decoder: &Decoder, rows: &[&[u32]], checkpointing: bool) -> Forward {
+    let marked: Vec<Row<'_>> = rows.iter().map(|ids| Row { ids, loss: &[] }).collect();
+    let batch = Padded::new(&marked);
+    let places: Vec<usize> =
+        rows.iter().enumerate().map(|(index, ids)| index * batch.length + ids.len().max(1) - 1).collect();
+    let count = rows.len();
+    forward(decoder, batch, vec![1; count], checkpointing, |hidden| {
+        decoder.output(select(&hidden, &places)).reshape([count])
+    })
+}
+
+fn forward(
+    decoder: &Decoder,
+    batch: Padded,
+    counts: Vec<usize>,
+    checkpointing: bool,
+    head: impl FnOnce(Tensor<2>) -> Tensor<1>,
+) -> Forward {
+    if !checkpointing {
+        let mixing = batch.clone();
+        let mut mix = |_, q, k, v| mixing.mix(decoder, q, k, v);
+        let output = head(decoder.hidden(&batch.ids, &batch.positions, &mut mix));
+        return Forward { values: host(output.clone().detach()), counts, output, tape: None };
+    }
+    let mut plain = decoder.clone();
+    plain.visit(&mut |_, mut slot| slot.freeze());
+    let mut inputs = Vec::with_capacity(plain.layers.len());
+    let mut x = plain.embed(&batch.ids);
+    for index in 0..plain.layers.len() {
+        inputs.push(x.clone());
+        x = plain.layer(index, x, &batch.positions, &mut |_, q, k, v| batch.mix(&plain, q, k, v));
+    }
+    let top = Tensor::from_inner(x).require_grad();
+    let output = head(top.clone());
+    Forward { values: host(output.clone().detach()), counts, output, tape: Some(Tape { inputs, top, batch }) }
+}
+
+impl Forward {
+    /// The values of each row.
+    pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
+        let mut rest = self.values.as_slice();
+        self.counts.iter().map(move |count| {
+            let (row, after) = rest.split_at(*count);
+            rest = after;
+            row
+        })
+    }
+
+    /// The gradient of `Σ coefficients[i] · values[i]` with respect to every trained parameter.
+    pub fn backward(self, decoder: &mut Decoder, coefficients: &[f32]) -> Grads {
+        let count = coefficients.len();
+        let weights = TensorData::new(coefficients.to_vec(), [count]);
+        let weights = Tensor::from_data(weights, &self.output.device());
+        let mut grads = Grads::default();
+        let mut gradients = (self.output * weights).sum().backward();
+        collect(decoder, &gradients, &mut grads);
+        let Some(tape) = self.tape else { return grads };
+        let Some(mut flow) = tape.top.grad_remove(&mut gradients) else { return grads };
+        drop(gradients);
+        for (index, input) in tape.inputs.into_iter().enumerate().rev() {
+            let input = Tensor::from_inner(input).require_grad();
+            let mut mix = |_, q, k, v| tape.batch.mix(decoder, q, k, v);
+            let output = decoder.layer(index, input.clone(), &tape.batch.positions, &mut mix);
+            let mut gradients = (output * Tensor::from_inner(flow)).sum().backward();
+            collect(decoder, &gradients, &mut grads);
+            match input.grad_remove(&mut gradients) {
+                Some(next) => flow = next,
+                None => return grads,
+            }
+        }
+        if decoder.embed_tokens.is_require_grad() {
+            let embedded = decoder.embed(&tape.batch.ids);
+            let gradients = (embedded * Tensor::from_inner(flow)).sum().backward();
+            collect(decoder, &gradients, &mut grads);
+        }
+        grads
+    }
+}
+
+fn collect(decoder: &mut Decoder, gradients: &burn::tensor::Gradients, grads: &mut Grads) {
+    decoder.visit(&mut |name, slot: Slot<'_>| {
+        if let (true, Some(gradient)) = (slot.is_trained(), slot.gradient(gradients)) {
+            grads.add(name, gradient);
+        }
+    });
+}

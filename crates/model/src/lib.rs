@@ -1,0 +1,27 @@
+//! Llama-family decoder on burn: Hugging Face files, paged key-value cache, LoRA, devices.
+//!
+//! One forward ([`Decoder`]) serves training ([`learn`]) and decoding ([`Policy`], whose sessions implement the traits of
+//! `generate`). On a CPU all of it runs on the fused kernels of `kernels`, whose results do not depend on how many rows
+//! there are: cached equals recomputed and batched equals single, bit for bit.
+
+pub mod cache;
+pub mod config;
+pub mod decoder;
+pub mod device;
+pub mod error;
+pub mod files;
+pub mod hub;
+pub mod learn;
+pub mod linear;
+pub mod pages;
+pub mod params;
+pub mod policy;
+pub mod rope;
+pub mod weights;
+
+pub use config::{Config, Head, Shape};
+pub use decoder::Decoder;
+pub use device::DeviceName;
+pub use error::Error;
+pub use params::{Grads, Slot};
+pub use policy::Policy;

@@ -1,0 +1,111 @@
+//! A linear map with an optional low-rank adapter.
+//!
+//! The adapter is two thin products, `y = x Wᵀ + s · (x Aᵀ) Bᵀ` (LoRA, arXiv 2106.09685), so that a frozen `W` costs
+//! neither a gradient nor a copy of its own shape.
+
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor};
+use kernels::Packed;
+
+use crate::params::{Slot, Visitor};
+
+/// A low-rank change of a matrix.
+#[derive(Debug, Clone)]
+pub struct Lora {
+    /// `[r, in]`.
+    pub a: Tensor<2>,
+    /// `[out, r]`.
+    pub b: Tensor<2>,
+    /// Factor of the product `B A`.
+    pub scaling: f64,
+}
+
+/// `y = x Wᵀ + bias`, `W` as the checkpoint has it: `[out, in]`.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    /// `[out, in]`.
+    pub weight: Tensor<2>,
+    /// `[out]`.
+    pub bias: Option<Tensor<1>>,
+    /// The adapter, where one is attached and switched on.
+    pub lora: Option<Lora>,
+    packed: Option<Arc<Packed>>,
+}
+
+impl Linear {
+    /// A map of the given weights.
+    pub fn new(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
+        Self { weight, bias, lora: None, packed: None }
+    }
+
+    /// Applies the map to rows.
+    ///
+    /// # Shapes
+    /// `x` is `[rows, in]`; returns `[rows, out]`.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let base = kernels::linear(x.clone(), self.weight.clone(), self.bias.clone(), self.packed.as_ref());
+        match &self.lora {
+            None => base,
+            Some(lora) => {
+                let low = kernels::linear(x, lora.a.clone(), None, None);
+                base + kernels::linear(low, lora.b.clone(), None, None) * lora.scaling
+            }
+        }
+    }
+
+    /// Attaches an adapter of rank `r`: `A` uniform as PEFT begins it (Kaiming with a = √5), `B` zero.
+    pub fn attach(&mut self, r: usize, scaling: f64, uniform: &mut dyn FnMut() -> f64) {
+        let [out, width] = self.weight.dims();
+        let bound = 1.0 / (width as f64).sqrt();
+        let a: Vec<f32> = (0..r * width).map(|_| ((2.0 * uniform() - 1.0) * bound) as f32).collect();
+        let device = self.weight.device();
+        self.lora =
+            Some(Lora { a: tensor(a, [r, width], &device), b: Tensor::zeros([out, r], &device), scaling });
+    }
+
+    /// Adds the adapter to the weights and drops it.
+    pub fn merge(&mut self) {
+        if let Some(lora) = self.lora.take() {
+            let delta = lora.b.matmul(lora.a) * lora.scaling;
+            self.weight = self.weight.clone() + delta;
+            self.packed = None;
+        }
+    }
+
+    /// Packs the weights once for many products, where the device profits from it.
+    pub fn pack(&mut self) {
+        self.packed = kernels::pack(&self.weight);
+    }
+
+    pub(crate) fn visit(&mut self, name: &str, visitor: &mut Visitor<'_>) {
+        visitor(&format!("{name}.weight"), Slot::Matrix(&mut self.weight));
+        if let Some(bias) = &mut self.bias {
+            visitor(&format!("{name}.bias"), Slot::Vector(bias));
+        }
+        if let Some(lora) = &mut self.lora {
+            visitor(&format!("{name}.lora_A.weight"), Slot::Matrix(&mut lora.a));
+            visitor(&format!("{name}.lora_B.weight"), Slot::Matrix(&mut lora.b));
+        }
+    }
+
+    pub(crate) fn unpack(&mut self) {
+        self.packed = None;
+    }
+}
+
+/// A matrix of host values.
+pub(crate) fn tensor(values: Vec<f32>, shape: [usize; 2], device: &Device) -> Tensor<2> {
+    Tensor::from_data(burn::tensor::TensorData::new(values, shape), device)
+}
+
+/// A matrix of normal values with deviation `std`.
+pub(crate) fn normal(
+    shape: [usize; 2],
+    std: f64,
+    draw: &mut dyn FnMut() -> f64,
+    device: &Device,
+) -> Tensor<2> {
+    let values = (0..shape[0] * shape[1]).map(|_| (draw() * std) as f32).collect();
+    tensor(values, shape, device)
+}

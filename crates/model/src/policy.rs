@@ -1,0 +1,98 @@
+//! A decoder as a policy: sessions to decode with, and scores of given continuations.
+
+use generate::{Error, Score, Session, Step, TokenId};
+
+use crate::cache::CacheSession;
+use crate::decoder::Decoder;
+
+/// Tokens run at once when continuations are scored.
+const SCORED_TOKENS: usize = 4096;
+
+/// A named decoder, ready to sample and to score. Rewards of a scalar head come out of the same sessions.
+#[derive(Debug)]
+pub struct Policy {
+    name: String,
+    decoder: Decoder,
+}
+
+impl Policy {
+    /// Wraps a decoder: its weights are packed, and gradients are left behind.
+    pub fn new(name: impl Into<String>, decoder: &Decoder) -> Self {
+        Self { name: name.into(), decoder: decoder.frozen() }
+    }
+
+    /// The decoder.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+}
+
+impl Score for Policy {
+    fn score(&self, items: &[(&[TokenId], &[TokenId])]) -> Result<Vec<Vec<f32>>, Error> {
+        let mut scores = Vec::with_capacity(items.len());
+        let mut begin = 0;
+        while begin < items.len() {
+            let mut end = begin;
+            let mut tokens = 0;
+            while end < items.len() && (end == begin || tokens < SCORED_TOKENS) {
+                tokens += items[end].0.len() + items[end].1.len();
+                end += 1;
+            }
+            scores.extend(self.score_batch(&items[begin..end], begin)?);
+            begin = end;
+        }
+        Ok(scores)
+    }
+}
+
+impl Policy {
+    fn score_batch(&self, items: &[(&[TokenId], &[TokenId])], begin: usize) -> Result<Vec<Vec<f32>>, Error> {
+        let mut session = CacheSession::new(&self.decoder, &self.name);
+        let mut texts = Vec::new();
+        let (mut places, mut targets) = (Vec::new(), Vec::new());
+        let mut start = 0;
+        for (row, (prefix, continuation)) in items.iter().enumerate() {
+            if prefix.is_empty() {
+                return Err(Error::EmptyPrefix { row: begin + row });
+            }
+            let vocab = self.decoder.config.vocab_size;
+            if let Some(at) = continuation.iter().position(|id| *id as usize >= vocab) {
+                let (id, position, model) = (continuation[at], prefix.len() + at, self.name.clone());
+                return Err(Error::Token { id, position, vocab, model });
+            }
+            // The last token predicts nothing that is asked for.
+            let Some((_, run)) = continuation.split_last() else { continue };
+            places.extend((0..continuation.len()).map(|at| start + prefix.len() - 1 + at));
+            targets.extend_from_slice(continuation);
+            let text: Vec<TokenId> = prefix.iter().chain(run).copied().collect();
+            start += text.len();
+            texts.push(text);
+        }
+        let rows: Vec<_> = texts.iter().map(|text| (session.open(), text.as_slice())).collect();
+        let flat = if rows.is_empty() { Vec::new() } else { session.score(&rows, &places, &targets)? };
+        let mut flat = flat.into_iter();
+        Ok(items.iter().map(|(_, continuation)| flat.by_ref().take(continuation.len()).collect()).collect())
+    }
+}
+
+impl Step for Policy {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn width(&self) -> usize {
+        self.decoder.width()
+    }
+
+    fn context(&self) -> usize {
+        self.decoder.config.max_position_embeddings
+    }
+
+    fn eos(&self) -> &[TokenId] {
+        &self.decoder.config.eos
+    }
+
+    fn session(&self) -> Box<dyn Session + '_> {
+        Box::new(CacheSession::new(&self.decoder, &self.name))
+    }
+}
