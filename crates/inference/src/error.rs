@@ -1,0 +1,89 @@
+//! What can be wrong with a method before it runs.
+
+use std::fmt;
+
+use crate::method::Need;
+
+/// Why a method cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It needs something that was not given.
+    #[error("method {method} needs {need}, and none was given\n  hint: {}", need.remedy())]
+    Missing {
+        /// The method.
+        method: &'static str,
+        /// What is missing.
+        need: Need,
+    },
+    /// Its settings are out of range or contradict each other.
+    #[error("[method.{method}] {}", lines(problems))]
+    Settings {
+        /// The method.
+        method: &'static str,
+        /// All that is wrong.
+        problems: Vec<Problem>,
+    },
+    /// GenARM's weights do not fit its models.
+    #[error(
+        "[method.genarm] `alpha` has {alphas} weights for {} autoregressive reward models ({})\n  hint: give one weight for each model, in the models' order",
+        arms.len(), arms.join(", ")
+    )]
+    Arms {
+        /// Number of weights.
+        alphas: usize,
+        /// Names of the models.
+        arms: Vec<String>,
+    },
+    /// A method that compares samples would draw one and the same text.
+    #[error(
+        "method {method} draws {samples} completions of each prompt, and temperature 0 makes them all equal\n  hint: set `sampling.temperature` above 0, or use the method greedy"
+    )]
+    Deterministic {
+        /// The method.
+        method: &'static str,
+        /// How many it draws.
+        samples: usize,
+    },
+    /// The policy or the engine refused.
+    #[error(transparent)]
+    Policy(#[from] generate::Error),
+}
+
+/// One thing that is wrong with a method's settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The key, relative to the method's table.
+    pub key: &'static str,
+    /// The value and the limit that it breaks.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+}
+
+impl Problem {
+    /// States a problem of `key`.
+    pub fn new(key: &'static str, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { key, message: message.into(), hint: hint.into() }
+    }
+
+    /// Refuses a count below `least`.
+    pub(crate) fn too_few(key: &'static str, value: usize, least: usize, hint: &str) -> Option<Self> {
+        (value < least).then(|| Self::new(key, format!("{value} is below {least}"), hint))
+    }
+
+    /// Refuses a number that is not finite and above zero.
+    pub(crate) fn not_positive(key: &'static str, value: f64, hint: &str) -> Option<Self> {
+        let good = value.is_finite() && value > 0.0;
+        (!good).then(|| Self::new(key, format!("{value} is not a finite number above 0"), hint))
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`: {}\n  hint: {}", self.key, self.message, self.hint)
+    }
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
+}

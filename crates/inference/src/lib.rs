@@ -1,0 +1,39 @@
+//! Every test-time alignment method, one file per method.
+//!
+//! A method is its settings: a struct with a recipe table of the same name ([`MethodConfig`]) that implements
+//! [`Method`]. It says what access to the policy it needs (text, log-probabilities, logits) and what else (a reward,
+//! autoregressive reward models, an answer extractor), makes the sampler it draws from ([`Method::engine`]), and the
+//! state machine that [`generate::schedule::run`] serves for many prompts at once ([`Method::machine`]). Methods that
+//! choose from a pool of samples are also a pure [`PoolRule`], so that one pool serves every number of samples.
+//!
+//! ```
+//! use inference::{Method, MethodConfig, Tools};
+//!
+//! let config: MethodConfig = serde_json::from_str(r#"{ "best-of-n": { "n": 4 } }"#)?;
+//! assert_eq!(config.info().name, "best-of-n");
+//! assert_eq!(config.samples(), 4);
+//! // Without a reward it says what is missing.
+//! let refusal = config.machine(&Tools::new(64)).err().expect("there is no reward");
+//! assert!(refusal.to_string().starts_with("method best-of-n needs a reward"));
+//! # Ok::<(), serde_json::Error>(())
+//! ```
+//!
+//! The laws that the methods sample from are tested against exact enumeration on the tabular policy
+//! (`tests/laws.rs`, `tests/qalign.rs`).
+
+pub mod diagnostics;
+mod error;
+mod method;
+pub mod methods;
+mod pooled;
+mod registry;
+pub mod selection;
+pub mod setup;
+mod single;
+
+pub use error::{Error, Problem};
+pub use method::{Access, Extract, Info, Method, Need, Parts, Similarity, Tools};
+pub use pooled::{PoolTrace, pool_asks};
+pub use registry::{METHODS, MethodConfig, list};
+pub use selection::{Pick, PoolRule, PoolView};
+pub use single::SingleTrace;

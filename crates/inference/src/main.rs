@@ -1,0 +1,282 @@
+//! `inference RECIPE`, `inference generate`, `inference score`.
+
+use std::cell::RefCell;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::{Args, Parser, Subcommand};
+use data::chat::Message;
+use data::rows::Text;
+use generate::{Ledger, Prompt};
+use inference::setup::{self, Places, Recipe};
+use inference::{Method as _, MethodConfig, list};
+use model::DeviceName;
+use recipe::{ModelName, RecipeErrors, Source, schema_text};
+use serde_json::json;
+
+/// Runs a test-time method on the prompts of a recipe, answers one prompt, or scores a file.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+#[command(after_help = "Exit codes: 0 done, 1 the run failed, 2 the recipe is wrong, 130 interrupted.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// The recipe, a TOML file.
+    #[arg(required_unless_present_any = ["list", "schema"])]
+    recipe: Option<PathBuf>,
+    /// Overrides a key, as in `--set method.qalign.steps=10`.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Checks the recipe and prints what it would do.
+    #[arg(long)]
+    dry_run: bool,
+    /// Prints the JSON Schema of recipes.
+    #[arg(long)]
+    schema: bool,
+    /// Lists the methods: access, needs, papers.
+    #[arg(long)]
+    list: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Answers one prompt and prints what it cost.
+    Generate(Generate),
+    /// Scores prompts with completions: log-probabilities, or rewards of a reward model.
+    Score(Score),
+}
+
+#[derive(Debug, Args)]
+struct Generate {
+    /// `tiny`, a directory, or `hf://org/name[@revision]`.
+    #[arg(long)]
+    model: String,
+    /// The prompt. A model with a chat template gets it as the user's message.
+    #[arg(long)]
+    prompt: String,
+    /// Gives the prompt to the model as it is, without the chat template.
+    #[arg(long)]
+    raw: bool,
+    /// The method.
+    #[arg(long, default_value = "sample")]
+    method: String,
+    /// Sets a key of the recipe: `method.best-of-n.n=8`, `sampling.temperature=0.7`, `reward.model.path="…"`, `run.seed=1`.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct Score {
+    /// `tiny`, a directory, or `hf://org/name[@revision]`.
+    #[arg(long)]
+    model: String,
+    /// JSON lines of `prompt` and `completion`, or of `prompt_ids` and `completion_ids`.
+    #[arg(long)]
+    input: PathBuf,
+    /// Where the scored lines go.
+    #[arg(long)]
+    output: PathBuf,
+    /// The device.
+    #[arg(long, default_value = "auto")]
+    device: String,
+}
+
+enum Failure {
+    Recipe(RecipeErrors),
+    Run(Box<dyn std::error::Error>),
+}
+
+impl<E: std::error::Error + 'static> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Run(Box::new(error))
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match &arguments.command {
+        Some(Command::Generate(generate)) => answer_one(generate),
+        Some(Command::Score(score)) => score_file(score),
+        None if arguments.list => {
+            print(&list());
+            Ok(true)
+        }
+        None if arguments.schema => {
+            print(&schema_text::<Recipe>());
+            Ok(true)
+        }
+        None => run(&arguments),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(130),
+        Err(Failure::Recipe(errors)) => {
+            say(&errors.to_string());
+            ExitCode::from(2)
+        }
+        Err(Failure::Run(error)) => {
+            say(&format!("error: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[allow(clippy::print_stderr, reason = "messages are for the person at the terminal")]
+fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+/// A result, on standard output. A reader that went away is no failure.
+fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
+}
+
+fn load(source: Source) -> Result<Recipe, Failure> {
+    source.load::<Recipe>().map(|loaded| loaded.value).map_err(Failure::Recipe)
+}
+
+fn run(arguments: &Arguments) -> Result<bool, Failure> {
+    let path = arguments.recipe.clone().unwrap_or_default();
+    let source = Source::read(&path).map_err(Failure::Recipe)?.set_all(&arguments.set);
+    let stem = source.stem();
+    let recipe = load(source.set_default("run.name", &stem))?;
+    let places = Places::default();
+    if arguments.dry_run {
+        let here = places.model(&recipe.model.path, false)?.is_some();
+        let note = if here { "" } else { " (not on this machine)" };
+        print(&format!(
+            "{} on {}{note}: {} completions of each prompt of {}, at most {} new tokens",
+            recipe.method.info().name,
+            recipe.model.path,
+            recipe.method.samples(),
+            recipe.data.path,
+            recipe.sampling.max_new_tokens
+        ));
+        return Ok(true);
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let seen = stop.clone();
+    ctrlc::set_handler(move || seen.store(true, Ordering::Relaxed))?;
+    let device = recipe.run.device.to_string().parse::<DeviceName>()?.open()?;
+    let loaded = setup::load(&places, &recipe.model.path, &device)?;
+    let room = loaded.decoder.config.max_position_embeddings.saturating_sub(recipe.sampling.max_new_tokens);
+    let prompts = setup::prompts(&recipe.data, &places, &loaded, recipe.run.seed, room)?;
+    let total = prompts.rows.len();
+    let mut shown = 0;
+    let given = setup::answer(&recipe, &loaded, &prompts.rows, &device, &mut |_, _| {}, &mut |done| {
+        if done * 10 / total > shown {
+            shown = done * 10 / total;
+            say(&format!("{done} of {total} prompts"));
+        }
+        !stop.load(Ordering::Relaxed)
+    })?;
+    let Some(given) = given else { return Ok(false) };
+    let folder = recipe.run.folder();
+    let mut lines = String::new();
+    for (place, (prompt, answer)) in prompts.rows.iter().zip(&given.answers).enumerate() {
+        let mut row = json!({
+            "prompt": prompt.text,
+            "completion": loaded.tokenizer.decode(&answer.ids, true)?,
+            "completion_ids": answer.ids,
+            "end": answer.end,
+            "kl": answer.kl,
+            "trace": answer.trace,
+        });
+        if let Some(rewards) = &given.rewards {
+            row["reward"] = json!(rewards[place]);
+        }
+        lines.push_str(&row.to_string());
+        lines.push('\n');
+    }
+    write(&folder.join("recipe.toml"), recipe::resolved(&recipe)?.as_bytes())?;
+    write(&folder.join("answers.jsonl"), lines.as_bytes())?;
+    write(&folder.join("ledger.json"), serde_json::to_string_pretty(&given.ledger)?.as_bytes())?;
+    if let Some(rewards) = &given.rewards {
+        print(&format!("mean reward {:.4} of {total} prompts", rewards.iter().sum::<f64>() / total as f64));
+    }
+    print(&ledger_text(&given.ledger));
+    print(&folder.join("answers.jsonl").display().to_string());
+    Ok(true)
+}
+
+fn answer_one(arguments: &Generate) -> Result<bool, Failure> {
+    let quoted = |text: &str| serde_json::to_string(text).unwrap_or_default();
+    let Some(method) = MethodConfig::named(&arguments.method) else {
+        let names: Vec<&str> = inference::METHODS.iter().map(|info| info.name).collect();
+        let message = format!("no method `{}`\n  hint: methods are {}", arguments.method, names.join(", "));
+        return Err(Failure::Run(message.into()));
+    };
+    let text = format!("[model]\npath = {}\n[method.{}]\n", quoted(&arguments.model), method.info().name);
+    let recipe = load(Source::from_text("generate", text).set_all(&arguments.set))?;
+    let device = recipe.run.device.to_string().parse::<DeviceName>()?.open()?;
+    let loaded = setup::load(&Places::default(), &recipe.model.path, &device)?;
+    let renderer = loaded.renderer()?;
+    let chat = loaded.tokenizer.chat_template().is_some() && !arguments.raw;
+    let text = if chat {
+        Text::Chat(vec![Message::user(arguments.prompt.clone())])
+    } else {
+        Text::Plain(arguments.prompt.clone())
+    };
+    let rendered = renderer.prompt(&text)?;
+    let prompt =
+        Prompt { index: 0, ids: rendered.ids, text: rendered.text, columns: serde_json::Map::default() };
+    // Methods that draw one completion show it as it grows.
+    let streams = recipe.method.samples() == 1;
+    let stream = RefCell::new(loaded.tokenizer.stream(true));
+    let mut on_token = |_: usize, token: u32| {
+        if streams && let Ok(piece) = stream.borrow_mut().push(token) {
+            let mut out = std::io::stdout();
+            let _ = write!(out, "{piece}").and_then(|()| out.flush());
+        }
+    };
+    let given = setup::answer(&recipe, &loaded, &[prompt], &device, &mut on_token, &mut |_| true)?;
+    let Some(given) = given else { return Ok(false) };
+    if streams {
+        print(&stream.into_inner().finish()?);
+    } else if let Some(answer) = given.answers.first() {
+        print(&loaded.tokenizer.decode(&answer.ids, true)?);
+    }
+    if let Some([reward]) = given.rewards.as_deref() {
+        print(&format!("reward {reward:.4}"));
+    }
+    print(&ledger_text(&given.ledger));
+    Ok(true)
+}
+
+fn score_file(arguments: &Score) -> Result<bool, Failure> {
+    let name: ModelName = arguments.model.parse()?;
+    let device = arguments.device.parse::<DeviceName>()?.open()?;
+    let text = setup::score_file(&name, &arguments.input, &device)?;
+    write(&arguments.output, text.as_bytes())?;
+    print(&format!("{} rows scored: {}", text.lines().count(), arguments.output.display()));
+    Ok(true)
+}
+
+/// Writes beside, syncs, renames.
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    if let Some(folder) = path.parent() {
+        fs_err::create_dir_all(folder)?;
+    }
+    let part = path.with_extension("part");
+    let mut file = fs_err::File::create(&part)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs_err::rename(&part, path)?;
+    Ok(())
+}
+
+fn ledger_text(ledger: &Ledger) -> String {
+    format!(
+        "{} tokens decoded, {} prefilled ({} cached), {} by rewards; {} forward passes, {} reward calls, {:.2} s",
+        ledger.decode_tokens,
+        ledger.prefill_tokens,
+        ledger.cached_tokens,
+        ledger.reward_tokens,
+        ledger.forward_passes,
+        ledger.reward_calls,
+        ledger.seconds
+    )
+}

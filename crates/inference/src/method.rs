@@ -1,0 +1,219 @@
+//! What a method is.
+
+use std::fmt;
+use std::sync::Arc;
+
+use generate::{Engine, Prompt, Sampling, Step, TextMethod, TokenId};
+
+use crate::error::{Error, Problem};
+use crate::selection::{PoolRule, rouge1_f1};
+
+/// The access to the policy that a method needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    /// Continuations of token prefixes.
+    Text,
+    /// Log-probabilities of given continuations as well.
+    LogProbs,
+    /// Next-token logits at every step.
+    Logits,
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Text => "text",
+            Self::LogProbs => "log-probs",
+            Self::Logits => "logits",
+        })
+    }
+}
+
+/// What a method needs besides the policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// A reward of whole completions.
+    Reward,
+    /// At least one reward of prefixes that gives next-token log-probabilities: an autoregressive reward model.
+    PrefixReward,
+    /// A similarity of two completions.
+    Similarity,
+    /// A way to read the final answer out of a completion.
+    AnswerExtractor,
+}
+
+impl Need {
+    /// How to give it.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::Reward => "name a reward model or a verifier as the reward",
+            Self::PrefixReward => "name an autoregressive reward model; the training method `arm` makes one",
+            Self::Similarity => "give a similarity of completions, such as ROUGE-1 on token ids",
+            Self::AnswerExtractor => {
+                "choose a task whose completions have a final answer, or a method that does not vote"
+            }
+        }
+    }
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Reward => "a reward",
+            Self::PrefixReward => "an autoregressive reward model",
+            Self::Similarity => "a similarity",
+            Self::AnswerExtractor => "an answer extractor",
+        })
+    }
+}
+
+/// What a listing says about a method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Info {
+    /// Its name: of the file, of the recipe table and on the command line.
+    pub name: &'static str,
+    /// The access to the policy that it needs.
+    pub access: Access,
+    /// What it always needs besides.
+    pub needs: &'static [Need],
+    /// What it needs under some of its settings.
+    pub may_need: &'static [Need],
+    /// Where it comes from.
+    pub paper: &'static str,
+    /// What it does, in a line.
+    pub summary: &'static str,
+}
+
+/// The models that a method samples from.
+#[expect(missing_debug_implementations, reason = "policies have nothing to show")]
+#[derive(Clone, Copy)]
+pub struct Parts<'a> {
+    /// The policy.
+    pub policy: &'a dyn Step,
+    /// Autoregressive reward models with the names that errors use.
+    pub arms: &'a [(&'a str, &'a dyn Step)],
+}
+
+/// Reads the final answer out of a completion of a prompt. The empty string stands for no answer: it is an ordinary
+/// class of its own, which can win a vote.
+pub type Extract = Arc<dyn Fn(&Prompt, &[TokenId]) -> String>;
+
+/// Similarity of a completion to a reference; larger is more alike.
+pub type Similarity = Arc<dyn Fn(&[TokenId], &[TokenId]) -> f64>;
+
+/// What a method's machine may use besides the services of the scheduler.
+#[expect(missing_debug_implementations, reason = "functions have nothing to show")]
+#[derive(Clone)]
+pub struct Tools {
+    /// The most new tokens of a completion, the end-of-sequence token included: the horizon of the law sampled from.
+    pub max_new_tokens: usize,
+    /// Whether the services that the machine will run with have a reward.
+    pub reward: bool,
+    /// Reads final answers.
+    pub extract: Option<Extract>,
+    /// Compares completions.
+    pub similarity: Option<Similarity>,
+}
+
+impl Tools {
+    /// A horizon, ROUGE-1 on token ids as similarity, and nothing else.
+    pub fn new(max_new_tokens: usize) -> Self {
+        Self { max_new_tokens, reward: false, extract: None, similarity: Some(Arc::new(rouge1_f1)) }
+    }
+
+    /// Says that the services have a reward.
+    #[must_use]
+    pub fn with_reward(mut self) -> Self {
+        self.reward = true;
+        self
+    }
+
+    /// Adds an answer extractor.
+    #[must_use]
+    pub fn with_extract(mut self, extract: impl Fn(&Prompt, &[TokenId]) -> String + 'static) -> Self {
+        self.extract = Some(Arc::new(extract));
+        self
+    }
+
+    fn has(&self, need: Need) -> bool {
+        match need {
+            Need::Reward => self.reward,
+            // Models are parts of the engine, which checks them.
+            Need::PrefixReward => true,
+            Need::Similarity => self.similarity.is_some(),
+            Need::AnswerExtractor => self.extract.is_some(),
+        }
+    }
+
+    pub(crate) fn extractor(&self, method: &'static str) -> Result<Extract, Error> {
+        self.extract.clone().ok_or(Error::Missing { method, need: Need::AnswerExtractor })
+    }
+}
+
+/// A test-time method with its settings.
+pub trait Method {
+    /// What a listing says about it.
+    fn info(&self) -> &'static Info;
+
+    /// All that is wrong with its settings: ranges first, then what contradicts.
+    fn problems(&self) -> Vec<Problem>;
+
+    /// How many completions of a prompt it draws or proposes.
+    fn samples(&self) -> usize;
+
+    /// What it needs besides the policy, under these settings.
+    fn needs(&self) -> Vec<Need> {
+        self.info().needs.to_vec()
+    }
+
+    /// The sampling settings it runs with where `sampling` was asked for.
+    fn sampling(&self, sampling: Sampling) -> Sampling {
+        sampling
+    }
+
+    /// The sampler that its machine draws from. [`generate::Completion::kl`] refers to the policy's raw law.
+    fn engine<'a>(&self, parts: &Parts<'a>, sampling: Sampling) -> Result<Engine<'a>, Error> {
+        check_settings(self)?;
+        Ok(Engine::new(parts.policy, random_enough(self, sampling)?)?)
+    }
+
+    /// The machine that answers prompts.
+    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error>;
+
+    /// The rule by which it chooses from a pool of independent samples, where that is all it does.
+    fn rule(&self) -> Option<&dyn PoolRule> {
+        None
+    }
+}
+
+/// Refuses settings with problems.
+pub(crate) fn check_settings<M: Method + ?Sized>(method: &M) -> Result<(), Error> {
+    let problems = method.problems();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Settings { method: method.info().name, problems })
+}
+
+/// Refuses settings with problems and tools without what the method needs.
+pub(crate) fn check<M: Method + ?Sized>(method: &M, tools: &Tools) -> Result<(), Error> {
+    check_settings(method)?;
+    let name = method.info().name;
+    if tools.max_new_tokens == 0 {
+        let limit = "at least 1 new token";
+        return Err(generate::Error::Setting { key: "max_new_tokens", value: "0".into(), limit }.into());
+    }
+    match method.needs().into_iter().find(|need| !tools.has(*need)) {
+        Some(need) => Err(Error::Missing { method: name, need }),
+        None => Ok(()),
+    }
+}
+
+/// The method's sampling settings, refused where they would give one text many times.
+pub(crate) fn random_enough<M: Method + ?Sized>(method: &M, sampling: Sampling) -> Result<Sampling, Error> {
+    let (settings, samples) = (method.sampling(sampling), method.samples());
+    if settings.temperature == 0.0 && samples > 1 {
+        return Err(Error::Deterministic { method: method.info().name, samples });
+    }
+    Ok(settings)
+}

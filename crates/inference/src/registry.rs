@@ -1,0 +1,214 @@
+//! All methods by name.
+
+use generate::{Engine, Sampling, TextMethod};
+use recipe::{Rules, Validate, Violation};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Problem};
+use crate::method::{Info, Method, Need, Parts, Tools};
+use crate::methods::{best_of_n, genarm, greedy, majority, qalign, sample, weighted_majority};
+use crate::selection::PoolRule;
+
+/// What each method is, in the order of a listing.
+pub static METHODS: [&Info; 7] = [
+    &sample::INFO,
+    &greedy::INFO,
+    &best_of_n::INFO,
+    &majority::INFO,
+    &weighted_majority::INFO,
+    &genarm::INFO,
+    &qalign::INFO,
+];
+
+/// A method with its settings, as a recipe has it: `[method.best-of-n] n = 16`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum MethodConfig {
+    /// One completion drawn from the policy.
+    Sample(sample::Sample),
+    /// The likeliest token at every step.
+    Greedy(greedy::Greedy),
+    /// The completion of greatest reward out of n.
+    BestOfN(best_of_n::BestOfN),
+    /// The most frequent final answer out of n.
+    Majority(majority::Majority),
+    /// The final answer of greatest weight out of n.
+    WeightedMajority(weighted_majority::WeightedMajority),
+    /// Guidance by autoregressive reward models.
+    #[serde(rename = "genarm")]
+    GenArm(genarm::GenArm),
+    /// A Markov chain over completions.
+    #[serde(rename = "qalign")]
+    QAlign(qalign::QAlign),
+}
+
+impl MethodConfig {
+    /// The method `name` with its default settings.
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "sample" => Self::Sample(sample::Sample::default()),
+            "greedy" => Self::Greedy(greedy::Greedy::default()),
+            "best-of-n" => Self::BestOfN(best_of_n::BestOfN::default()),
+            "majority" => Self::Majority(majority::Majority::default()),
+            "weighted-majority" => Self::WeightedMajority(weighted_majority::WeightedMajority::default()),
+            "genarm" => Self::GenArm(genarm::GenArm::default()),
+            "qalign" => Self::QAlign(qalign::QAlign::default()),
+            _ => return None,
+        })
+    }
+
+    /// The method.
+    pub fn method(&self) -> &dyn Method {
+        match self {
+            Self::Sample(method) => method,
+            Self::Greedy(method) => method,
+            Self::BestOfN(method) => method,
+            Self::Majority(method) => method,
+            Self::WeightedMajority(method) => method,
+            Self::GenArm(method) => method,
+            Self::QAlign(method) => method,
+        }
+    }
+}
+
+impl Method for MethodConfig {
+    fn info(&self) -> &'static Info {
+        self.method().info()
+    }
+    fn problems(&self) -> Vec<Problem> {
+        self.method().problems()
+    }
+    fn samples(&self) -> usize {
+        self.method().samples()
+    }
+    fn needs(&self) -> Vec<Need> {
+        self.method().needs()
+    }
+    fn sampling(&self, sampling: Sampling) -> Sampling {
+        self.method().sampling(sampling)
+    }
+    fn engine<'a>(&self, parts: &Parts<'a>, sampling: Sampling) -> Result<Engine<'a>, Error> {
+        self.method().engine(parts, sampling)
+    }
+    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
+        self.method().machine(tools)
+    }
+    fn rule(&self) -> Option<&dyn PoolRule> {
+        self.method().rule()
+    }
+}
+
+impl Validate for MethodConfig {
+    fn validate(&self, rules: &mut Rules) {
+        let name = self.info().name;
+        for problem in self.problems() {
+            let key = format!("{name}.{}", problem.key);
+            rules.check(&[&key], Err(Violation::new(problem.message).hint(problem.hint)));
+        }
+    }
+}
+
+/// The listing of all methods as a table: name, access, needs, paper, and a line on each.
+pub fn list() -> String {
+    let phrase = |info: &Info| {
+        let always = info.needs.iter().map(Need::to_string);
+        let sometimes = info.may_need.iter().map(|need| format!("({need})"));
+        let all: Vec<String> = always.chain(sometimes).collect();
+        if all.is_empty() { "nothing else".to_owned() } else { all.join(", ") }
+    };
+    let mut rows = vec![["METHOD", "ACCESS", "NEEDS", "PAPER"].map(str::to_owned)];
+    rows.extend(
+        METHODS
+            .iter()
+            .map(|info| [info.name.into(), info.access.to_string(), phrase(info), info.paper.to_owned()]),
+    );
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths = [width(0), width(1), width(2)];
+    let mut text = String::new();
+    for (place, [name, access, needs, paper]) in rows.iter().enumerate() {
+        let [a, b, c] = widths;
+        text.push_str(format!("{name:a$}  {access:b$}  {needs:c$}  {paper}").trim_end());
+        text.push('\n');
+        if let Some(info) = place.checked_sub(1).map(|row| METHODS[row]) {
+            text.push_str(&" ".repeat(a + 2));
+            text.push_str(info.summary);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_method_has_one_name_everywhere() {
+        for info in METHODS {
+            let config = MethodConfig::named(info.name).expect("listed");
+            assert_eq!(config.info(), info);
+            assert!(config.problems().is_empty(), "the defaults of {} are good", info.name);
+            let json = serde_json::to_value(&config).expect("plain data");
+            assert_eq!(json.as_object().expect("externally tagged").keys().collect::<Vec<_>>(), [info.name]);
+            let empty = serde_json::json!({ info.name: {} });
+            assert_eq!(
+                serde_json::from_value::<MethodConfig>(empty).expect("all keys have defaults"),
+                config
+            );
+            assert!(list().contains(info.name) && list().contains(info.summary));
+        }
+        assert_eq!(MethodConfig::named("beam"), None);
+        let schema = serde_json::to_value(schemars::schema_for!(MethodConfig)).expect("JSON");
+        assert_eq!(schema["oneOf"].as_array().map(Vec::len), Some(METHODS.len()));
+    }
+
+    #[derive(Debug, Serialize, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Recipe {
+        method: MethodConfig,
+    }
+
+    impl Validate for Recipe {
+        fn validate(&self, rules: &mut Rules) {
+            rules.within("method", &self.method);
+        }
+    }
+
+    fn mistakes(text: &str) -> String {
+        recipe::Source::from_text("r.toml", text).load::<Recipe>().expect_err("a bad recipe").to_string()
+    }
+
+    #[test]
+    fn a_recipe_with_mistakes_says_where_and_what() {
+        assert!(mistakes("[method.best-of-n]\nn = 0\n").starts_with("r.toml:2:5: `method.best-of-n.n` = 0"));
+        assert!(mistakes("[method.best-of-m]\nn = 2\n").contains("did you mean `best-of-n`"));
+        assert!(mistakes("[method.majority]\nbeta = 1.0\n").contains("unknown key `beta`"));
+        assert!(mistakes("[method.weighted-majority]\nbeta = 0.0\n").contains("r.toml:2:8"));
+        assert!(mistakes("[method.genarm]\nalpha = [1.0, -2.0]\n").contains("alpha"));
+        let contradiction = mistakes("[method.qalign]\nsteps = 8\nburn_in = 9\n");
+        assert!(
+            contradiction.contains("r.toml:3:11") && contradiction.contains("burn_in"),
+            "{contradiction}"
+        );
+    }
+
+    #[test]
+    fn settings_made_in_code_are_checked_as_well() {
+        let bad = MethodConfig::BestOfN(best_of_n::BestOfN { n: 0 });
+        let refusal = bad.machine(&Tools::new(4).with_reward()).err().expect("n = 0").to_string();
+        assert_eq!(refusal, "[method.best-of-n] `n`: 0 is below 1\n  hint: draw at least one completion");
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_remedy() {
+        let refusal = |name: &str, tools: &Tools| {
+            MethodConfig::named(name).expect("listed").machine(tools).err().expect("missing").to_string()
+        };
+        let bare = Tools::new(4);
+        assert!(refusal("majority", &bare).starts_with("method majority needs an answer extractor"));
+        assert!(refusal("weighted-majority", &bare).starts_with("method weighted-majority needs a reward"));
+        assert!(refusal("qalign", &bare.clone().with_reward()).contains("answer extractor"));
+        assert!(refusal("sample", &Tools::new(0)).starts_with("max_new_tokens = 0"));
+    }
+}

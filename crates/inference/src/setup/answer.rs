@@ -1,0 +1,106 @@
+//! Runs a method of a recipe on prompts.
+
+use burn::tensor::Device;
+use generate::schedule::{self, Answer, Services};
+use generate::{Chance, Ledger, Prompt, Purpose, Reward, Sample, Sampling, Step, Stream, TokenId};
+use model::Policy;
+
+use super::recipe::Recipe;
+use super::rewards::decode_of;
+use super::{Error, Loaded, Places, RewardSet, answer_of, build, load};
+use crate::{Method, Parts, Tools};
+
+/// `[sampling]` as the engine takes it.
+pub fn sampling_of(table: &recipe::Sampling) -> Sampling {
+    Sampling {
+        temperature: table.temperature as f32,
+        top_k: table.top_k,
+        top_p: table.top_p as f32,
+        min_p: table.min_p as f32,
+        stop: table.stop.clone(),
+    }
+}
+
+/// What a method gave, and what it cost.
+#[derive(Debug)]
+pub struct Answers {
+    /// One for each prompt.
+    pub answers: Vec<Answer>,
+    /// The reward of each answer, where the recipe has a reward.
+    pub rewards: Option<Vec<f64>>,
+    /// The cost, without that of the rewards above.
+    pub ledger: Ledger,
+}
+
+/// A token as it is drawn: the ask's place, and the token.
+pub type OnToken<'w> = dyn FnMut(usize, TokenId) + 'w;
+
+/// Answers `prompts`. `on_token` is told tokens as they are drawn, `watch` the number of prompts that are done; `None`
+/// when `watch` stopped the run.
+pub fn answer(
+    recipe: &Recipe,
+    loaded: &Loaded,
+    prompts: &[Prompt],
+    device: &Device,
+    on_token: &mut OnToken<'_>,
+    watch: &mut dyn FnMut(usize) -> bool,
+) -> Result<Option<Answers>, Error> {
+    let places = Places::default();
+    let policy = Policy::new(loaded.name.clone(), &loaded.decoder);
+    let mut arms = Vec::new();
+    for name in &recipe.arms {
+        let arm = load(&places, name, device)?;
+        if arm.tokenizer.hash() != loaded.tokenizer.hash() {
+            let message =
+                format!("its tokenizer is not that of {}: guidance needs one vocabulary", loaded.name);
+            return Err(Error::Data { what: name.to_string(), message });
+        }
+        arms.push(Policy::new(name.to_string(), &arm.decoder));
+    }
+    let reward = recipe.reward.as_ref().map(|table| build(table, &places, loaded, device)).transpose()?;
+    let named: Vec<(&str, &dyn Step)> = arms.iter().map(|arm| (Step::name(arm), arm as &dyn Step)).collect();
+    let parts = Parts { policy: &policy, arms: &named };
+    let decode = decode_of(loaded);
+    let mut engine = recipe
+        .method
+        .engine(&parts, sampling_of(&recipe.sampling))?
+        .with_decode(move |ids| decode(ids))
+        .with_watch(on_token);
+    let extract = answer_of(loaded);
+    let mut tools =
+        Tools::new(recipe.sampling.max_new_tokens).with_extract(move |prompt, ids| extract(prompt, ids));
+    if reward.is_some() {
+        tools = tools.with_reward();
+    }
+    let method = recipe.method.machine(&tools)?;
+    let mut chooser = reward.as_ref().map(RewardSet::open).transpose()?;
+    let streams: Vec<Stream> = prompts
+        .iter()
+        .map(|prompt| Stream::new(recipe.run.seed, Purpose::Method, 0, prompt.index as u64))
+        .collect();
+    let given = {
+        let mut services = Services {
+            sampler: &mut engine,
+            scorer: Some(&policy),
+            reward: chooser.as_deref_mut().map(|reward| reward as &mut dyn Reward),
+        };
+        schedule::run(&*method, prompts, &streams, &mut services, &mut Chance::Streams, watch)?
+    };
+    let Some(answers) = given else { return Ok(None) };
+    let mut ledger = *engine.ledger();
+    if let Some(reward) = &chooser {
+        ledger = ledger + *reward.ledger();
+    }
+    let rewards = match &reward {
+        Some(set) => {
+            let candidates: Vec<generate::Candidate<'_>> = prompts
+                .iter()
+                .zip(&answers)
+                .map(|(prompt, answer)| generate::Candidate { prompt, ids: &answer.ids, end: answer.end })
+                .collect();
+            Some(set.open()?.rewards(&candidates)?)
+        }
+        None => None,
+    };
+    Ok(Some(Answers { answers, rewards, ledger }))
+}

@@ -1,0 +1,403 @@
+//! Data by name: prompts, examples and pairs as token ids.
+
+use std::path::PathBuf;
+
+use data::read::{ReadOptions, read};
+use data::render::{Example, Limit, Pair, RenderError, TokenLength, fit};
+use data::rows::Kind;
+use data::wordmath::{Config, Generator, Split, Style};
+use generate::Prompt;
+use model::hub;
+use recipe::{DataLocation, DataName, Rules, Validate, Violation};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{Error, Loaded, Places};
+
+/// `[data]`: which rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataTable {
+    /// `wordmath`, a JSONL file (also gzipped), `hf://datasets/org/name[@revision]/path`, or `stage:NAME`.
+    pub path: DataName,
+    /// More files, read after the first.
+    pub also: Vec<DataName>,
+    /// Split of `wordmath`: `train`, `test` or `test-new`.
+    pub split: String,
+    /// The most rows (0: all; `wordmath` has no end and needs a number).
+    pub limit: usize,
+    /// The first row of `wordmath`.
+    pub skip: u64,
+    /// Shuffle the rows of files by the run's seed before the limit is applied.
+    pub shuffle: bool,
+    /// Rows held out from training, to measure on.
+    #[schemars(range(min = 0))]
+    pub held_out: usize,
+    /// Rows with more tokens, prompt and completion together, are left out and counted (0: the model's context).
+    pub max_length: usize,
+    /// Read texts that are dialogues (`Human: …`) as messages for the chat template.
+    pub chat: bool,
+    /// Names of columns where they differ from TRL's.
+    pub columns: Columns,
+    /// Difficulty of `wordmath`.
+    pub wordmath: Wordmath,
+}
+
+impl Default for DataTable {
+    fn default() -> Self {
+        Self {
+            path: DataName::wordmath(),
+            also: Vec::new(),
+            split: "train".into(),
+            limit: 0,
+            skip: 0,
+            shuffle: false,
+            held_out: 0,
+            max_length: 0,
+            chat: false,
+            columns: Columns::default(),
+            wordmath: Wordmath::default(),
+        }
+    }
+}
+
+/// Names of columns where they differ from TRL's.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Columns {
+    /// The prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// The completion.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completion: Option<String>,
+    /// The preferred answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<String>,
+    /// The other answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<String>,
+    /// The conversation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub messages: Option<String>,
+}
+
+/// Difficulty of `wordmath`; the limits are the generator's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Wordmath {
+    /// Fewest operations of a problem.
+    #[schemars(range(min = 1, max = 5))]
+    pub min_steps: usize,
+    /// Most operations of a problem.
+    #[schemars(range(min = 1, max = 5))]
+    pub max_steps: usize,
+    /// Largest quantity.
+    #[schemars(range(min = 20, max = 9999))]
+    pub max_number: i64,
+    /// Largest number added or taken away.
+    #[schemars(range(min = 5, max = 9999))]
+    pub max_addend: i64,
+    /// Larger factor of a product.
+    #[schemars(range(min = 5, max = 9999))]
+    pub max_factor: i64,
+    /// Smaller factor of a product.
+    #[schemars(range(min = 3, max = 9999))]
+    pub max_multiplier: i64,
+    /// Share of solutions told in words.
+    #[schemars(range(min = 0, max = 1))]
+    pub words_share: f64,
+    /// Adds a sentence with an irrelevant number to `test` problems.
+    pub distractor: bool,
+}
+
+impl Default for Wordmath {
+    fn default() -> Self {
+        let config = Config::default();
+        Self {
+            min_steps: config.min_steps,
+            max_steps: config.max_steps,
+            max_number: config.max_number,
+            max_addend: config.max_addend,
+            max_factor: config.max_factor,
+            max_multiplier: config.max_multiplier,
+            words_share: config.words_share,
+            distractor: config.distractor,
+        }
+    }
+}
+
+impl Wordmath {
+    /// The generator's settings. Problems depend on `seed`; what is held out for `test` does not.
+    pub fn config(&self, seed: u64) -> Config {
+        Config {
+            seed,
+            min_steps: self.min_steps,
+            max_steps: self.max_steps,
+            max_number: self.max_number,
+            max_addend: self.max_addend,
+            max_factor: self.max_factor,
+            max_multiplier: self.max_multiplier,
+            words_share: self.words_share,
+            distractor: self.distractor,
+        }
+    }
+}
+
+impl Validate for DataTable {
+    fn validate(&self, rules: &mut Rules) {
+        let endless = matches!(self.path.location(), DataLocation::Wordmath);
+        rules.check(&["split"], known_split(&self.split));
+        if endless {
+            rules.check(&["limit"], wordmath_needs_a_limit(self.limit));
+            rules.check(&["wordmath"], generator_accepts(&self.wordmath));
+        }
+        if self.limit > 0 {
+            rules.check(&["held_out", "limit"], held_out_leaves_rows(self));
+        }
+    }
+}
+
+fn known_split(split: &str) -> Result<(), Violation> {
+    if Split::ALL.iter().any(|known| known.name() == split) {
+        return Ok(());
+    }
+    Err(Violation::new(format!("there is no split {split:?}"))
+        .hint("write \"train\", \"test\" or \"test-new\""))
+}
+
+fn wordmath_needs_a_limit(limit: usize) -> Result<(), Violation> {
+    if limit > 0 {
+        return Ok(());
+    }
+    Err(Violation::new("wordmath has no end, and no limit is given").hint("set `limit` to a number of rows"))
+}
+
+fn generator_accepts(table: &Wordmath) -> Result<(), Violation> {
+    table.config(0).validate().map_err(|error| Violation::new(error.to_string()))
+}
+
+fn held_out_leaves_rows(table: &DataTable) -> Result<(), Violation> {
+    if table.held_out < table.limit {
+        return Ok(());
+    }
+    let message = format!("{} of {} rows are held out", table.held_out, table.limit);
+    Err(Violation::new(message).hint("leave some to train on"))
+}
+
+/// What was read and what was left out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loading<T> {
+    /// The rows.
+    pub rows: Vec<T>,
+    /// Rows left out because both answers are the same.
+    pub identical: usize,
+    /// Rows left out because they are too long.
+    pub too_long: usize,
+}
+
+impl DataTable {
+    /// The files that are read; `None` for `wordmath`. Files of the hub are downloaded.
+    pub fn files(
+        &self,
+        places: &Places,
+        stage_file: &str,
+        download: bool,
+    ) -> Result<Option<Vec<PathBuf>>, Error> {
+        let mut files = Vec::new();
+        for name in std::iter::once(&self.path).chain(&self.also) {
+            match name.location() {
+                DataLocation::Wordmath => return Ok(None),
+                DataLocation::File(path) => files.push(path.clone()),
+                DataLocation::Stage(name) => files.push(places.stage(name)?.join(stage_file)),
+                DataLocation::Hub { repo, revision, path_in_repo } => {
+                    let revision = revision.as_deref().unwrap_or("main");
+                    let found = hub::cached(hub::Kind::Dataset, repo, revision, path_in_repo);
+                    match found {
+                        Some(path) => files.push(path),
+                        None if download => {
+                            files.push(hub::file(hub::Kind::Dataset, repo, revision, path_in_repo)?);
+                        }
+                        None => files.push(PathBuf::from(name.as_str())),
+                    }
+                }
+            }
+        }
+        Ok(Some(files))
+    }
+
+    fn split(&self) -> Split {
+        Split::ALL.into_iter().find(|split| split.name() == self.split).unwrap_or(Split::Train)
+    }
+
+    fn read(
+        &self,
+        places: &Places,
+        kind: Kind,
+        stage_file: &str,
+        seed: u64,
+    ) -> Result<data::read::Rows, Error> {
+        let files = self.files(places, stage_file, true)?.unwrap_or_default();
+        let options = ReadOptions {
+            kind,
+            columns: data::rows::Columns {
+                prompt: self.columns.prompt.clone(),
+                completion: self.columns.completion.clone(),
+                chosen: self.columns.chosen.clone(),
+                rejected: self.columns.rejected.clone(),
+                messages: self.columns.messages.clone(),
+            },
+            limit: (self.limit > 0).then_some(self.limit),
+            shuffle: self.shuffle.then_some(seed),
+        };
+        let mut rows = read(&files, &options)?;
+        if self.chat {
+            rows.rows = rows
+                .rows
+                .into_iter()
+                .map(|row| {
+                    let place = format!("{}:{}", row.file, row.line);
+                    row.into_chat().map_err(|error| Error::Data { what: place, message: error.to_string() })
+                })
+                .collect::<Result<_, _>>()?;
+        }
+        Ok(rows)
+    }
+
+    fn length_limit(&self, loaded: &Loaded) -> usize {
+        let context = loaded.decoder.config.max_position_embeddings;
+        if self.max_length == 0 { context } else { self.max_length.min(context) }
+    }
+}
+
+/// The prompts of a table. Those of more than `max_prompt` tokens are left out and counted.
+pub fn prompts(
+    table: &DataTable,
+    places: &Places,
+    loaded: &Loaded,
+    seed: u64,
+    max_prompt: usize,
+) -> Result<Loading<Prompt>, Error> {
+    let renderer = loaded.renderer()?;
+    let mut rows = Vec::new();
+    let mut too_long = 0;
+    let mut add = |ids: Vec<u32>, text: String, columns: Map<String, Value>| {
+        if ids.len() > max_prompt {
+            too_long += 1;
+        } else {
+            rows.push(Prompt { index: rows.len(), ids, text, columns });
+        }
+    };
+    if matches!(table.path.location(), DataLocation::Wordmath) {
+        let generator = Generator::new(table.wordmath.config(seed))?;
+        for index in table.skip..table.skip + table.limit as u64 {
+            let problem = generator.problem(table.split(), index);
+            let prompt = renderer.prompt(&data::rows::Text::Plain(problem.prompt()))?;
+            let columns = json!({"id": problem.id, "answer": problem.answer.to_string()});
+            add(prompt.ids, prompt.text, columns.as_object().cloned().unwrap_or_default());
+        }
+    } else {
+        for row in table.read(places, Kind::Prompt, "prompts.jsonl", seed)?.rows {
+            let prompt = renderer.row_prompt(&row)?;
+            add(prompt.ids, prompt.text, row.extra);
+        }
+    }
+    if rows.is_empty() {
+        let message = format!("{too_long} prompts have more than {max_prompt} tokens, and none is left");
+        return Err(Error::Data { what: table.path.to_string(), message });
+    }
+    Ok(Loading { rows, identical: 0, too_long })
+}
+
+/// Prompts with one completion.
+pub fn examples(
+    table: &DataTable,
+    places: &Places,
+    loaded: &Loaded,
+    seed: u64,
+) -> Result<Loading<Example>, Error> {
+    let renderer = loaded.renderer()?;
+    let limit = table.length_limit(loaded);
+    if matches!(table.path.location(), DataLocation::Wordmath) {
+        let generator = Generator::new(table.wordmath.config(seed))?;
+        let items = (table.skip..table.skip + table.limit as u64).map(|index| {
+            let problem = generator.problem(table.split(), index);
+            let (prompt, completion) = (problem.prompt(), problem.completion());
+            renderer.completion(&data::rows::Text::Plain(prompt), &data::rows::Text::Plain(completion))
+        });
+        return within(table, items, limit);
+    }
+    let rows = table.read(places, Kind::Completion, "examples.jsonl", seed)?;
+    let fitted = fit(&rows.rows, Limit::Drop(limit), |row| renderer.row_example(row))?;
+    finish(table, fitted.items, 0, fitted.dropped)
+}
+
+/// Preference pairs. Rows of an earlier stage carry the token ids that were sampled, and these are used.
+pub fn pairs(table: &DataTable, places: &Places, loaded: &Loaded, seed: u64) -> Result<Loading<Pair>, Error> {
+    let renderer = loaded.renderer()?;
+    if matches!(table.path.location(), DataLocation::Wordmath) {
+        // Pairs of the two styles of one solution: the bare equations are preferred, so that brevity is learned.
+        let generator = Generator::new(table.wordmath.config(seed))?;
+        let items = (table.skip..table.skip + table.limit as u64).map(|index| {
+            let text = |style| {
+                let problem = generator.styled(table.split(), index, style);
+                (data::rows::Text::Plain(problem.prompt()), data::rows::Text::Plain(problem.completion()))
+            };
+            let ((prompt, chosen), (_, rejected)) = (text(Style::Equations), text(Style::Words));
+            renderer.pair(&prompt, &chosen, &rejected)
+        });
+        return within(table, items, table.length_limit(loaded));
+    }
+    let rows = table.read(places, Kind::Preference, "pairs.jsonl", seed)?;
+    let tokenizer = loaded.tokenizer.hash();
+    let limit = Limit::Drop(table.length_limit(loaded));
+    let fitted = fit(&rows.rows, limit, |row| match sampled_ids(&row.extra, tokenizer) {
+        Some((prompt, chosen, rejected)) => {
+            Ok(Pair::new(Example::join(&prompt, &chosen), Example::join(&prompt, &rejected)))
+        }
+        None => renderer.row_pair(row),
+    })?;
+    finish(table, fitted.items, rows.identical, fitted.dropped)
+}
+
+fn sampled_ids(extra: &Map<String, Value>, tokenizer: &str) -> Option<(Vec<u32>, Vec<u32>, Vec<u32>)> {
+    if extra.get("tokenizer")?.as_str()? != tokenizer {
+        return None;
+    }
+    let ids = |key: &str| serde_json::from_value::<Vec<u32>>(extra.get(key)?.clone()).ok();
+    Some((ids("prompt_ids")?, ids("chosen_ids")?, ids("rejected_ids")?))
+}
+
+/// Generated rows of at most `limit` tokens.
+fn within<T: TokenLength>(
+    table: &DataTable,
+    items: impl Iterator<Item = Result<T, RenderError>>,
+    limit: usize,
+) -> Result<Loading<T>, Error> {
+    let (mut rows, mut too_long) = (Vec::new(), 0);
+    for item in items {
+        let item = item?;
+        if item.tokens() > limit {
+            too_long += 1;
+        } else {
+            rows.push(item);
+        }
+    }
+    finish(table, rows, 0, too_long)
+}
+
+fn finish<T: TokenLength>(
+    table: &DataTable,
+    rows: Vec<T>,
+    identical: usize,
+    too_long: usize,
+) -> Result<Loading<T>, Error> {
+    if rows.is_empty() {
+        let message = format!(
+            "no row is left: {too_long} are too long, {identical} have two equal answers\n  hint: raise data.max_length"
+        );
+        return Err(Error::Data { what: table.path.to_string(), message });
+    }
+    Ok(Loading { rows, identical, too_long })
+}

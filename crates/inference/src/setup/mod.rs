@@ -1,0 +1,68 @@
+//! From the tables of a recipe to models, prompts and rewards: what all binaries share.
+
+mod answer;
+mod data;
+mod models;
+mod pools;
+mod recipe;
+mod rewards;
+mod score;
+
+pub use self::recipe::Recipe;
+pub use answer::{Answers, OnToken, answer, sampling_of};
+pub use data::{Columns, DataTable, Loading, Wordmath, examples, pairs, prompts};
+pub use models::{Loaded, ModelTable, Places, load, load_for_score};
+pub use pools::{PoolPlan, pool, prompt_stream, score};
+pub use rewards::{Extract, RewardSet, RewardTable, answer_of, build};
+pub use score::score_file;
+
+/// Why something that a recipe names cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A model's files.
+    #[error(transparent)]
+    Model(#[from] model::Error),
+    /// A tokenizer's files.
+    #[error(transparent)]
+    Tokenizer(#[from] ::data::tokenizer::TokenizerError),
+    /// A chat template.
+    #[error(transparent)]
+    Chat(#[from] ::data::chat::ChatError),
+    /// A data file.
+    #[error(transparent)]
+    Read(#[from] ::data::read::ReadError),
+    /// A row cannot be turned into tokens.
+    #[error(transparent)]
+    Render(#[from] ::data::render::RenderError),
+    /// Settings of the generator.
+    #[error(transparent)]
+    Wordmath(#[from] ::data::wordmath::InvalidConfig),
+    /// A reward.
+    #[error(transparent)]
+    Reward(#[from] ::reward::SetupError),
+    /// A pool.
+    #[error(transparent)]
+    Pool(#[from] ::reward::PoolError),
+    /// Something while generating or scoring.
+    #[error(transparent)]
+    Generate(#[from] generate::Error),
+    /// A method.
+    #[error(transparent)]
+    Method(#[from] crate::Error),
+    /// The name of a stage that has not run.
+    #[error("stage:{name} has no output yet\n  hint: {hint}")]
+    Stage {
+        /// The stage's name.
+        name: String,
+        /// What to do.
+        hint: String,
+    },
+    /// Something else about data.
+    #[error("{what}: {message}")]
+    Data {
+        /// Which data.
+        what: String,
+        /// What is wrong and what to do.
+        message: String,
+    },
+}

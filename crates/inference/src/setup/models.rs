@@ -1,0 +1,195 @@
+//! Models by name.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use data::chat::{ChatTemplate, Clock};
+use data::render::Renderer;
+use data::tokenizer::Tokenizer;
+use generate::{Purpose, Stream};
+use model::files::{self, AdapterConfig};
+use model::{Decoder, hub};
+use recipe::{Lora, ModelLocation, ModelName, Rules, Validate};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+
+/// `[model]`: which model, and whether adapters are trained on it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelTable {
+    /// `tiny`, a directory, `hf://org/name[@revision]`, or `stage:NAME`.
+    pub path: ModelName,
+    /// Train low-rank adapters instead of all weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<Lora>,
+}
+
+impl Default for ModelTable {
+    fn default() -> Self {
+        Self { path: ModelName::tiny(), lora: None }
+    }
+}
+
+impl Validate for ModelTable {
+    fn validate(&self, rules: &mut Rules) {
+        if let Some(lora) = &self.lora {
+            rules.within("lora", lora);
+        }
+    }
+}
+
+/// Where the outputs of earlier stages are.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Places {
+    /// Run folders by stage name.
+    pub stages: BTreeMap<String, PathBuf>,
+}
+
+impl Places {
+    /// The run folder of a stage.
+    pub fn stage(&self, name: &str) -> Result<&Path, Error> {
+        self.stages.get(name).map(PathBuf::as_path).ok_or_else(|| Error::Stage {
+            name: name.into(),
+            hint: format!("stages before this one: {:?}", self.stages.keys().collect::<Vec<_>>()),
+        })
+    }
+
+    /// The directory of a model; files of the hub are downloaded when they are not cached and `download` is set.
+    /// `None` where it is not on this machine.
+    pub fn model(&self, name: &ModelName, download: bool) -> Result<Option<PathBuf>, Error> {
+        let directory = match name.location() {
+            ModelLocation::Tiny => tiny(),
+            ModelLocation::Dir(path) => path.clone(),
+            ModelLocation::Hub { repo, revision } => {
+                let revision = revision.as_deref().unwrap_or("main");
+                if download {
+                    return Ok(Some(hub::model(repo, revision)?));
+                }
+                let config = hub::cached(hub::Kind::Model, repo, revision, "config.json");
+                return Ok(config.and_then(|path| path.parent().map(Path::to_path_buf)));
+            }
+            ModelLocation::Stage(name) => match self.stages.get(name) {
+                Some(folder) => folder.join("latest"),
+                None => self.stage(name)?.to_path_buf(),
+            },
+        };
+        if directory.is_dir() {
+            return Ok(Some(directory));
+        }
+        if !download {
+            return Ok(None);
+        }
+        let message = match name.location() {
+            ModelLocation::Stage(_) => {
+                "the stage has no checkpoint yet: run the pipeline from its first stage"
+            }
+            ModelLocation::Tiny => "the shipped model is not here: run from the checkout",
+            _ => "there is no such directory: check the path, or name hf://org/name",
+        };
+        Err(Error::Model(model::Error::Missing { path: directory, message: message.into() }))
+    }
+}
+
+/// The shipped model: beside the current directory, else where this program was built.
+fn tiny() -> PathBuf {
+    let here = PathBuf::from("checkpoints/tiny");
+    if here.is_dir() { here } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("../../checkpoints/tiny") }
+}
+
+/// A model and what belongs to it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The name it was asked for by.
+    pub name: String,
+    /// The decoder, its adapter attached.
+    pub decoder: Decoder,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// Settings of the adapter that was loaded.
+    pub adapter: Option<AdapterConfig>,
+    /// Hash of the weights, which pools are addressed by.
+    pub hash: String,
+}
+
+impl Loaded {
+    /// The renderer of its tokenizer and chat template.
+    pub fn renderer(&self) -> Result<Renderer<'_>, Error> {
+        let template = match self.tokenizer.chat_template() {
+            Some(_) => Some(ChatTemplate::of(&self.tokenizer, Clock::default())?),
+            None => None,
+        };
+        Ok(Renderer::new(&self.tokenizer, template))
+    }
+}
+
+/// Loads a language model.
+pub fn load(places: &Places, name: &ModelName, device: &Device) -> Result<Loaded, Error> {
+    load_with(places, name, &mut |directory| Ok(files::load(directory, device)?))
+}
+
+/// Loads a reward model; a language model gets a new head, drawn from `seed`.
+pub fn load_for_score(
+    places: &Places,
+    name: &ModelName,
+    device: &Device,
+    seed: u64,
+) -> Result<Loaded, Error> {
+    let mut stream = Stream::new(seed, Purpose::Init, 0, 0);
+    load_with(places, name, &mut |directory| {
+        let pad = Tokenizer::from_dir(directory)?.pad_id();
+        Ok(files::load_for_score(directory, Some(pad), device, &mut || stream.normal())?)
+    })
+}
+
+fn load_with(
+    places: &Places,
+    name: &ModelName,
+    read: &mut dyn FnMut(&Path) -> Result<Decoder, Error>,
+) -> Result<Loaded, Error> {
+    let Some(directory) = places.model(name, true)? else {
+        return Err(Error::Data { what: name.to_string(), message: "there is no such model".into() });
+    };
+    if !files::is_adapter(&directory) {
+        let decoder = read(&directory)?;
+        let tokenizer = Tokenizer::from_dir(&directory)?;
+        let hash = hash_of(&[&directory])?;
+        return Ok(Loaded { name: name.to_string(), decoder, tokenizer, adapter: None, hash });
+    }
+    // An adapter names its base the way a recipe does.
+    let config = files::adapter_config(&directory)?;
+    let base: ModelName = config.base.parse().map_err(|error| Error::Data {
+        what: directory.join("adapter_config.json").display().to_string(),
+        message: format!("base_model_name_or_path = {:?}: {error}", config.base),
+    })?;
+    let Some(base_directory) = places.model(&base, true)? else {
+        return Err(Error::Data { what: base.to_string(), message: "there is no such model".into() });
+    };
+    let mut decoder = read(&base_directory)?;
+    let score = files::adapter_has_score(&directory)?;
+    if score && decoder.config.head == model::Head::Language {
+        let pad = Tokenizer::from_dir(&base_directory)?.pad_id();
+        decoder = decoder.with_score_head(Some(pad), &mut || 0.0);
+    }
+    let adapter = files::load_adapter(&mut decoder, &directory)?;
+    let own = directory.join("tokenizer.json").exists();
+    let tokenizer = Tokenizer::from_dir(if own { &directory } else { &base_directory })?;
+    let hash = hash_of(&[&base_directory, &directory])?;
+    Ok(Loaded { name: name.to_string(), decoder, tokenizer, adapter: Some(adapter), hash })
+}
+
+/// The hash of all weight files of some directories.
+fn hash_of(directories: &[&Path]) -> Result<String, Error> {
+    let mut hasher = blake3::Hasher::new();
+    for directory in directories {
+        let entries = fs_err::read_dir(directory).map_err(model::Error::Io)?;
+        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        paths.sort();
+        for path in paths.iter().filter(|path| path.extension().is_some_and(|ext| ext == "safetensors")) {
+            hasher.update(&fs_err::read(path).map_err(model::Error::Io)?);
+        }
+    }
+    Ok(hasher.finalize().to_hex()[..32].to_owned())
+}

@@ -1,0 +1,67 @@
+//! A recipe of the `inference` binary.
+
+use recipe::{ModelName, Rules, Run, Sampling, Validate, Violation};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{DataTable, ModelTable, RewardTable};
+use crate::{Method, MethodConfig, Need};
+
+/// A test-time method on the prompts of a data set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Name, seed, place, device.
+    #[serde(default)]
+    pub run: Run,
+    /// The policy.
+    #[serde(default)]
+    pub model: ModelTable,
+    /// Autoregressive reward models, in the order of the method's weights.
+    #[serde(default)]
+    pub arms: Vec<ModelName>,
+    /// The prompts.
+    #[serde(default)]
+    pub data: DataTable,
+    /// How completions are drawn.
+    #[serde(default)]
+    pub sampling: Sampling,
+    /// What the method chooses by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward: Option<RewardTable>,
+    /// The method.
+    pub method: MethodConfig,
+}
+
+impl Validate for Recipe {
+    fn validate(&self, rules: &mut Rules) {
+        rules.within("run", &self.run);
+        rules.within("model", &self.model);
+        rules.within("data", &self.data);
+        rules.within("sampling", &self.sampling);
+        if let Some(reward) = &self.reward {
+            rules.within("reward", reward);
+        }
+        rules.within("method", &self.method);
+        rules.check(&["reward", "method"], reward_is_there(self));
+        rules.check(&["arms", "method"], arms_are_there(self));
+    }
+}
+
+fn reward_is_there(recipe: &Recipe) -> Result<(), Violation> {
+    if recipe.reward.is_some() || !recipe.method.needs().contains(&Need::Reward) {
+        return Ok(());
+    }
+    let message = format!("the method `{}` needs a reward, and none is given", recipe.method.info().name);
+    Err(Violation::new(message)
+        .hint("add [reward.model], [reward.answer], [reward.lexicon] or [reward.sentiment]"))
+}
+
+fn arms_are_there(recipe: &Recipe) -> Result<(), Violation> {
+    let MethodConfig::GenArm(genarm) = &recipe.method else { return Ok(()) };
+    if genarm.alpha.len() == recipe.arms.len() {
+        return Ok(());
+    }
+    let message = format!("{} models and {} weights", recipe.arms.len(), genarm.alpha.len());
+    Err(Violation::new(message).hint("give `arms` one model for each weight of `method.genarm.alpha`"))
+}

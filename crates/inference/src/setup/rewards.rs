@@ -1,0 +1,238 @@
+//! Rewards by name.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use generate::{Prompt, Reward, TokenId};
+use model::Policy;
+use recipe::{ModelName, Rules, Validate, Violation};
+use reward::{
+    AutoregressiveModel, Brevity, Decode, FinalAnswer, Lexicon, Occurrences, Pattern, PerText, Sentiment,
+    SequenceModel, Verifier,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Error, Loaded, Places, load};
+
+/// A reward of a recipe, such as `[reward.model]` or `[gold.answer]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum RewardTable {
+    /// A sequence reward model.
+    Model(RewardModelTable),
+    /// An autoregressive reward model: β_r times its log-probability of the completion.
+    Arm(ArmTable),
+    /// 1 where the final answer (`#### 42`) is the column `answer`, else 0.
+    Answer(AnswerTable),
+    /// Minus the number of tokens.
+    Brevity(BrevityTable),
+    /// Whether, or how often, a regular expression occurs.
+    Pattern(PatternTable),
+    /// Weights of the words that occur.
+    Lexicon(LexiconTable),
+    /// VADER's compound sentiment, between −1 and 1.
+    Sentiment(SentimentTable),
+}
+
+/// Settings of a sequence reward model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RewardModelTable {
+    /// Which model.
+    pub path: ModelName,
+}
+
+/// Settings of an autoregressive reward model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ArmTable {
+    /// Which model.
+    pub path: ModelName,
+    /// Scale β_r that it was trained with.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub beta: f64,
+}
+
+/// Settings of the answer verifier.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AnswerTable {
+    /// Name of the column that holds the right answer, if it is not `answer`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+}
+
+/// Settings of brevity.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BrevityTable {}
+
+/// Settings of a pattern.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PatternTable {
+    /// The regular expression.
+    pub pattern: String,
+    /// Count the occurrences rather than ask for one.
+    #[serde(default)]
+    pub count: bool,
+}
+
+/// Settings of a lexicon.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LexiconTable {
+    /// A file of lines `word<TAB>weight`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// Words of weight 1.
+    #[serde(default)]
+    pub positive: Vec<String>,
+    /// Words of weight −1.
+    #[serde(default)]
+    pub negative: Vec<String>,
+    /// The mean weight of all words of a text rather than the sum.
+    #[serde(default)]
+    pub mean: bool,
+}
+
+/// Settings of the sentiment.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SentimentTable {}
+
+impl Validate for RewardTable {
+    fn validate(&self, rules: &mut Rules) {
+        match self {
+            Self::Pattern(table) => rules.check(&["pattern", "pattern"], pattern_parses(table)),
+            Self::Lexicon(table) => rules.check(&["lexicon"], lexicon_has_words(table)),
+            _ => {}
+        }
+    }
+}
+
+fn pattern_parses(table: &PatternTable) -> Result<(), Violation> {
+    Pattern::new(&table.pattern, Occurrences::Any)
+        .map(|_| ())
+        .map_err(|error| Violation::new(error.to_string()))
+}
+
+fn lexicon_has_words(table: &LexiconTable) -> Result<(), Violation> {
+    let lists = !table.positive.is_empty() || !table.negative.is_empty();
+    if table.path.is_some() != lists {
+        return Ok(());
+    }
+    Err(Violation::new("give a file, or lists of words").hint("set `path`, or `positive` and `negative`"))
+}
+
+impl RewardTable {
+    /// The model it needs, if it needs one.
+    pub fn model(&self) -> Option<&ModelName> {
+        match self {
+            Self::Model(table) => Some(&table.path),
+            Self::Arm(table) => Some(&table.path),
+            _ => None,
+        }
+    }
+}
+
+/// A reward with what it owns; [`RewardSet::open`] gives the reward itself.
+#[derive(Debug)]
+pub struct RewardSet {
+    table: RewardTable,
+    model: Option<Policy>,
+    decode: DecodeOf,
+    /// What identifies it among the rewards of a pool.
+    pub identity: String,
+}
+
+/// Extracts the final answer of a text; the empty string where there is none.
+pub type Extract = Arc<dyn Fn(&Prompt, &[TokenId]) -> String + Send + Sync>;
+
+#[derive(Clone)]
+struct DecodeOf(Decode);
+
+impl std::fmt::Debug for DecodeOf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("decode")
+    }
+}
+
+/// Turns ids of `loaded`'s tokenizer into text without special tokens.
+pub(crate) fn decode_of(loaded: &Loaded) -> Decode {
+    let tokenizer = loaded.tokenizer.clone();
+    Arc::new(move |ids| tokenizer.decode(ids, true).unwrap_or_default())
+}
+
+/// The final answer of completions of `loaded`, as votes count it.
+pub fn answer_of(loaded: &Loaded) -> Extract {
+    let decode = decode_of(loaded);
+    Arc::new(move |_, ids| final_number(&decode(ids)).unwrap_or_default())
+}
+
+fn final_number(text: &str) -> Option<String> {
+    data::wordmath::extract_answer(text).map(|answer| answer.to_string())
+}
+
+/// Loads what a reward needs. Its model must have the tokenizer of the policy `loaded`.
+pub fn build(
+    table: &RewardTable,
+    places: &Places,
+    loaded: &Loaded,
+    device: &Device,
+) -> Result<RewardSet, Error> {
+    let mut identity = serde_json::to_string(table).unwrap_or_default();
+    let model = match table.model() {
+        None => None,
+        Some(name) => {
+            let scorer = load(places, name, device)?;
+            if scorer.tokenizer.hash() != loaded.tokenizer.hash() {
+                let message = format!(
+                    "its tokenizer is not that of {}\n  hint: a reward model reads the policy's token ids; train one on the policy's family",
+                    loaded.name
+                );
+                return Err(Error::Data { what: name.to_string(), message });
+            }
+            identity = format!("{identity} {}", scorer.hash);
+            Some(Policy::new(scorer.name, &scorer.decoder))
+        }
+    };
+    Ok(RewardSet { table: table.clone(), model, decode: DecodeOf(decode_of(loaded)), identity })
+}
+
+impl RewardSet {
+    /// The reward.
+    pub fn open(&self) -> Result<Box<dyn Reward + '_>, Error> {
+        let decode = || self.decode.0.clone();
+        Ok(match (&self.table, &self.model) {
+            (RewardTable::Model(_), Some(model)) => Box::new(SequenceModel::new(model)?),
+            (RewardTable::Arm(table), Some(model)) => Box::new(AutoregressiveModel::new(model, table.beta)?),
+            (RewardTable::Answer(table), _) => {
+                let extract: reward::Extract = Arc::new(final_number);
+                let check = match &table.column {
+                    Some(column) => FinalAnswer::with_column(extract, column.clone()),
+                    None => FinalAnswer::new(extract),
+                };
+                Box::new(Verifier::new(check, decode()))
+            }
+            (RewardTable::Pattern(table), _) => {
+                let occurrences = if table.count { Occurrences::Count } else { Occurrences::Any };
+                Box::new(Verifier::new(Pattern::new(&table.pattern, occurrences)?, decode()))
+            }
+            (RewardTable::Lexicon(table), _) => {
+                let per_text = if table.mean { PerText::Mean } else { PerText::Sum };
+                let lexicon = match &table.path {
+                    Some(path) => Lexicon::load(path, per_text)?,
+                    None => Lexicon::of_lists(&table.positive, &table.negative, per_text)?,
+                };
+                Box::new(Verifier::new(lexicon, decode()))
+            }
+            (RewardTable::Sentiment(_), _) => Box::new(Verifier::new(Sentiment::default(), decode())),
+            (RewardTable::Brevity(_) | RewardTable::Model(_) | RewardTable::Arm(_), _) => {
+                Box::new(Verifier::new(Brevity::tokens(), decode()))
+            }
+        })
+    }
+}

@@ -1,0 +1,150 @@
+//! The tabular policies of `toy.json`, and methods run on them.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::collections::BTreeMap;
+
+use generate::schedule::{Answer, Services, run};
+use generate::tabular::{Tabular, TabularReward};
+use generate::{Chance, Prompt, Purpose, Sampling, Step, Stream, TokenId};
+use inference::{Method, MethodConfig, Parts, Tools};
+use objective::draw::{Draw, Exhaustive};
+use objective::tabular::{Space, TabularLm, TabularTable};
+use serde_json::Value;
+
+/// An enumerable policy with rewards of its sequences.
+pub(crate) struct Toy {
+    pub(crate) name: String,
+    pub(crate) base: Tabular,
+    pub(crate) arm: Tabular,
+    pub(crate) rewards: Vec<f64>,
+    pub(crate) beta: f64,
+    pub(crate) alpha: f64,
+    pub(crate) case: Value,
+}
+
+pub(crate) fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().expect("a list").iter().map(|x| x.as_f64().expect("a number")).collect()
+}
+
+/// The three toys: distinct rewards, rewards with ties, binary rewards. 31 sequences each.
+pub(crate) fn toys() -> Vec<Toy> {
+    let text = include_str!("../fixtures/toy.json");
+    let toy: Value = serde_json::from_str(text).expect("the fixture is JSON");
+    let one = |case: &Value| {
+        let number = |key: &str| case[key].as_u64().expect("a number");
+        let lm = |key: &str| {
+            let table = TabularTable {
+                vocab: number("vocab") as _,
+                eos: number("eos") as _,
+                horizon: number("horizon") as usize,
+                conditionals: serde_json::from_value(case[key].clone()).expect("a table"),
+            };
+            Tabular::new(TabularLm::try_from(table).expect("a law"))
+        };
+        Toy {
+            name: case["name"].as_str().expect("a name").into(),
+            base: lm("base_conditionals"),
+            arm: lm("arm_conditionals"),
+            rewards: numbers(&case["rewards"]),
+            beta: case["beta"].as_f64().expect("a number"),
+            alpha: case["alpha"].as_f64().expect("a number"),
+            case: case.clone(),
+        }
+    };
+    toy["cases"].as_array().expect("cases").iter().map(one).collect()
+}
+
+/// A policy of seven sequences, small enough for every 4-tuple and for chains of two moves; its rewards have ties.
+pub(crate) fn small() -> Toy {
+    let space = Space::new(3, 2, 2).expect("a space");
+    let rows =
+        [(vec![], vec![0.5, 0.3, 0.2]), (vec![0], vec![0.1, 0.2, 0.7]), (vec![1], vec![0.4, 0.35, 0.25])];
+    let lm = || Tabular::new(TabularLm::new(space, BTreeMap::from(rows.clone())).expect("a law"));
+    let rewards = vec![0.5, -1.0, 0.5, 1.2, 0.5, -0.3, 1.2];
+    Toy { name: "small".into(), base: lm(), arm: lm(), rewards, beta: 0.7, alpha: 1.0, case: Value::Null }
+}
+
+impl Toy {
+    /// All sequences, in the order of laws.
+    pub(crate) fn sequences(&self) -> Vec<Vec<TokenId>> {
+        self.base.lm().space().sequences()
+    }
+
+    pub(crate) fn horizon(&self) -> usize {
+        self.base.lm().space().horizon()
+    }
+
+    /// A law of the fixture.
+    pub(crate) fn law(&self, name: &str) -> Vec<f64> {
+        numbers(&self.case["distributions"][name])
+    }
+
+    /// Tools with everything: the final answer of a sequence is [`answer`].
+    pub(crate) fn tools(&self) -> Tools {
+        Tools::new(self.horizon()).with_reward().with_extract(|_, ids| answer(ids))
+    }
+
+    pub(crate) fn reward(&self) -> TabularReward {
+        TabularReward::new(self.base.lm(), &self.rewards)
+    }
+
+    /// Runs `method` on prompts, the `i`-th with the stream of its index.
+    pub(crate) fn answers(
+        &self,
+        method: &dyn Method,
+        prompts: &[Prompt],
+        chance: &mut Chance<'_>,
+    ) -> Vec<Answer> {
+        let streams: Vec<Stream> = prompts.iter().map(|prompt| stream(prompt.index)).collect();
+        let arms: [(&str, &dyn Step); 1] = [("arm", &self.arm)];
+        let parts = Parts { policy: &self.base, arms: &arms };
+        let mut engine = method.engine(&parts, Sampling::default()).expect("an engine");
+        let mut reward = self.reward();
+        let mut services =
+            Services { sampler: &mut engine, scorer: Some(&self.base), reward: Some(&mut reward) };
+        let machine = method.machine(&self.tools()).expect("a machine");
+        run(&*machine, prompts, &streams, &mut services, chance, &mut |_| true)
+            .expect("the toy fits")
+            .expect("nothing stops it")
+    }
+
+    pub(crate) fn replay(&self, method: &dyn Method, draw: &mut dyn Draw) -> Answer {
+        self.answers(method, &[self.base.prompt()], &mut Chance::Replay(draw)).remove(0)
+    }
+
+    /// The exact law of the method's answer, aligned with the sequences.
+    pub(crate) fn law_of(&self, method: &dyn Method) -> Vec<f64> {
+        self.align(Exhaustive::law(|draw| self.replay(method, draw).ids).expect("finite"))
+    }
+
+    pub(crate) fn align(&self, law: Vec<(Vec<TokenId>, f64)>) -> Vec<f64> {
+        let law: BTreeMap<Vec<TokenId>, f64> = law.into_iter().collect();
+        let sequences = self.sequences();
+        assert!(law.keys().all(|ids| sequences.contains(ids)), "answers are complete sequences");
+        sequences.iter().map(|ids| law.get(ids).copied().unwrap_or(0.0)).collect()
+    }
+}
+
+/// The final answer of a sequence: how many ones it has; none where it was cut off.
+pub(crate) fn answer(ids: &[TokenId]) -> String {
+    if ids.last() != Some(&2) {
+        return String::new();
+    }
+    ids.iter().filter(|id| **id == 1).count().to_string()
+}
+
+pub(crate) fn stream(index: usize) -> Stream {
+    Stream::new(7, Purpose::Method, 0, index as u64)
+}
+
+/// A method from its recipe, as JSON.
+pub(crate) fn method(value: Value) -> MethodConfig {
+    serde_json::from_value(value).expect("a method")
+}
+
+pub(crate) fn assert_law(what: &str, got: &[f64], want: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    for (index, (got, want)) in got.iter().zip(want).enumerate() {
+        assert!((got - want).abs() < tolerance, "{what}, sequence {index}: {got} against {want}");
+    }
+}
