@@ -1,0 +1,11 @@
+//! Policies and test-time methods head to head, on one set of prompts.
+//!
+//! One pool of samples per policy serves every rule that chooses from samples, for every n, by its exact expectation over
+//! subsets. Methods that act while a text is made run by themselves, on the same prompts. Every row carries what it cost.
+
+mod config;
+mod rows;
+mod run;
+
+pub use config::{Compare, PolicyTable, RunTable};
+pub use run::{Error, Settings, run};

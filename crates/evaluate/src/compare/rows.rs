@@ -1,0 +1,133 @@
+//! From pools and answers to the rows of a report.
+
+use std::collections::BTreeMap;
+
+use ::reward::{Pool, RewardId};
+use generate::{Ledger, Purpose, Stream};
+use inference::{Method, MethodConfig, Need, PoolView};
+use objective::error::InputError;
+use serde_json::{Value, json};
+
+use crate::report::{Cost, RowInput};
+
+/// A policy's pool with everything that rules look at.
+#[derive(Debug)]
+pub(super) struct Scored<'a> {
+    pub(super) pool: &'a Pool,
+    pub(super) gold: Vec<&'a [f64]>,
+    pub(super) proxy: Option<Vec<&'a [f64]>>,
+    pub(super) proxy_id: Option<&'a RewardId>,
+    /// Final answers, where the task has them.
+    pub(super) answers: Option<Vec<Vec<String>>>,
+    /// Whether the gold reward is the share of right answers.
+    pub(super) gold_is_accuracy: bool,
+}
+
+/// What a ledger counts, as the report has it.
+pub(super) fn cost_of(ledger: &Ledger) -> Cost {
+    Cost {
+        decode_tokens: ledger.decode_tokens,
+        prefill_tokens: ledger.prefill_tokens,
+        reward_tokens: ledger.reward_tokens,
+        forward_passes: ledger.forward_passes,
+        reward_calls: ledger.reward_calls,
+        seconds: ledger.seconds,
+    }
+}
+
+/// The chance that a completion of gold reward `gold` beats a base sample, ties one half.
+pub(super) fn wins(gold: f64, base: &[f64]) -> f64 {
+    let points: f64 = base
+        .iter()
+        .map(|other| match gold.total_cmp(other) {
+            std::cmp::Ordering::Greater => 1.0,
+            std::cmp::Ordering::Equal => 0.5,
+            std::cmp::Ordering::Less => 0.0,
+        })
+        .sum();
+    points / base.len() as f64
+}
+
+/// The row of a rule at `n` samples, by its expectation over the pool's subsets.
+pub(super) fn rule_row(
+    scored: &Scored<'_>,
+    base: &Scored<'_>,
+    policy: &str,
+    method: &MethodConfig,
+    n: usize,
+    subsets: usize,
+    seed: u64,
+) -> Result<RowInput, InputError> {
+    let mut values: BTreeMap<&str, Vec<Option<f64>>> = BTreeMap::new();
+    let mut reasons = BTreeMap::new();
+    let uses_reward = method.needs().contains(&Need::Reward);
+    for place in 0..scored.pool.len() {
+        let samples = scored.pool.samples(place);
+        let rewards: &[f64] = scored.proxy.as_ref().map_or(&[], |proxy| proxy[place]);
+        let answers: Vec<&str> = scored
+            .answers
+            .as_ref()
+            .map_or(Vec::new(), |answers| answers[place].iter().map(String::as_str).collect());
+        let view = PoolView { size: samples.len(), rewards, answers: &answers };
+        let stream = Stream::new(seed, Purpose::Bootstrap, n as u64, place as u64);
+        let uniform = || vec![1.0 / samples.len() as f64; samples.len()];
+        let (weights, rule_kl) = match method.rule() {
+            Some(rule) => (rule.weights(view, n, subsets, stream)?, rule.kl(view, n)?),
+            None => (uniform(), Some(0.0)),
+        };
+        let mean = |value: &dyn Fn(usize) -> f64| -> f64 {
+            weights.iter().enumerate().filter(|(_, w)| **w > 0.0).map(|(i, w)| w * value(i)).sum()
+        };
+        let gold = scored.gold[place];
+        let mut put = |name: &'static str, value: Option<f64>| values.entry(name).or_default().push(value);
+        put("reward/gold", Some(mean(&|i| gold[i])));
+        if scored.gold_is_accuracy {
+            put("accuracy", Some(mean(&|i| gold[i])));
+        }
+        if !rewards.is_empty() {
+            put("reward/proxy", Some(mean(&|i| rewards[i])));
+        }
+        put("win_rate", Some(mean(&|i| wins(gold[i], base.gold[place]))));
+        put("length", Some(mean(&|i| samples[i].ids.len() as f64)));
+        // The law drawn from lies `sample.kl` from the base on average; the rule moves it further.
+        let drawn = if method.rule().is_some() && n > 1 {
+            let to_base = |i: usize| samples[i].log_prob - samples[i].raw_log_prob;
+            Some(mean(&to_base))
+        } else {
+            samples.iter().map(|sample| sample.kl).sum::<Option<f64>>().map(|sum| sum / samples.len() as f64)
+        };
+        put("kl", rule_kl.zip(drawn).map(|(rule, drawn)| rule + drawn));
+        if rule_kl.is_none() {
+            reasons.insert("kl".to_owned(), "the rule picks an answer, not a text".to_owned());
+        }
+    }
+    if !scored.gold_is_accuracy {
+        reasons.insert("accuracy".to_owned(), "the gold reward is not the share of right answers".to_owned());
+    }
+    if scored.proxy.is_none() {
+        reasons.insert("reward/proxy".to_owned(), "no proxy reward was given".to_owned());
+    }
+    let mut cost = cost_of(scored.pool.cost()).share(n, scored.pool.samples_per_prompt());
+    if let Some(column) = scored.proxy_id.and_then(|id| scored.pool.column(id)).filter(|_| uses_reward) {
+        cost += cost_of(&column.cost).share(n, scored.pool.samples_per_prompt());
+    }
+    Ok(RowInput {
+        method: method.info().name.to_owned(),
+        policy: policy.to_owned(),
+        params: params_of(method),
+        n,
+        per_prompt: values.into_iter().map(|(name, values)| (name.to_owned(), values)).collect(),
+        reasons,
+        cost,
+        diagnostics: BTreeMap::new(),
+    })
+}
+
+/// The settings that tell two rows of a method apart, without what is `n`.
+pub(super) fn params_of(method: &MethodConfig) -> BTreeMap<String, Value> {
+    let value = serde_json::to_value(method).unwrap_or_default();
+    let table = value.as_object().and_then(|tagged| tagged.values().next()).cloned().unwrap_or(json!({}));
+    let hidden = ["n", "steps", "at", "burn_in", "rao_blackwell", "answer"];
+    let fields = table.as_object().cloned().unwrap_or_default();
+    fields.into_iter().filter(|(key, _)| !hidden.contains(&key.as_str())).collect()
+}

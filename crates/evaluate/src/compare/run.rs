@@ -1,0 +1,452 @@
+//! Runs a comparison.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use ::reward::{Pool, RewardId};
+use burn::tensor::Device;
+use generate::schedule::{self, Answer, Services};
+use generate::{Candidate, Chance, Ledger, Prompt, Purpose, Sample, Sampling, Step, Stream};
+use inference::methods::qalign::Trace;
+use inference::setup::{self, DataTable, Loaded, Places, PoolPlan, RewardSet, RewardTable};
+use inference::{Method, MethodConfig, Parts, Tools};
+use model::Policy;
+use recipe::ModelName;
+use serde_json::json;
+
+use super::config::{Compare, RunTable};
+use super::rows::{Scored, cost_of, params_of, rule_row, wins};
+use crate::report::{Comparison, ComparisonError, Report, RowInput};
+
+/// Why a comparison fails.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A model, data or a reward.
+    #[error(transparent)]
+    Setup(#[from] setup::Error),
+    /// A method.
+    #[error(transparent)]
+    Method(#[from] inference::Error),
+    /// Something while generating or scoring.
+    #[error(transparent)]
+    Generate(#[from] generate::Error),
+    /// A pool.
+    #[error(transparent)]
+    Pool(#[from] ::reward::PoolError),
+    /// The mathematics of a rule.
+    #[error(transparent)]
+    Input(#[from] objective::error::InputError),
+    /// The report.
+    #[error(transparent)]
+    Comparison(#[from] ComparisonError),
+    /// Two policies read tokens differently.
+    #[error("the tokenizer of {name} is not that of {base}\n  hint: compare policies of one family")]
+    Tokenizer {
+        /// One policy.
+        name: String,
+        /// The base.
+        base: String,
+    },
+}
+
+/// What a comparison runs with.
+#[expect(missing_debug_implementations, reason = "the watcher has nothing to show")]
+pub struct Settings<'a> {
+    /// Name of the run.
+    pub run: &'a str,
+    /// Seed of all random streams.
+    pub seed: u64,
+    /// The prompts.
+    pub data: &'a DataTable,
+    /// How completions are drawn.
+    pub sampling: &'a Sampling,
+    /// Most new tokens.
+    pub max_new_tokens: usize,
+    /// Outputs of earlier stages.
+    pub places: &'a Places,
+    /// The device.
+    pub device: &'a Device,
+    /// Where pools are kept.
+    pub pools: &'a Path,
+    /// Is told what happens and the share that is done of it; may stop the run.
+    pub watch: &'a mut dyn FnMut(&str, f64) -> bool,
+}
+
+struct PolicyPool {
+    name: String,
+    pool: Pool,
+    gold: RewardId,
+    proxy: Option<RewardId>,
+}
+
+/// Runs the comparison; `None` when it was stopped. Pools that were drawn are kept and found again.
+pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Report>, Error> {
+    let (places, device) = (settings.places, settings.device);
+    let mut loaded: Vec<Loaded> = Vec::new();
+    for table in &compare.policies {
+        let policy = setup::load(places, &table.path, device)?;
+        if let Some(base) =
+            loaded.first().filter(|base: &&Loaded| base.tokenizer.hash() != policy.tokenizer.hash())
+        {
+            return Err(Error::Tokenizer { name: policy.name, base: base.name.clone() });
+        }
+        loaded.push(policy);
+    }
+    let base = &loaded[0];
+    let room = base.decoder.config.max_position_embeddings.saturating_sub(settings.max_new_tokens);
+    let prompts = setup::prompts(settings.data, places, base, settings.seed, room)?;
+    let (too_long, prompts) = (prompts.too_long, prompts.rows);
+    let gold = setup::build(&compare.gold, places, base, device)?;
+    let proxy = compare.proxy.as_ref().map(|table| setup::build(table, places, base, device)).transpose()?;
+    let policies: Vec<Policy> = loaded.iter().map(|l| Policy::new(l.hash.clone(), &l.decoder)).collect();
+
+    let mut pools = Vec::new();
+    for (place, table) in compare.policies.iter().enumerate() {
+        let plan = PoolPlan {
+            folder: settings.pools,
+            policy: &policies[place],
+            policy_hash: &loaded[place].hash,
+            tokenizer_hash: base.tokenizer.hash(),
+            reference: (place > 0).then_some(&policies[0]),
+            prompts: &prompts,
+            sampling: settings.sampling,
+            budget: settings.max_new_tokens,
+            samples: compare.samples,
+            seed: settings.seed,
+        };
+        let title = format!("samples of {}", table.name);
+        let Some(mut pool) = setup::pool(&plan, &mut |share| (settings.watch)(&title, share))? else {
+            return Ok(None);
+        };
+        let gold_id = setup::score(&mut pool, "gold", &gold, &prompts, settings.pools)?;
+        let proxy_id = match &proxy {
+            Some(set) => Some(setup::score(&mut pool, "proxy", set, &prompts, settings.pools)?),
+            None => None,
+        };
+        pools.push(PolicyPool { name: table.name.clone(), pool, gold: gold_id, proxy: proxy_id });
+    }
+
+    let gold_is_accuracy = matches!(compare.gold, RewardTable::Answer(_));
+    let extract = setup::answer_of(base);
+    let scored = pools
+        .iter()
+        .map(|policy| {
+            let pool = &policy.pool;
+            let answers = gold_is_accuracy.then(|| {
+                let of = |place: usize| {
+                    pool.samples(place).iter().map(|s| extract(&prompts[place], &s.ids)).collect()
+                };
+                (0..pool.len()).map(of).collect()
+            });
+            Ok(Scored {
+                pool,
+                gold: pool.rewards(&policy.gold)?,
+                proxy: policy.proxy.as_ref().map(|id| pool.rewards(id)).transpose()?,
+                proxy_id: policy.proxy.as_ref(),
+                answers,
+                gold_is_accuracy,
+            })
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+
+    let mut comparison =
+        Comparison::new(settings.run, settings.seed, prompts.len(), 0)?.bootstrap(compare.bootstrap, 0.95);
+    for (place, table) in compare.policies.iter().enumerate() {
+        for (method, n) in settings_of(compare, &table.rules) {
+            let row = rule_row(
+                &scored[place],
+                &scored[0],
+                &table.name,
+                &method,
+                n,
+                compare.subsets,
+                settings.seed,
+            )?;
+            comparison.add(row)?;
+        }
+    }
+    for table in &compare.runs {
+        let place = compare.policies.iter().position(|policy| policy.name == table.policy).unwrap_or(0);
+        let context = RunContext {
+            compare,
+            table,
+            policy: &policies[place],
+            base: &policies[0],
+            prompts: &prompts,
+            gold: &gold,
+            proxy: proxy.as_ref(),
+            base_gold: &scored[0].gold,
+            loaded: base,
+        };
+        match run_method(&context, settings, &mut comparison)? {
+            Some(()) => {}
+            None => return Ok(None),
+        }
+    }
+    if too_long > 0 {
+        comparison.note(format!(
+            "{too_long} prompts were left out: they leave no room for {} new tokens",
+            settings.max_new_tokens
+        ));
+    }
+    for policy in &pools {
+        comparison.setting(format!("policy {}", policy.name), policy.pool.key().policy.clone());
+    }
+    comparison.setting("max_new_tokens", settings.max_new_tokens.to_string());
+    comparison.setting("temperature", settings.sampling.temperature.to_string());
+    Ok(Some(comparison.finish()?))
+}
+
+/// The rules of a policy at every n; the plain sample comes first.
+fn settings_of(compare: &Compare, rules: &[String]) -> Vec<(MethodConfig, usize)> {
+    let mut settings = Vec::new();
+    settings.extend(MethodConfig::named("sample").map(|method| (method, 1)));
+    for rule in rules {
+        for n in compare.n.iter().copied().filter(|n| *n > 1) {
+            let Some(mut method) = MethodConfig::named(rule) else { continue };
+            match &mut method {
+                MethodConfig::BestOfN(table) => table.n = n,
+                MethodConfig::Majority(table) => table.n = n,
+                MethodConfig::WeightedMajority(table) => {
+                    table.n = n;
+                    table.beta = compare.beta;
+                }
+                _ => {}
+            }
+            settings.push((method, n));
+        }
+    }
+    settings
+}
+
+struct RunContext<'a> {
+    compare: &'a Compare,
+    table: &'a RunTable,
+    policy: &'a Policy,
+    base: &'a Policy,
+    prompts: &'a [Prompt],
+    gold: &'a RewardSet,
+    proxy: Option<&'a RewardSet>,
+    base_gold: &'a [&'a [f64]],
+    loaded: &'a Loaded,
+}
+
+/// Runs one method and adds its rows: one, or one for each point of its curve.
+fn run_method(
+    context: &RunContext<'_>,
+    settings: &mut Settings<'_>,
+    comparison: &mut Comparison,
+) -> Result<Option<()>, Error> {
+    let method = &context.table.method;
+    let arms = context
+        .table
+        .arms
+        .iter()
+        .map(|name| load_arm(name, context, settings))
+        .collect::<Result<Vec<Policy>, Error>>()?;
+    let named: Vec<(&str, &dyn Step)> = arms.iter().map(|arm| (Step::name(arm), arm as &dyn Step)).collect();
+    let parts = Parts { policy: context.policy, arms: &named };
+    let mut sampling = settings.sampling.clone();
+    if let Some(temperature) = context.table.temperature {
+        sampling.temperature = temperature as f32;
+    }
+    let mut engine = method.engine(&parts, sampling)?;
+    let mut tools = Tools::new(settings.max_new_tokens);
+    if context.proxy.is_some() {
+        tools = tools.with_reward();
+    }
+    if matches!(context.compare.gold, RewardTable::Answer(_)) {
+        let extract = setup::answer_of(context.loaded);
+        tools = tools.with_extract(move |prompt, ids| extract(prompt, ids));
+    }
+    let text_method = method.machine(&tools)?;
+    let mut proxy = context.proxy.map(RewardSet::open).transpose()?;
+    let title = format!("{} of {}", method.info().name, context.table.policy);
+    // Methods start from a stream of their own, so that none repeats the draws of the pools.
+    let streams: Vec<Stream> = context
+        .prompts
+        .iter()
+        .map(|prompt| Stream::new(settings.seed, Purpose::Method, 0, prompt.index as u64))
+        .collect();
+    let total = context.prompts.len() as f64;
+    let answers = {
+        let mut services = Services {
+            sampler: &mut engine,
+            scorer: Some(context.policy),
+            reward: proxy.as_deref_mut().map(|reward| reward as &mut dyn generate::Reward),
+        };
+        let watch = &mut settings.watch;
+        schedule::run(
+            &*text_method,
+            context.prompts,
+            &streams,
+            &mut services,
+            &mut Chance::Streams,
+            &mut |done| watch(&title, done as f64 / total),
+        )?
+    };
+    let Some(answers) = answers else { return Ok(None) };
+    let mut ledger = *engine.ledger();
+    if let Some(reward) = &proxy {
+        ledger = ledger + *reward.ledger();
+    }
+    drop(engine);
+
+    for point in points(method, &answers, &ledger) {
+        let row = answer_row(context, method, &point)?;
+        comparison.add(row)?;
+    }
+    for warning in warnings(&answers) {
+        comparison.note(format!("{title}: {warning}"));
+    }
+    Ok(Some(()))
+}
+
+fn load_arm(name: &ModelName, context: &RunContext<'_>, settings: &Settings<'_>) -> Result<Policy, Error> {
+    let arm = setup::load(settings.places, name, settings.device)?;
+    if arm.tokenizer.hash() != context.loaded.tokenizer.hash() {
+        return Err(Error::Tokenizer { name: arm.name, base: context.loaded.name.clone() });
+    }
+    Ok(Policy::new(name.to_string(), &arm.decoder))
+}
+
+/// Answers at one point of a method's curve.
+struct Point {
+    n: usize,
+    answers: Vec<(Vec<u32>, generate::End)>,
+    kl: Vec<Option<f64>>,
+    kl_reason: Option<String>,
+    cost: Ledger,
+    diagnostics: BTreeMap<String, f64>,
+}
+
+fn points(method: &MethodConfig, answers: &[Answer], ledger: &Ledger) -> Vec<Point> {
+    let last = || Point {
+        n: method.samples(),
+        answers: answers.iter().map(|answer| (answer.ids.clone(), answer.end)).collect(),
+        kl: answers.iter().map(|answer| answer.kl).collect(),
+        kl_reason: None,
+        cost: *ledger,
+        diagnostics: BTreeMap::new(),
+    };
+    if !matches!(method, MethodConfig::QAlign(_)) {
+        return vec![last()];
+    }
+    let traces: Vec<Trace> =
+        answers.iter().filter_map(|answer| serde_json::from_value(answer.trace.clone()).ok()).collect();
+    if traces.len() != answers.len() {
+        return vec![last()];
+    }
+    let whole: u64 =
+        traces.iter().filter_map(|trace| trace.curve.last()).map(|point| point.drawn_tokens).sum();
+    let steps = traces.iter().map(|trace| trace.curve.len()).min().unwrap_or(0);
+    (0..steps)
+        .map(|place| {
+            let at: Vec<_> = traces.iter().map(|trace| &trace.curve[place]).collect();
+            let share = at.iter().map(|point| point.drawn_tokens).sum::<u64>() as f64 / whole.max(1) as f64;
+            let part = |count: u64| (count as f64 * share).round() as u64;
+            let chains = traces.first().map_or(1, |trace| trace.chains);
+            let rates = |pick: fn(&inference::methods::qalign::Rates) -> u64| -> f64 {
+                traces.iter().map(|trace| pick(&trace.rates)).sum::<u64>() as f64
+            };
+            let mut diagnostics = BTreeMap::new();
+            if place + 1 == steps {
+                let proposals = rates(|r| r.proposals).max(1.0);
+                diagnostics.insert("acceptance".to_owned(), rates(|r| r.accepted) / proposals);
+                diagnostics.insert("changed".to_owned(), rates(|r| r.changed) / proposals);
+            }
+            Point {
+                n: (at[0].steps + 1) * chains,
+                answers: at.iter().map(|point| (point.ids.clone(), point.end)).collect(),
+                // The estimate is of the chain's target, which the end of the chain comes closest to.
+                kl: answers.iter().map(|answer| answer.kl.filter(|_| place + 1 == steps)).collect(),
+                kl_reason: Some("estimated for the target of the chain, at its end".to_owned()),
+                cost: Ledger {
+                    decode_tokens: part(ledger.decode_tokens),
+                    prefill_tokens: part(ledger.prefill_tokens),
+                    reward_tokens: part(ledger.reward_tokens),
+                    forward_passes: part(ledger.forward_passes),
+                    cached_tokens: part(ledger.cached_tokens),
+                    reward_calls: at.iter().map(|point| point.reward_calls).sum(),
+                    seconds: ledger.seconds * share,
+                },
+                diagnostics,
+            }
+        })
+        .collect()
+}
+
+fn warnings(answers: &[Answer]) -> Vec<String> {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for answer in answers {
+        let Ok(trace) = serde_json::from_value::<Trace>(answer.trace.clone()) else { continue };
+        for warning in trace.warnings {
+            *counts.entry(kind_of(&warning)).or_default() += 1;
+        }
+    }
+    counts
+        .into_iter()
+        .map(|(warning, count)| format!("{warning} ({count} of {} prompts)", answers.len()))
+        .collect()
+}
+
+/// A warning without its numbers, so that those of many prompts can be counted.
+fn kind_of(warning: &str) -> String {
+    warning.split([':', ';']).next().unwrap_or(warning).chars().filter(|c| !c.is_ascii_digit()).collect()
+}
+
+fn answer_row(context: &RunContext<'_>, method: &MethodConfig, point: &Point) -> Result<RowInput, Error> {
+    let candidates: Vec<Candidate<'_>> = context
+        .prompts
+        .iter()
+        .zip(&point.answers)
+        .map(|(prompt, (ids, end))| Candidate { prompt, ids, end: *end })
+        .collect();
+    let gold = context.gold.open()?.rewards(&candidates)?;
+    let mut per_prompt: BTreeMap<String, Vec<Option<f64>>> = BTreeMap::new();
+    let mut reasons = BTreeMap::new();
+    let some = |values: &[f64]| values.iter().copied().map(Some).collect::<Vec<_>>();
+    per_prompt.insert("reward/gold".into(), some(&gold));
+    if matches!(context.compare.gold, RewardTable::Answer(_)) {
+        per_prompt.insert("accuracy".into(), some(&gold));
+    } else {
+        reasons.insert("accuracy".into(), "the gold reward is not the share of right answers".into());
+    }
+    match context.proxy {
+        Some(proxy) => {
+            let values = proxy.open()?.rewards(&candidates)?;
+            per_prompt.insert("reward/proxy".into(), some(&values));
+        }
+        None => {
+            reasons.insert("reward/proxy".into(), "no proxy reward was given".into());
+        }
+    }
+    let won: Vec<f64> = gold.iter().zip(context.base_gold).map(|(gold, base)| wins(*gold, base)).collect();
+    per_prompt.insert("win_rate".into(), some(&won));
+    let lengths: Vec<f64> = point.answers.iter().map(|(ids, _)| ids.len() as f64).collect();
+    per_prompt.insert("length".into(), some(&lengths));
+    // On another policy than the base a method's divergence refers to that policy.
+    let to_base = std::ptr::eq(context.policy, context.base);
+    per_prompt.insert("kl".into(), point.kl.iter().map(|kl| kl.filter(|_| to_base)).collect());
+    if !to_base {
+        reasons.insert("kl".into(), "known relative to the policy only, not to the base".into());
+    } else if point.kl.iter().any(Option::is_none) {
+        let reason =
+            point.kl_reason.clone().unwrap_or_else(|| "the method picks an answer, not a text".into());
+        reasons.insert("kl".into(), reason);
+    }
+    let mut params = params_of(method);
+    if let Some(temperature) = context.table.temperature {
+        params.insert("temperature".into(), json!(temperature));
+    }
+    Ok(RowInput {
+        method: method.info().name.to_owned(),
+        policy: context.table.policy.clone(),
+        params,
+        n: point.n,
+        per_prompt,
+        reasons,
+        cost: cost_of(&point.cost),
+        diagnostics: point.diagnostics.clone(),
+    })
+}

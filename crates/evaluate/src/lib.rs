@@ -1,0 +1,6 @@
+//! Tasks, pools, statistics, head-to-head comparison, report.
+
+pub mod compare;
+pub mod pairwise;
+pub mod report;
+pub mod stats;

@@ -1,0 +1,117 @@
+//! Words and numbers of tables that are not metrics.
+
+use super::columns::fixed;
+use super::model::{Report, Row};
+
+/// `genarm (alpha=1.5)`: the method with its settings.
+pub(super) fn label(row: &Row) -> String {
+    let params = params(row);
+    if params.is_empty() { row.method.clone() } else { format!("{} ({params})", row.method) }
+}
+
+/// `alpha=1.5, top_p=0.9`.
+pub(super) fn params(row: &Row) -> String {
+    let one = |(name, value): (&String, &serde_json::Value)| match value {
+        serde_json::Value::String(text) => format!("{name}={text}"),
+        other => format!("{name}={other}"),
+    };
+    row.params.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// A count in three significant digits: `950`, `1.25k`, `38.0k`, `1.20M`.
+pub(super) fn count(value: f64) -> String {
+    let (scaled, unit) = match value {
+        v if v < 999.5 => (v, ""),
+        v if v < 999.5e3 => (v / 1e3, "k"),
+        v if v < 999.5e6 => (v / 1e6, "M"),
+        v => (v / 1e9, "G"),
+    };
+    let decimals = match scaled {
+        _ if unit.is_empty() => usize::from(scaled < 9.95 && scaled.fract() != 0.0),
+        s if s < 9.995 => 2,
+        s if s < 99.95 => 1,
+        _ => 0,
+    };
+    format!("{}{unit}", fixed(scaled, decimals))
+}
+
+/// Seconds in about three digits.
+pub(super) fn seconds(value: f64) -> String {
+    if value < 9.995 { fixed(value, 2) } else { fixed(value, usize::from(value < 99.95)) }
+}
+
+/// Tokens of all models for one prompt.
+pub(super) fn tokens_per_prompt(report: &Report, row: &Row) -> f64 {
+    row.cost.total_tokens() as f64 / report.prompts.max(1) as f64
+}
+
+/// Rows by policy and within it by method, both in the order of their first rows.
+pub(super) fn by_policy(report: &Report) -> Vec<(&str, Vec<(usize, &Row)>)> {
+    let first = |same: &dyn Fn(&Row) -> bool| report.rows.iter().position(same).unwrap_or(usize::MAX);
+    let mut rows: Vec<(usize, usize, usize, &Row)> = report
+        .rows
+        .iter()
+        .enumerate()
+        .map(|(index, row)| {
+            let policy = first(&|other| other.policy == row.policy);
+            let method = first(&|other| other.policy == row.policy && other.method == row.method);
+            (policy, method, index, row)
+        })
+        .collect();
+    rows.sort_by_key(|(policy, method, index, _)| (*policy, *method, *index));
+    rows.chunk_by(|a, b| a.0 == b.0)
+        .map(|group| {
+            (group[0].3.policy.as_str(), group.iter().map(|(_, _, index, row)| (*index, *row)).collect())
+        })
+        .collect()
+}
+
+/// Whether to mark a cell as best: it cannot be told from the best one, and some other can.
+pub(super) fn leads(report: &Report, metric: &str, row: usize) -> bool {
+    report.leaders.get(metric).is_some_and(|leaders| {
+        let rivals =
+            report.rows.iter().filter(|row| row.metrics.get(metric).is_some_and(|m| m.mean.is_some()));
+        leaders.len() < rivals.count() && leaders.contains(&row)
+    })
+}
+
+/// What the mark of [`leads`] means.
+pub(super) fn legend_of_marks(report: &Report) -> String {
+    format!(
+        "not told apart from the best of its column: the {} paired bootstrap interval of the difference covers zero \
+         (each comparison by itself; {} replicates over {} prompts)",
+        percent(report.level),
+        report.replicates,
+        report.prompts
+    )
+}
+
+/// `95 %`.
+pub(super) fn percent(level: f64) -> String {
+    let percent = (level * 1e4).round() / 1e2;
+    format!("{percent} %")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_keep_three_digits() {
+        for (value, text) in [
+            (0.0, "0"),
+            (3.25, "3.2"),
+            (12.0, "12"),
+            (999.0, "999"),
+            (999.7, "1.00k"),
+            (1250.0, "1.25k"),
+            (38_000.0, "38.0k"),
+            (999_600.0, "1.00M"),
+            (2.5e9, "2.50G"),
+        ] {
+            assert_eq!(count(value), text);
+        }
+        assert_eq!(percent(0.95), "95 %");
+        assert_eq!(percent(0.999), "99.9 %");
+    }
+}

@@ -1,0 +1,60 @@
+//! Names of the metrics, and what is known about each.
+
+/// Share of right answers, in `[0, 1]`.
+pub const ACCURACY: &str = "accuracy";
+/// The reward that defines success and is not optimised: higher is better.
+pub const REWARD_GOLD: &str = "reward/gold";
+/// The learned reward that methods optimise: higher is what they aim at.
+pub const REWARD_PROXY: &str = "reward/proxy";
+/// How often the answer beats a sample of the base policy, ties counting one half, in `[0, 1]`.
+pub const WIN_RATE: &str = "win_rate";
+/// Kullback–Leibler divergence of the method's law from the base policy, in nats: not negative.
+pub const KL: &str = "kl";
+/// Tokens of the answer.
+pub const LENGTH: &str = "length";
+
+/// The metrics every row has, in the order of tables.
+pub const STANDARD: [&str; 6] = [ACCURACY, REWARD_GOLD, REWARD_PROXY, WIN_RATE, KL, LENGTH];
+
+/// Whether more is better, so that a best value exists. KL and length are prices, not aims.
+pub(crate) fn has_best(name: &str) -> bool {
+    !matches!(name, KL | LENGTH)
+}
+
+/// Whether the values are shares between 0 and 1.
+pub(crate) fn is_share(name: &str) -> bool {
+    matches!(name, ACCURACY | WIN_RATE)
+}
+
+/// The words of a plot's axis.
+pub(crate) fn axis_title(name: &str) -> &str {
+    match name {
+        ACCURACY => "Accuracy",
+        REWARD_GOLD => "Gold reward",
+        REWARD_PROXY => "Proxy reward",
+        WIN_RATE => "Win rate against base",
+        KL => "KL from base (nats)",
+        LENGTH => "Length (tokens)",
+        other => other,
+    }
+}
+
+/// Names in the order of tables: the standard ones first, then the others by name.
+pub(crate) fn in_order<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut names: Vec<&str> = names.collect();
+    let place = |name: &str| STANDARD.iter().position(|s| *s == name).unwrap_or(STANDARD.len());
+    names.sort_by(|a, b| place(a).cmp(&place(b)).then_with(|| a.cmp(b)));
+    names.dedup();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn standard_metrics_come_first() {
+        let names = ["zeta", "kl", "accuracy", "alpha", "kl"];
+        assert_eq!(in_order(names.into_iter()), ["accuracy", "kl", "alpha", "zeta"]);
+    }
+}

@@ -1,0 +1,20 @@
+//! The report of a comparison: data, terminal table, and files.
+
+mod build;
+mod cells;
+mod columns;
+mod figure;
+mod files;
+mod html;
+mod markdown;
+pub mod metric;
+mod model;
+mod table;
+
+pub use build::{Comparison, ComparisonError, RowInput};
+pub use figure::{Figure, FigureError, figures};
+pub use files::{WriteError, write};
+pub use html::html;
+pub use markdown::markdown;
+pub use model::{Cost, Metric, PairedDifference, Report, Row, Section};
+pub use table::{table, table_within};

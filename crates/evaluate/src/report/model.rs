@@ -1,0 +1,235 @@
+//! What `report.json` holds.
+
+use std::collections::BTreeMap;
+use std::ops::{Add, AddAssign};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::stats::{Estimate, Undetermined};
+
+/// A finished comparison: every method on the same prompts, with intervals and costs.
+///
+/// The fields up to `rows` are schema 1; those after it are extras, absent from the file where empty.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Version of the format: [`Report::SCHEMA`].
+    pub schema: u32,
+    /// Name of the run.
+    pub run: String,
+    /// Seed of the run; also of the resamples.
+    pub seed: u64,
+    /// Number of prompts.
+    pub prompts: usize,
+    /// One per method and setting.
+    pub rows: Vec<Row>,
+    /// Which row the paired differences are taken from.
+    #[serde(default)]
+    pub base: usize,
+    /// Confidence level of all intervals.
+    #[serde(default)]
+    pub level: f64,
+    /// Bootstrap replicates behind the intervals.
+    #[serde(default)]
+    pub replicates: usize,
+    /// For each metric with a best value: the rows that the paired bootstrap cannot tell from the best one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub leaders: BTreeMap<String, Vec<usize>>,
+    /// Heading of the report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// What the reader must know before believing a number.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// Further tables, for instance held-out pairwise accuracy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sections: Vec<Section>,
+    /// Models, devices, versions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
+}
+
+impl Report {
+    /// The version of the format that this code writes.
+    pub const SCHEMA: u32 = 1;
+}
+
+/// One method at one setting.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Name of the method, as in the registry.
+    pub method: String,
+    /// Name of the policy it ran on.
+    pub policy: String,
+    /// Its settings, `n` apart.
+    pub params: BTreeMap<String, Value>,
+    /// Samples, steps, or particles for each answer.
+    pub n: usize,
+    /// By name; see [`super::metric`].
+    pub metrics: BTreeMap<String, Metric>,
+    /// Cost of all prompts together.
+    pub cost: Cost,
+    /// Paired differences from the base row, by metric.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub versus_base: BTreeMap<String, PairedDifference>,
+    /// Numbers that say how far to trust the metrics: effective sample size, acceptance rate, split-R̂.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub diagnostics: BTreeMap<String, f64>,
+}
+
+/// A mean over prompts with its interval; what does not exist is null, and `reason` says why.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Metric {
+    /// The mean.
+    pub mean: Option<f64>,
+    /// Lower end of its interval.
+    pub low: Option<f64>,
+    /// Upper end.
+    pub high: Option<f64>,
+    /// Why something is null.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl Metric {
+    /// A metric that does not exist, and why.
+    pub fn null(reason: impl Into<String>) -> Self {
+        Self { reason: Some(reason.into()), ..Self::default() }
+    }
+
+    /// Mean and both ends, if all exist.
+    pub fn full(&self) -> Option<(f64, f64, f64)> {
+        Some((self.mean?, self.low?, self.high?))
+    }
+}
+
+impl From<Result<Estimate, Undetermined>> for Metric {
+    fn from(estimate: Result<Estimate, Undetermined>) -> Self {
+        match estimate {
+            Err(why) => Self::null(why.to_string()),
+            Ok(Estimate { mean, interval: Err(why), .. }) => {
+                Self { mean: Some(mean), reason: Some(why.to_string()), ..Self::default() }
+            }
+            Ok(Estimate { mean, interval: Ok(interval), .. }) => {
+                Self { mean: Some(mean), low: Some(interval.low), high: Some(interval.high), reason: None }
+            }
+        }
+    }
+}
+
+/// A paired difference from the base row, on the prompts where both have a value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PairedDifference {
+    /// Mean of the differences, with its interval.
+    #[serde(flatten)]
+    pub difference: Metric,
+    /// Whether its sign is not known: zero lies in the interval, or there is no interval.
+    pub covers_zero: bool,
+}
+
+/// What a row cost, all prompts together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Tokens drawn.
+    pub decode_tokens: u64,
+    /// Tokens of prefixes run through policies.
+    pub prefill_tokens: u64,
+    /// Tokens run through reward models.
+    pub reward_tokens: u64,
+    /// Batched forward passes of any model.
+    pub forward_passes: u64,
+    /// Completions scored.
+    pub reward_calls: u64,
+    /// Wall-clock seconds.
+    pub seconds: f64,
+}
+
+impl Cost {
+    /// Tokens run through any model.
+    pub fn total_tokens(&self) -> u64 {
+        self.decode_tokens + self.prefill_tokens + self.reward_tokens
+    }
+
+    /// The part of a pool's cost that falls to a rule which uses `n` of its `m` samples per prompt.
+    ///
+    /// Decoding, scoring, passes, and seconds are shared out by `n/m`, rounded to whole counts; the prompt is prefilled once
+    /// whatever the number of samples. Seconds are thus attributed, not measured. `n` above `m` counts as `m`.
+    #[must_use]
+    pub fn share(&self, n: usize, m: usize) -> Self {
+        let (n, m) = (n.min(m) as u128, m.max(1) as u128);
+        let part = |whole: u64| ((u128::from(whole) * n + m / 2) / m) as u64;
+        Self {
+            decode_tokens: part(self.decode_tokens),
+            prefill_tokens: self.prefill_tokens,
+            reward_tokens: part(self.reward_tokens),
+            forward_passes: part(self.forward_passes),
+            reward_calls: part(self.reward_calls),
+            seconds: self.seconds * n as f64 / m as f64,
+        }
+    }
+
+    /// The same without any reward model, for rules that do not look at rewards.
+    #[must_use]
+    pub fn without_rewards(&self) -> Self {
+        Self { reward_tokens: 0, reward_calls: 0, ..*self }
+    }
+}
+
+impl AddAssign for Cost {
+    fn add_assign(&mut self, other: Self) {
+        self.decode_tokens += other.decode_tokens;
+        self.prefill_tokens += other.prefill_tokens;
+        self.reward_tokens += other.reward_tokens;
+        self.forward_passes += other.forward_passes;
+        self.reward_calls += other.reward_calls;
+        self.seconds += other.seconds;
+    }
+}
+
+impl Add for Cost {
+    type Output = Self;
+
+    fn add(mut self, other: Self) -> Self {
+        self += other;
+        self
+    }
+}
+
+/// A further table of the report, with a text below it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Section {
+    /// Heading.
+    pub title: String,
+    /// Heads of the columns.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
+    /// Cells, one per column.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<Vec<String>>,
+    /// Paragraphs below the table.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub text: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_of_a_pool_add_up_and_keep_the_prefill() {
+        let pool = Cost {
+            decode_tokens: 1000,
+            prefill_tokens: 70,
+            reward_tokens: 500,
+            forward_passes: 30,
+            reward_calls: 16,
+            seconds: 8.0,
+        };
+        let half = pool.share(8, 16);
+        assert_eq!((half.decode_tokens, half.prefill_tokens, half.reward_calls), (500, 70, 8));
+        assert_eq!(half.seconds, 4.0);
+        assert_eq!(pool.share(16, 16), pool);
+        assert_eq!(pool.share(99, 16), pool);
+        assert_eq!(pool.share(1, 16).without_rewards().total_tokens(), 63 + 70);
+    }
+}

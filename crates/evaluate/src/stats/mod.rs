@@ -1,0 +1,15 @@
+//! Statistics: sums and counts, paired bootstrap, proportions, rank agreement, importance weights.
+
+mod bootstrap;
+mod importance;
+mod interval;
+mod proportion;
+mod rank;
+mod sums;
+
+pub use bootstrap::{Difference, Resamples, ResamplesError};
+pub use importance::{ImportanceSample, WeightsError};
+pub use interval::{Estimate, Interval, Undetermined};
+pub use proportion::{normal_quantile, wilson};
+pub use rank::{mid_ranks, spearman};
+pub use sums::Sums;
