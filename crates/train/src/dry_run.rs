@@ -1,0 +1,188 @@
+//! `--dry-run`: what a recipe would do, without doing it.
+
+use std::fmt::Write;
+
+use data::render::Example;
+use inference::setup::{self, Loaded};
+use model::Config;
+use model::DeviceName;
+
+use crate::error::Error;
+use crate::pipeline::Job;
+use crate::recipe::{Method, Recipe};
+
+/// The plan of a job as text. What is not on this machine, or comes from an earlier stage, is said so and left out.
+pub fn describe(job: &Job) -> Result<String, Error> {
+    let recipe = &job.recipe;
+    let mut text = format!("{}: {} -> {}\n", job.title, recipe.method.name(), job.folder.display());
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "  {name:<12} {value}");
+    };
+    if let Method::Pretrain(settings) = &recipe.method {
+        let difficulty = recipe.data.wordmath.config(recipe.run.seed);
+        let tokenizer = settings.tokenizer(&difficulty)?;
+        let device = DeviceName::cpu().open()?;
+        let decoder = settings.decoder(&tokenizer, recipe.run.seed, &device);
+        line(
+            "model",
+            format!(
+                "a new llama, {} parameters, {} tokens",
+                decoder.config.parameters(),
+                tokenizer.id_bound()
+            ),
+        );
+        line("steps", steps(recipe, usize::MAX));
+        return Ok(text);
+    }
+    if let Method::Compare(compare) = &recipe.method {
+        for policy in &compare.policies {
+            line("policy", format!("{} = {} {}", policy.name, policy.path, here(job, &policy.path)));
+        }
+        for run in &compare.runs {
+            use inference::Method as _;
+            line("run", format!("{} on {}", run.method.info().name, run.policy));
+        }
+        line(
+            "prompts",
+            format!("{} of {} {}", count(recipe.data.limit), recipe.data.path, recipe.data.split),
+        );
+        line("samples", format!("{} of each prompt and policy", compare.samples));
+        return Ok(text);
+    }
+    line("model", format!("{} {}", recipe.model.path, here(job, &recipe.model.path)));
+    let directory =
+        job.places.model(&recipe.model.path, false).ok().flatten().filter(|d| d.join("config.json").exists());
+    let Some(directory) = directory else {
+        line("data", format!("{} (read once the model is here)", recipe.data.path));
+        if recipe.method.trains() {
+            line("steps", steps(recipe, usize::MAX));
+        }
+        return Ok(text);
+    };
+    let config = Config::read(&directory)?;
+    let trained = trained_parameters(recipe, &config);
+    if recipe.method.trains() {
+        line("parameters", format!("{} trained of {}", trained, config.parameters()));
+    }
+    let files = recipe.data.files(&job.places, "pairs.jsonl", false);
+    let missing = match &files {
+        Ok(Some(files)) => files.iter().find(|file| !file.exists()).map(|file| file.display().to_string()),
+        Ok(None) => None,
+        Err(error) => Some(error.to_string()),
+    };
+    if let Some(missing) = missing {
+        line("data", format!("{} (not here yet: {missing})", recipe.data.path));
+        if recipe.method.trains() {
+            line("steps", steps(recipe, usize::MAX));
+        }
+        return Ok(text);
+    }
+    let device = DeviceName::cpu().open()?;
+    let loaded = setup::load(&job.places, &recipe.model.path, &device).map_err(Error::other)?;
+    let rows = rows(job, &loaded)?;
+    line("data", format!("{} rows of {}", rows.count, recipe.data.path));
+    if recipe.method.trains() {
+        let per_step = rows.mean_tokens * recipe.optim.batch_size as f64;
+        line("steps", steps(recipe, rows.count));
+        line("tokens", format!("about {per_step:.0} a step"));
+        let micro = rows.mean_tokens * recipe.optim.micro_batch() as f64;
+        line(
+            "memory",
+            format!(
+                "about {:.2} GB",
+                memory(&config, trained, micro, recipe.optim.gradient_checkpointing) / 1e9
+            ),
+        );
+    }
+    for example in rows.first {
+        let segments = example.segments(&loaded.tokenizer).map_err(Error::other)?;
+        line("first row", "learned parts in [[ ]]".into());
+        let marked: String = segments
+            .iter()
+            .map(|(learned, text)| if *learned { format!("[[{text}]]") } else { text.clone() })
+            .collect();
+        for part in marked.lines() {
+            line("", format!("| {part}"));
+        }
+    }
+    Ok(text)
+}
+
+struct Rows {
+    count: usize,
+    mean_tokens: f64,
+    first: Vec<Example>,
+}
+
+fn rows(job: &Job, loaded: &Loaded) -> Result<Rows, Error> {
+    let (recipe, seed) = (&job.recipe, job.recipe.run.seed);
+    if recipe.method.reads_pairs() {
+        let pairs = setup::pairs(&recipe.data, &job.places, loaded, seed).map_err(Error::other)?.rows;
+        let tokens: usize = pairs.iter().map(|pair| pair.chosen.len() + pair.rejected.len()).sum();
+        let first =
+            pairs.iter().take(1).flat_map(|pair| [pair.chosen.clone(), pair.rejected.clone()]).collect();
+        return Ok(Rows { count: pairs.len(), mean_tokens: tokens as f64 / pairs.len() as f64, first });
+    }
+    if matches!(recipe.method, Method::Sft(_)) {
+        let examples = setup::examples(&recipe.data, &job.places, loaded, seed).map_err(Error::other)?.rows;
+        let tokens: usize = examples.iter().map(Example::len).sum();
+        let first = examples.iter().take(1).cloned().collect();
+        return Ok(Rows { count: examples.len(), mean_tokens: tokens as f64 / examples.len() as f64, first });
+    }
+    let room = loaded.decoder.config.max_position_embeddings.saturating_sub(recipe.sampling.max_new_tokens);
+    let prompts = setup::prompts(&recipe.data, &job.places, loaded, seed, room).map_err(Error::other)?.rows;
+    let tokens: usize = prompts.iter().map(|prompt| prompt.ids.len() + recipe.sampling.max_new_tokens).sum();
+    let first = prompts.iter().take(1).map(|prompt| Example::join(&prompt.ids, &[])).collect();
+    Ok(Rows { count: prompts.len(), mean_tokens: tokens as f64 / prompts.len() as f64, first })
+}
+
+fn steps(recipe: &Recipe, rows: usize) -> String {
+    let optim = &recipe.optim;
+    let accumulation = optim.accumulation();
+    let length = match (optim.steps, optim.epochs, rows) {
+        (Some(steps), _, _) => steps.to_string(),
+        (None, Some(epochs), usize::MAX) => format!("{epochs} epochs"),
+        (None, _, rows) => optim.total_steps(rows).to_string(),
+    };
+    format!("{length} of {} in {accumulation} micro-batches", optim.batch_size)
+}
+
+fn count(limit: usize) -> String {
+    if limit == 0 { "all".into() } else { limit.to_string() }
+}
+
+fn here(job: &Job, name: &::recipe::ModelName) -> &'static str {
+    match job.places.model(name, false) {
+        Ok(Some(_)) => "",
+        Ok(None) if name.as_str().starts_with("stage:") => "(comes from an earlier stage)",
+        _ => "(not on this machine)",
+    }
+}
+
+fn trained_parameters(recipe: &Recipe, config: &Config) -> usize {
+    let Some(lora) = &recipe.model.lora else { return config.parameters() };
+    let (d, f) = (config.hidden_size, config.intermediate_size);
+    let (q, kv) =
+        (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
+    let per_layer: usize = lora
+        .targets
+        .iter()
+        .map(|target| match target.as_str() {
+            "q_proj" | "o_proj" => lora.r * (d + q),
+            "k_proj" | "v_proj" => lora.r * (d + kv),
+            "gate_proj" | "up_proj" | "down_proj" => lora.r * (d + f),
+            _ => 0,
+        })
+        .sum();
+    config.num_hidden_layers * per_layer + if matches!(recipe.method, Method::Reward(_)) { d } else { 0 }
+}
+
+/// Bytes: weights, gradients and moments of what is trained, and what a micro-batch of `tokens` keeps for backward.
+fn memory(config: &Config, trained: usize, tokens: f64, checkpointing: bool) -> f64 {
+    let (d, f) = (config.hidden_size as f64, config.intermediate_size as f64);
+    let per_layer = 10.0 * d + 4.0 * f;
+    let layers = config.num_hidden_layers as f64;
+    let kept = if checkpointing { layers * d + per_layer } else { layers * per_layer };
+    let logits = 3.0 * config.vocab_size as f64;
+    4.0 * (2.0 * config.parameters() as f64 + 4.0 * trained as f64 + tokens * (kept + logits))
+}

@@ -1,0 +1,20 @@
+//! The training loop, checkpoints and resume, one file per method, and the binary that runs recipes.
+
+pub mod atomic;
+pub mod card;
+pub mod checkpoint;
+pub mod dry_run;
+mod error;
+pub mod meters;
+pub mod methods;
+pub mod optimizer;
+pub mod pipeline;
+pub mod progress;
+pub mod recipe;
+pub mod schedule;
+pub mod sinks;
+pub mod stage;
+pub mod supervised;
+pub mod trainer;
+
+pub use error::Error;

@@ -1,0 +1,143 @@
+//! `train RECIPE`: trains, draws, compares.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Parser;
+use recipe::{RecipeErrors, Source, pipeline_schema_text, schema_text};
+use train::pipeline::{self, Job};
+use train::progress::Progress;
+use train::recipe::{METHODS, Recipe};
+use train::stage::Ended;
+use train::{Error, dry_run};
+
+/// Runs a recipe: trains a model, distils a policy, draws a pool, compares methods; or a pipeline of such stages.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 done, 1 the run failed, 2 the recipe is wrong, 130 interrupted (go on with --resume)."
+)]
+struct Arguments {
+    /// The recipe, a TOML file.
+    #[arg(required_unless_present_any = ["list", "schema"])]
+    recipe: Option<PathBuf>,
+    /// Overrides a key, as in `--set optim.steps=10` or `--set stages.arm.optim.steps=10`.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Checks everything and prints the plan; runs and downloads nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Goes on with a run that stopped.
+    #[arg(long)]
+    resume: bool,
+    /// Prints the JSON Schema of recipes (with `--pipeline`, of pipelines).
+    #[arg(long)]
+    schema: bool,
+    /// With `--schema`: the schema of pipelines.
+    #[arg(long, requires = "schema")]
+    pipeline: bool,
+    /// Lists the methods.
+    #[arg(long)]
+    list: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if arguments.list {
+        for info in METHODS {
+            Progress::print(&format!(
+                "{:9}  needs {:18}  {}\n{:11}{}",
+                info.name, info.needs, info.paper, "", info.summary
+            ));
+        }
+        return ExitCode::SUCCESS;
+    }
+    if arguments.schema {
+        Progress::print(&if arguments.pipeline {
+            pipeline_schema_text::<Recipe>()
+        } else {
+            schema_text::<Recipe>()
+        });
+        return ExitCode::SUCCESS;
+    }
+    let plan = match plan(&arguments) {
+        Ok(plan) => plan,
+        Err(errors) => {
+            Progress::say(&errors.to_string());
+            return ExitCode::from(2);
+        }
+    };
+    match go(&arguments, &plan) {
+        Ok(Ended::Done) => ExitCode::SUCCESS,
+        Ok(Ended::Interrupted) => ExitCode::from(130),
+        Err(error) => {
+            Progress::say(&format!("error: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What a recipe file asks for: a folder, and stages in it.
+struct Plan {
+    folder: PathBuf,
+    pools: PathBuf,
+    stages: Vec<(String, Recipe)>,
+    resolved: String,
+}
+
+fn plan(arguments: &Arguments) -> Result<Plan, RecipeErrors> {
+    let path = arguments.recipe.clone().unwrap_or_default();
+    let source = Source::read(&path)?.set_all(&arguments.set);
+    let stem = source.stem();
+    let source = source.set_default("run.name", &stem);
+    if source.is_pipeline() {
+        let loaded = source.load_pipeline::<Recipe>()?;
+        let run = &loaded.value.run;
+        return Ok(Plan {
+            folder: run.folder(),
+            pools: run.folder().join("pools"),
+            resolved: loaded.resolved().unwrap_or_default(),
+            stages: loaded
+                .value
+                .stages
+                .iter()
+                .map(|stage| (stage.name.clone(), stage.recipe.clone()))
+                .collect(),
+        });
+    }
+    let loaded = source.load::<Recipe>()?;
+    let run = &loaded.value.run;
+    Ok(Plan {
+        folder: run.out.clone(),
+        pools: run.folder().join("pools"),
+        resolved: String::new(),
+        stages: vec![(run.name.clone(), loaded.value.clone())],
+    })
+}
+
+fn go(arguments: &Arguments, plan: &Plan) -> Result<Ended, Error> {
+    let jobs: Vec<Job> = pipeline::jobs(&plan.folder, &plan.stages)?;
+    if arguments.dry_run {
+        for job in &jobs {
+            Progress::print(&dry_run::describe(job)?);
+        }
+        return Ok(Ended::Done);
+    }
+    if !plan.resolved.is_empty() {
+        train::atomic::write(&plan.folder.join("recipe.toml"), plan.resolved.as_bytes())?;
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let seen = stop.clone();
+    ctrlc::set_handler(move || {
+        if seen.swap(true, Ordering::Relaxed) {
+            // The second time means now.
+            #[allow(clippy::exit, reason = "the user insists")]
+            std::process::exit(130);
+        }
+        Progress::say("\nstopping after this step; once more to stop at once");
+    })
+    .map_err(Error::other)?;
+    pipeline::run(&jobs, &plan.pools, arguments.resume, &stop)
+}

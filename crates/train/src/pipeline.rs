@@ -1,0 +1,144 @@
+//! Runs the stages of a pipeline, or a single recipe, and knows which are done.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use ::recipe::{DataLocation, ModelLocation, fingerprint};
+use inference::setup::{Places, RewardTable};
+use serde::{Deserialize, Serialize};
+
+use crate::atomic;
+use crate::checkpoint;
+use crate::error::Error;
+use crate::progress::Progress;
+use crate::recipe::{Method, Recipe};
+use crate::stage::{self, Ended, Site};
+
+/// Left in a run folder when its run is done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Done {
+    recipe: String,
+}
+
+const DONE: &str = "done.json";
+
+/// One recipe to run: its place and what it depends on.
+#[derive(Debug)]
+pub struct Job {
+    /// The recipe.
+    pub recipe: Recipe,
+    /// The run folder.
+    pub folder: PathBuf,
+    /// What the console calls it.
+    pub title: String,
+    /// Fingerprint of the recipe and of all that it is made from.
+    pub fingerprint: String,
+    /// Outputs of earlier stages.
+    pub places: Places,
+}
+
+/// The jobs of a list of stages, in order. A stage's fingerprint covers those of the stages it names.
+pub fn jobs(folder: &Path, stages: &[(String, Recipe)]) -> Result<Vec<Job>, Error> {
+    let mut places = Places::default();
+    let mut prints: BTreeMap<String, String> = BTreeMap::new();
+    let mut jobs = Vec::new();
+    for (number, (name, recipe)) in stages.iter().enumerate() {
+        let used: BTreeMap<&str, &str> = names_of_stages(recipe)
+            .into_iter()
+            .filter_map(|name| {
+                prints.get_key_value(&name).map(|(name, print)| (name.as_str(), print.as_str()))
+            })
+            .collect();
+        let print = fingerprint(&(recipe, &used)).map_err(Error::other)?;
+        let own = folder.join(name);
+        jobs.push(Job {
+            recipe: recipe.clone(),
+            folder: own.clone(),
+            title: format!("[{}/{}] {name}", number + 1, stages.len()),
+            fingerprint: print.clone(),
+            places: places.clone(),
+        });
+        prints.insert(name.clone(), print);
+        places.stages.insert(name.clone(), own);
+    }
+    Ok(jobs)
+}
+
+/// The stages that a recipe takes something from.
+fn names_of_stages(recipe: &Recipe) -> Vec<String> {
+    let mut models = vec![&recipe.model.path];
+    models.extend(recipe.reward.as_ref().and_then(RewardTable::model));
+    if let Method::Compare(compare) = &recipe.method {
+        models.extend(compare.policies.iter().map(|policy| &policy.path));
+        models.extend(compare.runs.iter().flat_map(|run| &run.arms));
+        models.extend(compare.gold.model());
+        models.extend(compare.proxy.as_ref().and_then(RewardTable::model));
+    }
+    let mut names: Vec<String> = models
+        .into_iter()
+        .filter_map(|model| match model.location() {
+            ModelLocation::Stage(name) => Some(name.clone()),
+            _ => None,
+        })
+        .collect();
+    for data in std::iter::once(&recipe.data.path).chain(&recipe.data.also) {
+        if let DataLocation::Stage(name) = data.location() {
+            names.push(name.clone());
+        }
+    }
+    names
+}
+
+/// Runs jobs in order. What is done already is skipped; what was done by another recipe is done again.
+pub fn run(jobs: &[Job], pools: &Path, resume: bool, stop: &AtomicBool) -> Result<Ended, Error> {
+    for job in jobs {
+        match done(&job.folder) {
+            Some(done) if done.recipe == job.fingerprint => {
+                Progress::say(&format!("{}: done before", job.title));
+                continue;
+            }
+            Some(_) => {
+                Progress::say(&format!("{}: its recipe has changed; running again", job.title));
+                fs_err::remove_dir_all(&job.folder)?;
+            }
+            None => unfinished(job, resume)?,
+        }
+        fs_err::create_dir_all(&job.folder)?;
+        let site = Site {
+            folder: job.folder.clone(),
+            title: job.title.clone(),
+            places: job.places.clone(),
+            pools: pools.to_path_buf(),
+            fingerprint: job.fingerprint.clone(),
+            resume,
+            stop,
+        };
+        if stage::run(&job.recipe, &site)? == Ended::Interrupted {
+            return Ok(Ended::Interrupted);
+        }
+        let mark = serde_json::to_vec(&Done { recipe: job.fingerprint.clone() }).map_err(Error::other)?;
+        atomic::write(&job.folder.join(DONE), &mark)?;
+    }
+    Ok(Ended::Done)
+}
+
+fn done(folder: &Path) -> Option<Done> {
+    let text = fs_err::read_to_string(folder.join(DONE)).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+/// A folder with checkpoints of a run that did not end is gone on with, never silently overwritten.
+fn unfinished(job: &Job, resume: bool) -> Result<(), Error> {
+    let steps = checkpoint::steps(&job.folder)?;
+    if resume || steps.is_empty() {
+        return Ok(());
+    }
+    let last = steps.iter().max().copied().unwrap_or(0);
+    Err(Error::Folder {
+        path: job.folder.clone(),
+        message: format!(
+            "a run stopped here after step {last}\n  hint: go on with --resume, or remove the folder, or choose another run.name"
+        ),
+    })
+}

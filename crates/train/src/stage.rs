@@ -1,0 +1,387 @@
+//! Runs one recipe: loads what it names, trains or draws or compares, and leaves its outputs in the run folder.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::tensor::Device;
+use data::render::Pair;
+use evaluate::compare;
+use evaluate::report;
+use generate::{Purpose, Stream};
+use inference::setup::{self, Loaded, Places, PoolPlan};
+use model::files::{AdapterConfig, attach};
+use model::{Decoder, DeviceName, Policy};
+use objective::rank::CachedRewards;
+use serde_json::json;
+
+use crate::atomic;
+use crate::card;
+use crate::checkpoint::Learner;
+use crate::error::Error;
+use crate::methods::pretrain::PretrainTask;
+use crate::methods::{dpo, pool, vbon};
+use crate::progress::Progress;
+use crate::recipe::{Method, Recipe};
+use crate::supervised::{Objective, Supervised};
+use crate::trainer::{self, Outcome, Plan, Task};
+
+/// Where a recipe runs.
+#[derive(Debug)]
+pub struct Site<'a> {
+    /// The run folder.
+    pub folder: PathBuf,
+    /// What the console calls it.
+    pub title: String,
+    /// Outputs of earlier stages.
+    pub places: Places,
+    /// Where pools are kept, shared by the stages.
+    pub pools: PathBuf,
+    /// Fingerprint of the recipe.
+    pub fingerprint: String,
+    /// Whether a run that is there goes on.
+    pub resume: bool,
+    /// Set by Ctrl-C.
+    pub stop: &'a AtomicBool,
+}
+
+/// Whether a run reached its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// All is done.
+    Done,
+    /// Ctrl-C; a checkpoint or finished pools are there to go on from.
+    Interrupted,
+}
+
+/// Runs a recipe.
+pub fn run(recipe: &Recipe, site: &Site<'_>) -> Result<Ended, Error> {
+    let device = recipe.run.device.to_string().parse::<DeviceName>()?.open()?;
+    if let Some(threads) = recipe.run.threads {
+        // Fails only where a pool is there already, as for the second stage of a pipeline.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    }
+    match &recipe.method {
+        Method::Pool(settings) => draw_pool(recipe, settings, site, &device),
+        Method::Compare(settings) => compare_policies(recipe, settings, site, &device),
+        Method::Pretrain(settings) => {
+            let difficulty = recipe.data.wordmath.config(recipe.run.seed);
+            let tokenizer = settings.tokenizer(&difficulty)?;
+            let decoder = settings.decoder(&tokenizer, recipe.run.seed, &device);
+            let mut task =
+                PretrainTask::new(settings, &recipe.optim, &difficulty, recipe.data.held_out, &tokenizer)?;
+            let mut learner = Learner { decoder, adapter: None, tokenizer, base: "wordmath".into() };
+            train(recipe, site, &mut learner, &mut task, &device)
+        }
+        Method::Sft(settings) => {
+            let loaded = setup::load(&site.places, &recipe.model.path, &device).map_err(Error::other)?;
+            let rows = setup::examples(&recipe.data, &site.places, &loaded, recipe.run.seed)
+                .map_err(Error::other)?;
+            let rows = settings.prepare(rows.rows);
+            supervise(recipe, site, loaded, settings.clone(), rows, &device)
+        }
+        Method::Reward(settings) => {
+            let seed = recipe.run.seed;
+            let loaded = setup::load_for_score(&site.places, &recipe.model.path, &device, seed)
+                .map_err(Error::other)?;
+            let rows = read_pairs(recipe, site, &loaded)?;
+            supervise(recipe, site, loaded, settings.clone(), rows, &device)
+        }
+        Method::Arm(settings) => {
+            let loaded = setup::load(&site.places, &recipe.model.path, &device).map_err(Error::other)?;
+            let rows = read_pairs(recipe, site, &loaded)?;
+            supervise(recipe, site, loaded, settings.clone(), rows, &device)
+        }
+        Method::Dpo(settings) => {
+            let loaded = setup::load(&site.places, &recipe.model.path, &device).map_err(Error::other)?;
+            let rows = read_pairs(recipe, site, &loaded)?;
+            let reference = Policy::new(loaded.name.clone(), &loaded.decoder);
+            let rows = dpo::referenced(&reference, rows)?;
+            supervise(recipe, site, loaded, settings.clone(), rows, &device)
+        }
+        Method::Vbon(settings) => distil(recipe, settings, site, &device),
+    }
+}
+
+fn read_pairs(recipe: &Recipe, site: &Site<'_>, loaded: &Loaded) -> Result<Vec<Pair>, Error> {
+    let rows = setup::pairs(&recipe.data, &site.places, loaded, recipe.run.seed).map_err(Error::other)?;
+    if rows.identical + rows.too_long > 0 {
+        Progress::say(&format!(
+            "{}: {} pairs; left out: {} with equal answers, {} too long",
+            site.title,
+            rows.rows.len(),
+            rows.identical,
+            rows.too_long
+        ));
+    }
+    Ok(rows.rows)
+}
+
+fn supervise<O: Objective>(
+    recipe: &Recipe,
+    site: &Site<'_>,
+    loaded: Loaded,
+    objective: O,
+    mut rows: Vec<O::Row>,
+    device: &Device,
+) -> Result<Ended, Error> {
+    let held_out = recipe.data.held_out;
+    if held_out >= rows.len() {
+        return Err(Error::Data {
+            what: recipe.data.path.to_string(),
+            message: format!(
+                "{} rows, of which {held_out} are to be held out\n  hint: lower data.held_out",
+                rows.len()
+            ),
+        });
+    }
+    let held = rows.split_off(rows.len() - held_out);
+    let mut task = Supervised::new(objective, rows, held, &recipe.optim, recipe.run.seed)?;
+    let mut learner = learner(recipe, loaded)?;
+    train(recipe, site, &mut learner, &mut task, device)
+}
+
+/// Puts the weights that are trained on the differentiating device.
+fn learner(recipe: &Recipe, loaded: Loaded) -> Result<Learner, Error> {
+    let Loaded { name, mut decoder, tokenizer, adapter, .. } = loaded;
+    // An adapter of an earlier stage becomes part of the base.
+    decoder.each_linear(&mut |_, linear| linear.merge());
+    let adapter = match &recipe.model.lora {
+        None => None,
+        Some(lora) => {
+            if adapter.is_some() {
+                return Err(Error::Data {
+                    what: name,
+                    message: "it is an adapter itself, and an adapter of an adapter cannot be saved\n  hint: name a whole model, or train all weights without [model.lora]".into(),
+                });
+            }
+            let config = AdapterConfig {
+                r: lora.r,
+                alpha: lora.alpha,
+                use_rslora: lora.use_rslora,
+                targets: lora.targets.clone(),
+                base: name.clone(),
+            };
+            let mut stream = Stream::new(recipe.run.seed, Purpose::Init, 1, 0);
+            attach(&mut decoder, &config, &mut || stream.uniform())?;
+            Some(config)
+        }
+    };
+    Ok(Learner { decoder, adapter, tokenizer, base: name })
+}
+
+fn mark_trained(decoder: &mut Decoder, adapters: bool) -> usize {
+    let mut count = 0;
+    decoder.visit(&mut |name, mut slot| {
+        // A reward model's head is new: it is trained whole beside its adapters.
+        let trained = !adapters || name.contains("lora_") || name == "score.weight";
+        if trained {
+            count += slot.shape().iter().product::<usize>();
+        }
+        slot.set_trained(trained);
+    });
+    count
+}
+
+fn train(
+    recipe: &Recipe,
+    site: &Site<'_>,
+    learner: &mut Learner,
+    task: &mut dyn Task,
+    device: &Device,
+) -> Result<Ended, Error> {
+    let adapters = learner.adapter.is_some();
+    let trained = mark_trained(&mut learner.decoder, adapters);
+    write_run(recipe, site, &json!({ "trained_parameters": trained, "base": learner.base }))?;
+    let card = card::text(recipe, &learner.base);
+    let plan = Plan {
+        folder: &site.folder,
+        title: &site.title,
+        optim: &recipe.optim,
+        save: &recipe.save,
+        log: &recipe.log,
+        recipe: &site.fingerprint,
+        resume: site.resume,
+        stop: site.stop,
+        card: &card,
+    };
+    match trainer::run(&plan, learner, task, device)? {
+        Outcome::Done(_) => Ok(Ended::Done),
+        Outcome::Interrupted(path) => {
+            Progress::say(&format!("{}: interrupted; saved {}", site.title, path.display()));
+            Ok(Ended::Interrupted)
+        }
+    }
+}
+
+/// Writes the resolved recipe and what the run was made with.
+fn write_run(recipe: &Recipe, site: &Site<'_>, more: &serde_json::Value) -> Result<(), Error> {
+    let text = ::recipe::resolved(recipe).map_err(Error::other)?;
+    atomic::write(&site.folder.join("recipe.toml"), text.as_bytes())?;
+    let mut run = json!({
+        "plumb": env!("CARGO_PKG_VERSION"),
+        "burn": "0.22.1",
+        "method": recipe.method.name(),
+        "seed": recipe.run.seed,
+        "device": recipe.run.device.to_string(),
+        "recipe": site.fingerprint,
+        "git": card::git(),
+    });
+    if let (Some(run), Some(more)) = (run.as_object_mut(), more.as_object()) {
+        run.extend(more.clone());
+    }
+    atomic::write(&site.folder.join("run.json"), format!("{run:#}\n").as_bytes())
+}
+
+/// Most tokens of a prompt that leaves room for a completion.
+fn room(loaded: &Loaded, recipe: &Recipe) -> usize {
+    loaded.decoder.config.max_position_embeddings.saturating_sub(recipe.sampling.max_new_tokens)
+}
+
+/// `[sampling]` as the engine takes it.
+pub fn sampling(table: &::recipe::Sampling) -> generate::Sampling {
+    generate::Sampling {
+        temperature: table.temperature as f32,
+        top_k: table.top_k,
+        top_p: table.top_p as f32,
+        min_p: table.min_p as f32,
+        stop: table.stop.clone(),
+    }
+}
+
+fn draw_pool(
+    recipe: &Recipe,
+    settings: &pool::Pool,
+    site: &Site<'_>,
+    device: &Device,
+) -> Result<Ended, Error> {
+    let Some(table) = &recipe.reward else { return Ok(Ended::Done) };
+    let loaded = setup::load(&site.places, &recipe.model.path, device).map_err(Error::other)?;
+    let prompts = setup::prompts(&recipe.data, &site.places, &loaded, recipe.run.seed, room(&loaded, recipe))
+        .map_err(Error::other)?
+        .rows;
+    let reward = setup::build(table, &site.places, &loaded, device).map_err(Error::other)?;
+    let policy = Policy::new(loaded.hash.clone(), &loaded.decoder);
+    write_run(recipe, site, &json!({ "base": loaded.name }))?;
+    let settings_of_sampling = sampling(&recipe.sampling);
+    let plan = PoolPlan {
+        folder: &site.pools,
+        policy: &policy,
+        policy_hash: &loaded.hash,
+        tokenizer_hash: loaded.tokenizer.hash(),
+        reference: None,
+        prompts: &prompts,
+        sampling: &settings_of_sampling,
+        budget: recipe.sampling.max_new_tokens,
+        samples: settings.samples,
+        seed: recipe.run.seed,
+    };
+    let mut progress = Progress::new(&site.title);
+    let Some(mut samples) =
+        setup::pool(&plan, &mut |share| progress.at("samples", share) && !site.stop.load(Ordering::Relaxed))
+            .map_err(Error::other)?
+    else {
+        return Ok(Ended::Interrupted);
+    };
+    let id = setup::score(&mut samples, "reward", &reward, &prompts, &site.pools).map_err(Error::other)?;
+    let decode = |ids: &[u32]| loaded.tokenizer.decode(ids, true).unwrap_or_default();
+    let drawn =
+        pool::pairs(settings, &samples, &id, &prompts, loaded.tokenizer.hash(), &decode, recipe.run.seed)?;
+    atomic::write(&site.folder.join("pairs.jsonl"), drawn.lines.as_bytes())?;
+    progress.finish();
+    let all = samples.rewards(&id).map_err(Error::other)?;
+    let mean = all.iter().flat_map(|row| row.iter()).sum::<f64>() / (all.len() * settings.samples) as f64;
+    Progress::say(&format!(
+        "{}: {} samples of {} prompts, mean reward {mean:.4}; {} pairs, {} prompts without one",
+        site.title,
+        all.len() * settings.samples,
+        prompts.len(),
+        drawn.count,
+        drawn.without
+    ));
+    Ok(Ended::Done)
+}
+
+fn distil(recipe: &Recipe, settings: &vbon::Vbon, site: &Site<'_>, device: &Device) -> Result<Ended, Error> {
+    let Some(table) = &recipe.reward else { return Ok(Ended::Done) };
+    let loaded = setup::load(&site.places, &recipe.model.path, device).map_err(Error::other)?;
+    let prompts = setup::prompts(&recipe.data, &site.places, &loaded, recipe.run.seed, room(&loaded, recipe))
+        .map_err(Error::other)?
+        .rows;
+    let reward = setup::build(table, &site.places, &loaded, device).map_err(Error::other)?;
+    let reference = Policy::new(loaded.hash.clone(), &loaded.decoder);
+    let raw = generate::Sampling::default();
+    let plan = PoolPlan {
+        folder: &site.pools,
+        policy: &reference,
+        policy_hash: &loaded.hash,
+        tokenizer_hash: loaded.tokenizer.hash(),
+        reference: None,
+        prompts: &prompts,
+        sampling: &raw,
+        budget: recipe.sampling.max_new_tokens,
+        samples: settings.pool_samples,
+        seed: recipe.run.seed,
+    };
+    let mut progress = Progress::new(&site.title);
+    let Some(mut samples) =
+        setup::pool(&plan, &mut |share| progress.at("samples", share) && !site.stop.load(Ordering::Relaxed))
+            .map_err(Error::other)?
+    else {
+        return Ok(Ended::Interrupted);
+    };
+    let id = setup::score(&mut samples, "reward", &reward, &prompts, &site.pools).map_err(Error::other)?;
+    progress.finish();
+    let cached = samples
+        .rewards(&id)
+        .map_err(Error::other)?
+        .into_iter()
+        .map(|row| CachedRewards::new(row.to_vec()).map_err(Error::other))
+        .collect::<Result<Vec<_>, _>>()?;
+    let tokenizer = loaded.tokenizer.clone();
+    let parts = vbon::Parts {
+        prompts,
+        cached,
+        reference: &reference,
+        reward: reward.open().map_err(Error::other)?,
+        budget: recipe.sampling.max_new_tokens,
+        decode: Box::new(move |ids| tokenizer.decode(ids, true).unwrap_or_default()),
+    };
+    let mut task = vbon::VbonTask::new(settings, &recipe.optim, parts, recipe.run.seed);
+    let mut learner = learner(recipe, loaded)?;
+    train(recipe, site, &mut learner, &mut task, device)
+}
+
+fn compare_policies(
+    recipe: &Recipe,
+    settings: &compare::Compare,
+    site: &Site<'_>,
+    device: &Device,
+) -> Result<Ended, Error> {
+    write_run(recipe, site, &json!({}))?;
+    let mut progress = Progress::new(&site.title);
+    let sampling = sampling(&recipe.sampling);
+    let mut run = compare::Settings {
+        run: &recipe.run.name,
+        seed: recipe.run.seed,
+        data: &recipe.data,
+        sampling: &sampling,
+        max_new_tokens: recipe.sampling.max_new_tokens,
+        places: &site.places,
+        device,
+        pools: &site.pools,
+        watch: &mut |what, share| progress.at(what, share) && !site.stop.load(Ordering::Relaxed),
+    };
+    let report = compare::run(settings, &mut run).map_err(Error::other)?;
+    progress.finish();
+    let Some(report) = report else { return Ok(Ended::Interrupted) };
+    let folder = site.folder.join("report");
+    report::write(&folder, &report).map_err(Error::other)?;
+    Progress::print(&report::table(&report));
+    Progress::print(&format!("{}", relative(&folder.join("report.html")).display()));
+    Ok(Ended::Done)
+}
+
+fn relative(path: &Path) -> PathBuf {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here).unwrap_or(path).to_path_buf()
+}

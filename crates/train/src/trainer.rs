@@ -1,0 +1,220 @@
+//! The loop that all training methods share.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use burn::tensor::Device;
+use model::Grads;
+use recipe::{Log, Optim, Save};
+use serde_json::{Value, json};
+
+use crate::atomic;
+use crate::checkpoint::{self, Learner, TrainerState};
+use crate::error::Error;
+use crate::meters::Meters;
+use crate::optimizer::{AdamW, Moments, clip};
+use crate::schedule::learning_rate;
+use crate::sinks::Sinks;
+
+/// What a method adds to the loop: the gradient of a step, and what is measured beside.
+///
+/// A step is a function of the weights and of its index alone: data order and random streams are addressed by it. That is
+/// why a resumed run needs no more than weights, moments and the index.
+pub trait Task {
+    /// Updates in all.
+    fn total_steps(&self) -> usize;
+
+    /// The gradient of update `step`, and metrics of it; `loss` among them. Also returns the number of tokens run.
+    fn gradient(
+        &mut self,
+        learner: &mut Learner,
+        step: usize,
+        meters: &mut Meters,
+    ) -> Result<(Grads, u64), Error>;
+
+    /// Metrics on data held out, with names that begin with `eval_`.
+    fn evaluate(&mut self, learner: &Learner, meters: &mut Meters) -> Result<(), Error> {
+        let _ = (learner, meters);
+        Ok(())
+    }
+
+    /// A few samples to look at.
+    fn samples(&mut self, learner: &Learner, count: usize, step: usize) -> Result<Vec<Value>, Error> {
+        let _ = (learner, count, step);
+        Ok(Vec::new())
+    }
+
+    /// Epochs of the data that `step` updates make.
+    fn epoch(&self, step: usize) -> Option<f64> {
+        let _ = step;
+        None
+    }
+}
+
+/// Where and how a run goes.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    /// The run folder.
+    pub folder: &'a Path,
+    /// What the console calls the run.
+    pub title: &'a str,
+    /// `[optim]`.
+    pub optim: &'a Optim,
+    /// `[save]`.
+    pub save: &'a Save,
+    /// `[log]`.
+    pub log: &'a Log,
+    /// Fingerprint of the recipe.
+    pub recipe: &'a str,
+    /// Whether a run that is there goes on.
+    pub resume: bool,
+    /// Set by Ctrl-C.
+    pub stop: &'a AtomicBool,
+    /// Text of the model card.
+    pub card: &'a str,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// All steps are done; the folder of the last checkpoint.
+    Done(PathBuf),
+    /// It was interrupted after a checkpoint; the folder of that.
+    Interrupted(PathBuf),
+}
+
+/// Trains `learner` on `task`.
+pub fn run(
+    plan: &Plan<'_>,
+    learner: &mut Learner,
+    task: &mut dyn Task,
+    device: &Device,
+) -> Result<Outcome, Error> {
+    let total = task.total_steps();
+    let mut moments = Moments::default();
+    let mut state =
+        TrainerState { step: 0, total_steps: total, tokens: 0, recipe: plan.recipe.to_owned(), best: None };
+    if plan.resume {
+        if let Some((found, at)) = checkpoint::resume(plan.folder, learner, device)? {
+            if at.recipe != plan.recipe {
+                return Err(Error::Checkpoint {
+                    path: plan.folder.join(checkpoint::step_name(at.step)),
+                    message: "it was made by another recipe\n  hint: run without --resume under another run.name, or with the recipe.toml of the run folder".into(),
+                });
+            }
+            (moments, state) = (found, at);
+        }
+    }
+    let settings = AdamW {
+        beta1: plan.optim.beta1,
+        beta2: plan.optim.beta2,
+        eps: plan.optim.eps,
+        weight_decay: plan.optim.weight_decay,
+    };
+    let warmup = plan.optim.warmup(total);
+    let mut sinks = Sinks::open(plan.folder, plan.title, plan.log.tensorboard, state.step, total)?;
+    let mut meters = Meters::default();
+    let mut saved = plan.folder.join(checkpoint::step_name(state.step));
+    let mut since = (Instant::now(), state.tokens);
+    while state.step < total {
+        let step = state.step;
+        let (mut grads, tokens) = task.gradient(learner, step, &mut meters)?;
+        finite(step, "the loss", meters.mean("loss").unwrap_or(0.0))?;
+        let norm = clip(&mut grads, plan.optim.max_grad_norm);
+        finite(step, "the norm of the gradient", norm)?;
+        let rate = learning_rate(
+            plan.optim.schedule,
+            plan.optim.learning_rate,
+            plan.optim.min_lr_ratio,
+            warmup,
+            total,
+            step,
+        );
+        moments.update(&settings, rate, &grads, &mut |visitor| learner.decoder.visit(visitor));
+        state.step += 1;
+        state.tokens += tokens;
+        meters.add("grad_norm", norm);
+        meters.add("learning_rate", rate);
+        sinks.tick(state.step);
+
+        let last = state.step == total;
+        let stopping = plan.stop.load(Ordering::Relaxed);
+        let save_due =
+            last || stopping || (plan.save.every_steps > 0 && state.step % plan.save.every_steps == 0);
+        if save_due && !stopping {
+            task.evaluate(learner, &mut meters)?;
+        }
+        if last || state.step % plan.log.every_steps == 0 || save_due {
+            let (started, tokens_before) = since;
+            let seconds = started.elapsed().as_secs_f64();
+            meters.add("tokens_per_second", (state.tokens - tokens_before) as f64 / seconds.max(1e-9));
+            meters.add("num_tokens", state.tokens as f64);
+            if let Some(epoch) = task.epoch(state.step) {
+                meters.add("epoch", epoch);
+            }
+            since = (Instant::now(), state.tokens);
+            let measured = meters.take();
+            sinks.log(state.step, &measured)?;
+            if save_due {
+                let better = better(plan.save, measured.mean(&plan.save.metric), state.best);
+                if let Some(value) = better {
+                    state.best = Some((value, state.step));
+                }
+                saved = checkpoint::save(plan.folder, learner, &moments, &state, plan.card)?;
+                if better.is_some() {
+                    atomic::point(&plan.folder.join("best"), &checkpoint::step_name(state.step))?;
+                }
+                let best = state.best.filter(|_| plan.save.keep_best).map(|(_, step)| step);
+                checkpoint::prune(plan.folder, plan.save.keep_last, best)?;
+                if plan.log.samples > 0 && !stopping {
+                    write_samples(
+                        plan.folder,
+                        state.step,
+                        task.samples(learner, plan.log.samples, state.step)?,
+                    )?;
+                }
+            }
+        }
+        if stopping && !last {
+            sinks.finish();
+            return Ok(Outcome::Interrupted(saved));
+        }
+    }
+    sinks.finish();
+    Ok(Outcome::Done(saved))
+}
+
+fn finite(step: usize, what: &'static str, value: f64) -> Result<(), Error> {
+    if value.is_finite() { Ok(()) } else { Err(Error::Diverged { step, what, value }) }
+}
+
+/// The metric's value, if it is the best so far and `best` is kept.
+fn better(save: &Save, value: Option<f64>, best: Option<(f64, usize)>) -> Option<f64> {
+    let value = value.filter(|_| save.keep_best)?;
+    let improves =
+        best.is_none_or(|(before, _)| if save.greater_is_better { value > before } else { value < before });
+    improves.then_some(value)
+}
+
+fn write_samples(folder: &Path, step: usize, samples: Vec<Value>) -> Result<(), Error> {
+    if samples.is_empty() {
+        return Ok(());
+    }
+    let mut text = String::new();
+    for sample in samples {
+        text.push_str(&sample.to_string());
+        text.push('\n');
+    }
+    let name = format!("samples/{}.jsonl", checkpoint::step_name(step));
+    atomic::write(&folder.join(name), text.as_bytes())
+}
+
+/// A row of a sample table.
+pub fn sample_row(prompt: &str, completion: &str, numbers: &[(&str, f64)]) -> Value {
+    let mut row = json!({"prompt": prompt, "completion": completion});
+    for (name, value) in numbers {
+        row[*name] = json!(value);
+    }
+    row
+}
