@@ -81,7 +81,9 @@ impl<O: Objective> Task for Supervised<O> {
         meters: &mut Meters,
     ) -> Result<(Grads, u64), Error> {
         let position = step as u64 * self.optim.batch_size as u64;
-        let batch = Sampler::resume(self.seed, self.rows.len(), position).take(self.optim.batch_size);
+        let mut batch = Sampler::resume(self.seed, self.rows.len(), position).take(self.optim.batch_size);
+        // Rows of like length together: a micro-batch is padded to its longest.
+        batch.sort_by_key(|row| O::tokens(&self.rows[*row]));
         let total: f64 = batch.iter().map(|row| O::weight(&self.rows[*row])).sum();
         let mut grads = Grads::default();
         let mut tokens = 0;

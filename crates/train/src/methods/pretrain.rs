@@ -164,9 +164,11 @@ impl Task for PretrainTask {
         meters: &mut Meters,
     ) -> Result<(Grads, u64), Error> {
         let start = (step * self.optim.batch_size) as u64;
-        let examples = (start..start + self.optim.batch_size as u64)
+        let mut examples = (start..start + self.optim.batch_size as u64)
             .map(|index| example(&self.generator, Split::Train, index, &learner.tokenizer))
             .collect::<Result<Vec<_>, _>>()?;
+        // Rows of like length together: a micro-batch is padded to its longest.
+        examples.sort_by_key(Example::len);
         let weight = self.settings.prompt_weight;
         let total: f64 = examples.iter().map(|e| e.loss_tokens() as f64).sum();
         let mut grads = Grads::default();

@@ -268,7 +268,8 @@ impl Task for VbonTask<'_> {
         let total = drawn.len() as f64;
         let mut grads = Grads::default();
         let mut tokens = 0;
-        let places: Vec<usize> = (0..texts.len()).collect();
+        let mut places: Vec<usize> = (0..texts.len()).collect();
+        places.sort_by_key(|place| texts[*place].0.len());
         for micro in places.chunks(self.optim.micro_batch()) {
             let rows: Vec<Row<'_>> =
                 micro.iter().map(|place| Row { ids: &texts[*place].0, loss: &texts[*place].1 }).collect();
