@@ -289,7 +289,7 @@ fn pools_grow_and_copy_pages() {
     pool.k.clone().into_data().assert_eq(&twin.k.into_data(), true);
     pool.v.clone().into_data().assert_eq(&twin.v.into_data(), true);
     for (page, copy) in [(1, 4), (0, 2)] {
-        let part = |tensor: &Tensor<4>, page: usize| tensor.clone().slice([page..page + 1]).into_data();
+        let part = |tensor: &Tensor<4>, page: usize| tensor.clone().slice_dim(0, page..page + 1).into_data();
         part(&pool.k, copy).assert_eq(&part(&before.k, page), true);
         part(&pool.v, copy).assert_eq(&part(&before.v, page), true);
     }

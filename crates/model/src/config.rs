@@ -20,6 +20,7 @@ pub enum Head {
 
 /// A decoder's shape, resolved: every default filled in.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are the fields of the file")]
 pub struct Config {
     /// `model_type` of the file: `llama`, `qwen2` or `mistral`.
     pub model_type: String,
@@ -137,11 +138,9 @@ impl Config {
         let uses_window =
             if qwen { fields.get("use_sliding_window")?.unwrap_or(false) } else { model_type == "mistral" };
         let max_position_embeddings = fields.get("max_position_embeddings")?.unwrap_or(2048);
-        if let (Some(window), true) = (window, uses_window) {
-            if window < max_position_embeddings {
-                let hint = "attention over a sliding window is not supported; a model without one is";
-                return Err(fields.unsupported("sliding_window", window, hint));
-            }
+        if let Some(window) = window.filter(|window| uses_window && *window < max_position_embeddings) {
+            let hint = "attention over a sliding window is not supported; a model without one is";
+            return Err(fields.unsupported("sliding_window", window, hint));
         }
         let activation: String = fields.get("hidden_act")?.unwrap_or_else(|| "silu".into());
         if activation != "silu" {

@@ -13,6 +13,9 @@ use crate::params::{Slot, Visitor};
 /// rotated, to outputs `[tokens, heads, head_dim]`.
 pub type Mix<'m> = dyn FnMut(usize, Tensor<3>, Tensor<3>, Tensor<3>) -> Tensor<3> + 'm;
 
+/// Gives the flat values of the parameter of a name and shape.
+pub type Values<'v, E> = dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, E> + 'v;
+
 /// `self_attn` of a layer.
 #[derive(Debug, Clone)]
 pub struct SelfAttention {
@@ -69,11 +72,7 @@ pub struct Decoder {
 
 impl Decoder {
     /// A decoder whose parameters are given by name: `weight(name, shape)` returns the flat values.
-    pub fn build<E>(
-        config: Config,
-        device: &Device,
-        weight: &mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, E>,
-    ) -> Result<Self, E> {
+    pub fn build<E>(config: Config, device: &Device, weight: &mut Values<'_, E>) -> Result<Self, E> {
         let (d, f) = (config.hidden_size, config.intermediate_size);
         let q = config.num_attention_heads * config.head_dim;
         let kv = config.num_key_value_heads * config.head_dim;
@@ -281,7 +280,7 @@ impl Decoder {
 
 /// Makes parameters of named values.
 struct Builder<'b, E> {
-    weight: &'b mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, E>,
+    weight: &'b mut Values<'b, E>,
     device: &'b Device,
 }
 

@@ -38,8 +38,7 @@ pub fn model(repo: &str, revision: &str) -> Result<PathBuf, Error> {
     let handle = api(Kind::Model, repo, revision)?;
     let listed = handle.info().map_err(|source| refuse(repo, &source.to_string()))?;
     let wanted = |name: &str| {
-        !name.contains('/')
-            && (name.ends_with(".json") || name.ends_with(".jinja") || name.ends_with(".safetensors"))
+        !name.contains('/') && [".json", ".jinja", ".safetensors"].iter().any(|suffix| name.ends_with(suffix))
     };
     for sibling in listed.siblings.iter().filter(|sibling| wanted(&sibling.rfilename)) {
         let path = &sibling.rfilename;

@@ -28,7 +28,7 @@ pub struct Pages {
     rows: Vec<Row>,
     free_rows: Vec<u32>,
     holders: Vec<u32>,
-    free_pages: Vec<u32>,
+    free: Vec<u32>,
 }
 
 impl Pages {
@@ -93,7 +93,7 @@ impl Pages {
     /// page that must be copied first, if any.
     pub fn append(&mut self, row: u32, count: usize, copies: &mut Vec<PageCopy>) -> Vec<u32> {
         let start = self.row(row).len;
-        if start % PAGE != 0 && count > 0 {
+        if !start.is_multiple_of(PAGE) && count > 0 {
             let place = start / PAGE;
             let page = self.rows[row as usize].pages[place];
             if self.holders[page as usize] > 1 {
@@ -105,7 +105,7 @@ impl Pages {
         }
         let mut slots = Vec::with_capacity(count);
         for position in start..start + count {
-            if position % PAGE == 0 {
+            if position.is_multiple_of(PAGE) {
                 let page = self.take();
                 self.rows[row as usize].pages.push(page);
             }
@@ -123,7 +123,7 @@ impl Pages {
     }
 
     fn take(&mut self) -> u32 {
-        if let Some(page) = self.free_pages.pop() {
+        if let Some(page) = self.free.pop() {
             self.holders[page as usize] = 1;
             return page;
         }
@@ -135,7 +135,7 @@ impl Pages {
         let holders = &mut self.holders[page as usize];
         *holders -= 1;
         if *holders == 0 {
-            self.free_pages.push(page);
+            self.free.push(page);
         }
     }
 }
@@ -202,6 +202,6 @@ mod tests {
         for (row, _) in twin {
             pages.close(row);
         }
-        assert_eq!(pages.free_pages.len(), pages.capacity(), "closed rows leave no page behind");
+        assert_eq!(pages.free.len(), pages.capacity(), "closed rows leave no page behind");
     }
 }

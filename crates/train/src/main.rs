@@ -19,6 +19,7 @@ use train::{Error, dry_run};
     version,
     after_help = "Exit codes: 0 done, 1 the run failed, 2 the recipe is wrong, 130 interrupted (go on with --resume)."
 )]
+#[expect(clippy::struct_excessive_bools, reason = "they are switches of the command line")]
 struct Arguments {
     /// The recipe, a TOML file.
     #[arg(required_unless_present_any = ["list", "schema"])]

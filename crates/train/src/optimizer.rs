@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use model::params::{Grads, Slot};
+use model::params::{Grads, Visitor};
 use model::weights::Named;
 
 /// Settings of AdamW.
@@ -39,7 +39,7 @@ impl Moments {
         settings: &AdamW,
         learning_rate: f64,
         grads: &Grads,
-        visit: &mut dyn FnMut(&mut dyn FnMut(&str, Slot<'_>)),
+        visit: &mut dyn FnMut(&mut Visitor<'_>),
     ) {
         self.step += 1;
         let step = i32::try_from(self.step).unwrap_or(i32::MAX);
@@ -113,6 +113,7 @@ pub fn clip(grads: &mut Grads, limit: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::params::Slot;
     use recipe::Schedule;
     use serde_json::Value;
 

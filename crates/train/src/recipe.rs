@@ -203,7 +203,7 @@ fn raw_rollouts(sampling: &Sampling) -> Result<(), Violation> {
 }
 
 fn batch_holds_rollouts(recipe: &Recipe, vbon: &Vbon) -> Result<(), Violation> {
-    if recipe.optim.batch_size % vbon.rollouts == 0 {
+    if recipe.optim.batch_size.is_multiple_of(vbon.rollouts) {
         return Ok(());
     }
     let message = format!(

@@ -95,16 +95,16 @@ pub fn run(
     let mut moments = Moments::default();
     let mut state =
         TrainerState { step: 0, total_steps: total, tokens: 0, recipe: plan.recipe.to_owned(), best: None };
-    if plan.resume {
-        if let Some((found, at)) = checkpoint::resume(plan.folder, learner, device)? {
-            if at.recipe != plan.recipe {
-                return Err(Error::Checkpoint {
+    if plan.resume
+        && let Some((found, at)) = checkpoint::resume(plan.folder, learner, device)?
+    {
+        if at.recipe != plan.recipe {
+            return Err(Error::Checkpoint {
                     path: plan.folder.join(checkpoint::step_name(at.step)),
                     message: "it was made by another recipe\n  hint: run without --resume under another run.name, or with the recipe.toml of the run folder".into(),
                 });
-            }
-            (moments, state) = (found, at);
         }
+        (moments, state) = (found, at);
     }
     let settings = AdamW {
         beta1: plan.optim.beta1,
@@ -140,12 +140,13 @@ pub fn run(
 
         let last = state.step == total;
         let stopping = plan.stop.load(Ordering::Relaxed);
-        let save_due =
-            last || stopping || (plan.save.every_steps > 0 && state.step % plan.save.every_steps == 0);
+        let save_due = last
+            || stopping
+            || (plan.save.every_steps > 0 && state.step.is_multiple_of(plan.save.every_steps));
         if save_due && !stopping {
             task.evaluate(learner, &mut meters)?;
         }
-        if last || state.step % plan.log.every_steps == 0 || save_due {
+        if last || state.step.is_multiple_of(plan.log.every_steps) || save_due {
             let (started, tokens_before) = since;
             let seconds = started.elapsed().as_secs_f64();
             meters.add("tokens_per_second", (state.tokens - tokens_before) as f64 / seconds.max(1e-9));

@@ -288,7 +288,7 @@ fn run_method(
     let Some(answers) = answers else { return Ok(None) };
     let mut ledger = *engine.ledger();
     if let Some(reward) = &proxy {
-        ledger = ledger + *reward.ledger();
+        ledger += *reward.ledger();
     }
     drop(engine);
 

@@ -89,7 +89,7 @@ pub fn answer(
     let Some(answers) = given else { return Ok(None) };
     let mut ledger = *engine.ledger();
     if let Some(reward) = &chooser {
-        ledger = ledger + *reward.ledger();
+        ledger += *reward.ledger();
     }
     let rewards = match &reward {
         Some(set) => {

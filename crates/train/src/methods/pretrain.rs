@@ -74,7 +74,7 @@ impl Validate for Pretrain {
 
 fn heads_divide(pretrain: &Pretrain) -> Result<(), Violation> {
     let width = pretrain.hidden_size / pretrain.heads;
-    if pretrain.hidden_size % pretrain.heads == 0 && width % 2 == 0 {
+    if pretrain.hidden_size.is_multiple_of(pretrain.heads) && width.is_multiple_of(2) {
         return Ok(());
     }
     let message =
@@ -83,7 +83,7 @@ fn heads_divide(pretrain: &Pretrain) -> Result<(), Violation> {
 }
 
 fn kv_heads_divide(pretrain: &Pretrain) -> Result<(), Violation> {
-    if pretrain.heads % pretrain.kv_heads == 0 {
+    if pretrain.heads.is_multiple_of(pretrain.kv_heads) {
         return Ok(());
     }
     let message = format!("{} key and value heads do not divide {} heads", pretrain.kv_heads, pretrain.heads);

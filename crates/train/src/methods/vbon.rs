@@ -106,6 +106,9 @@ fn pool_can_tell(vbon: &Vbon) -> Result<(), Violation> {
     Err(Violation::new(message).hint("raise `pool_samples` to about n, or lower `n`"))
 }
 
+/// Turns ids into text.
+pub type DecodeIds<'a> = Box<dyn Fn(&[u32]) -> String + 'a>;
+
 /// What the method runs on.
 #[expect(missing_debug_implementations, reason = "rewards have nothing to show")]
 pub struct VbonTask<'a> {
@@ -118,7 +121,7 @@ pub struct VbonTask<'a> {
     sampling: Sampling,
     budget: usize,
     seed: u64,
-    decode: Box<dyn Fn(&[u32]) -> String + 'a>,
+    decode: DecodeIds<'a>,
 }
 
 /// The parts of a [`VbonTask`].
@@ -135,7 +138,7 @@ pub struct Parts<'a> {
     /// Most new tokens.
     pub budget: usize,
     /// Turns ids into text, for the sample table.
-    pub decode: Box<dyn Fn(&[u32]) -> String + 'a>,
+    pub decode: DecodeIds<'a>,
 }
 
 impl<'a> VbonTask<'a> {
