@@ -1,0 +1,281 @@
+//! Agreement with transformers and peft on the reference fixtures: logits, log-probabilities, greedy continuations, reward
+//! heads, adapters; and what they must not depend on: batches, caches, how a row was filled.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use generate::{Chance, Engine, Purpose, Sample, SampleAsk, Sampling, Score, Session, Step, Stream};
+use model::files::{adapter_files, attach, load, load_adapter, model_files};
+use model::weights::Float;
+use model::{Decoder, Policy};
+use serde_json::Value;
+
+const MODELS: [&str; 6] = ["llama_gqa", "llama_tied", "llama3_rope", "qwen2", "qwen2_bf16", "mistral_nowindow"];
+
+fn expected(path: &Path) -> Value {
+    let text = fs_err::read_to_string(path.join("expected.json")).expect("expected.json");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().expect("ids").iter().map(|id| id.as_u64().expect("an id") as u32).collect()
+}
+
+fn floats(value: &Value) -> Vec<f64> {
+    value.as_array().expect("numbers").iter().map(|x| x.as_f64().expect("a number")).collect()
+}
+
+/// Logits after every token of a row, by extending a session `step` tokens at a time.
+fn logits(policy: &Policy, row: &[u32], step: usize) -> Vec<Vec<f32>> {
+    let mut session = policy.session();
+    let id = session.open();
+    let mut all = Vec::new();
+    for part in row.chunks(step) {
+        let given = session.extend(&[(id, part)]).expect("the row fits");
+        all.push(given.row(0).to_vec());
+    }
+    all
+}
+
+#[test]
+fn logits_and_scores_agree_with_transformers() {
+    for name in MODELS {
+        let Some(path) = testkit::shared(&format!("fixtures/models/{name}")) else { return };
+        let want = expected(&path);
+        for config in ["config.json", "config.v5.json"] {
+            let folder = tempfile::tempdir().expect("a folder");
+            for entry in fs_err::read_dir(&path).expect("the fixture").flatten() {
+                fs_err::copy(entry.path(), folder.path().join(entry.file_name())).expect("copied");
+            }
+            fs_err::copy(path.join(config), folder.path().join("config.json")).expect("copied");
+            let decoder = load(folder.path(), &Device::flex()).expect("a model");
+            let policy = Policy::new(name, &decoder);
+            for (s, sequence) in want["sequences"].as_array().expect("sequences").iter().enumerate() {
+                let row = ids(sequence);
+                for (t, ours) in logits(&policy, &row, 1).iter().enumerate() {
+                    for (v, theirs) in floats(&want["logits"][s][t]).iter().enumerate() {
+                        let difference = (f64::from(ours[v]) - theirs).abs();
+                        assert!(difference < 1e-4, "{name} {config} sequence {s} position {t} id {v}: off by {difference}");
+                    }
+                }
+                let scores = policy.score(&[(&row[..1], &row[1..])]).expect("scores");
+                for (ours, theirs) in scores[0].iter().zip(floats(&want["token_logprobs"][s])) {
+                    assert!((f64::from(*ours) - theirs).abs() < 1e-4, "{name}: {ours} against {theirs}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn greedy_continuations_agree_with_transformers() {
+    for name in MODELS {
+        let Some(path) = testkit::shared(&format!("fixtures/models/{name}")) else { return };
+        let want = expected(&path);
+        let mut decoder = load(&path, &Device::flex()).expect("a model");
+        decoder.config.eos.clear();
+        let policy = Policy::new(name, &decoder);
+        let asks = |batch: &[usize]| -> Vec<SampleAsk> {
+            batch
+                .iter()
+                .map(|s| SampleAsk {
+                    prefix: ids(&want["sequences"][*s]),
+                    prompt_len: 1,
+                    budget: 16,
+                    stream: Stream::new(0, Purpose::Sample, 0, 0),
+                })
+                .collect()
+        };
+        let mut engine = Engine::new(&policy, Sampling::greedy()).expect("settings");
+        let given = engine.sample(asks(&[0, 1]), &mut Chance::Streams).expect("room");
+        for (s, completion) in given.iter().enumerate() {
+            let theirs = &want["greedy"][s];
+            let theirs = if theirs.is_array() { ids(theirs) } else { ids(&theirs["tokens"]) };
+            assert_eq!(completion.ids, theirs, "{name} sequence {s}");
+        }
+    }
+}
+
+#[test]
+fn reward_heads_agree_with_transformers() {
+    let Some(path) = testkit::shared("fixtures/reward/llama_rm") else { return };
+    let want = expected(&path);
+    let policy = Policy::new("llama_rm", &load(&path, &Device::flex()).expect("a model"));
+    for (sequence, score) in want["sequences"].as_array().expect("sequences").iter().zip(floats(&want["scores"])) {
+        let row = ids(sequence);
+        let ours = logits(&policy, &row, row.len());
+        assert!((f64::from(ours[0][0]) - score).abs() < 1e-4, "{} against {score}", ours[0][0]);
+    }
+}
+
+#[test]
+fn adapters_agree_with_peft_and_merging_changes_nothing() {
+    let Some(adapter) = testkit::shared("fixtures/adapters/llama_lora") else { return };
+    let Some(base) = testkit::shared("fixtures/models/llama_gqa") else { return };
+    let want = expected(&adapter);
+    let mut decoder = load(&base, &Device::flex()).expect("a model");
+    let config = load_adapter(&mut decoder, &adapter).expect("an adapter");
+    let mut merged = decoder.clone();
+    merged.each_linear(&mut |_, linear| linear.merge());
+    for (name, decoder) in [("adapter", &decoder), ("merged", &merged)] {
+        let policy = Policy::new(name, decoder);
+        for (s, sequence) in want["sequences"].as_array().expect("sequences").iter().enumerate() {
+            for (t, ours) in logits(&policy, &ids(sequence), 1).iter().enumerate() {
+                for (ours, theirs) in ours.iter().zip(floats(&want["logits"][s][t])) {
+                    assert!((f64::from(*ours) - theirs).abs() < 1e-4, "{name} {s} {t}: {ours} against {theirs}");
+                }
+            }
+        }
+    }
+    // Saved and loaded again it is the same adapter.
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, bytes) in adapter_files(&decoder, &config).expect("files") {
+        fs_err::write(folder.path().join(name), bytes).expect("written");
+    }
+    let mut again = load(&base, &Device::flex()).expect("a model");
+    assert_eq!(load_adapter(&mut again, folder.path()).expect("an adapter"), config);
+    let row = ids(&want["sequences"][0]);
+    assert_eq!(logits(&Policy::new("a", &decoder), &row, 1), logits(&Policy::new("b", &again), &row, 1));
+}
+
+/// A small random decoder with an adapter, which needs no fixture.
+fn random() -> Decoder {
+    let shape = model::Shape {
+        vocab_size: 97,
+        hidden_size: 48,
+        intermediate_size: 80,
+        num_hidden_layers: 2,
+        num_attention_heads: 6,
+        num_key_value_heads: 2,
+        max_position_embeddings: 128,
+        eos: 1,
+        pad: 0,
+    };
+    let mut stream = Stream::new(3, Purpose::Init, 0, 0);
+    let mut decoder = Decoder::random(model::Config::llama(&shape), &Device::flex(), &mut || 4.0 * stream.normal());
+    let config = model::files::AdapterConfig {
+        r: 3,
+        alpha: 6.0,
+        use_rslora: false,
+        targets: vec!["q_proj".into(), "down_proj".into()],
+        base: "random".into(),
+    };
+    attach(&mut decoder, &config, &mut || stream.uniform()).expect("targets");
+    decoder
+}
+
+fn texts() -> Vec<Vec<u32>> {
+    let mut stream = Stream::new(5, Purpose::Sample, 0, 0);
+    [1, 2, 15, 16, 17, 33, 70].iter().map(|n| (0..*n).map(|_| (stream.bits() % 97) as u32).collect()).collect()
+}
+
+#[test]
+fn cached_equals_recomputed_and_batched_equals_single_bit_for_bit() {
+    let policy = Policy::new("random", &random());
+    let rows = texts();
+    for row in &rows {
+        let whole: Vec<Vec<f32>> = (1..=row.len()).map(|n| logits(&policy, &row[..n], n)[0].clone()).collect();
+        assert_eq!(logits(&policy, row, 1), whole, "token by token, {} tokens", row.len());
+        let by_seven = logits(&policy, row, 7);
+        assert_eq!(by_seven.last(), whole.last(), "seven by seven");
+    }
+    let mut session = policy.session();
+    let open: Vec<_> = rows.iter().map(|_| session.open()).collect();
+    let batch: Vec<_> = open.iter().copied().zip(rows.iter().map(Vec::as_slice)).collect();
+    let together = session.extend(&batch).expect("room");
+    for (place, row) in rows.iter().enumerate() {
+        assert_eq!(together.row(place), logits(&policy, row, row.len())[0], "row {place} alone");
+    }
+    // Forks, cuts and reuse of pages change nothing either.
+    let long = open[6];
+    for cut in [1, 15, 16, 17, 40] {
+        let fork = session.fork(long, cut);
+        let suffix = &rows[4][..9];
+        let forked = session.extend(&[(fork, suffix)]).expect("room");
+        let text = [&rows[6][..cut], suffix].concat();
+        assert_eq!(forked.row(0), logits(&policy, &text, text.len())[0], "forked at {cut}");
+        session.truncate(fork, 0);
+        session.close(fork);
+    }
+    session.truncate(long, 20);
+    let cut = session.extend(&[(long, &rows[3])]).expect("room");
+    let text = [&rows[6][..20], &rows[3]].concat();
+    assert_eq!(cut.row(0), logits(&policy, &text, text.len())[0], "cut at 20");
+}
+
+#[test]
+fn training_sees_the_log_probabilities_of_decoding() {
+    use model::learn::{Row, log_probs};
+    let decoder = random();
+    let policy = Policy::new("random", &decoder);
+    let rows: Vec<Vec<u32>> = texts().into_iter().filter(|row| row.len() > 1).collect();
+    let masks: Vec<Vec<bool>> = rows.iter().map(|row| (0..row.len()).map(|at| at > 0).collect()).collect();
+    let batch: Vec<Row<'_>> = rows.iter().zip(&masks).map(|(ids, loss)| Row { ids, loss }).collect();
+    let forward = log_probs(&decoder, &batch, false);
+    let items: Vec<(&[u32], &[u32])> = rows.iter().map(|row| row.split_at(1)).collect();
+    let scores = policy.score(&items).expect("room");
+    for (ours, theirs) in forward.rows().zip(&scores) {
+        assert_eq!(ours, theirs, "bit for bit, whatever the padding");
+    }
+}
+
+#[test]
+fn gradients_do_not_depend_on_checkpointing_or_on_accumulation() {
+    use model::learn::{Row, log_probs};
+    let mut decoder = random();
+    decoder.visit(&mut |_, mut slot| slot.set_trained(true));
+    let rows: Vec<Vec<u32>> = texts().into_iter().filter(|row| row.len() > 1).collect();
+    let masks: Vec<Vec<bool>> = rows.iter().map(|row| (0..row.len()).map(|at| at > 0).collect()).collect();
+    let batch: Vec<Row<'_>> = rows.iter().zip(&masks).map(|(ids, loss)| Row { ids, loss }).collect();
+    let gradient = |decoder: &mut Decoder, parts: usize, checkpointing: bool| {
+        let mut sum = model::Grads::default();
+        for part in batch.chunks(batch.len().div_ceil(parts)) {
+            let forward = log_probs(decoder, part, checkpointing);
+            let coefficients: Vec<f32> = (0..forward.values.len()).map(|i| 0.01 * (1.0 + (i % 5) as f32)).collect();
+            // The same coefficient for a token, wherever the batch is cut.
+            let coefficients = if parts == 1 { coefficients } else { vec![0.01; forward.values.len()] };
+            sum.merge(forward.backward(decoder, &coefficients));
+        }
+        sum
+    };
+    let close = |a: &model::Grads, b: &model::Grads| {
+        let names: Vec<&str> = a.iter().map(|(name, _)| name).collect();
+        assert!(names.len() > 20 && names == b.iter().map(|(name, _)| name).collect::<Vec<_>>());
+        for (name, left) in a.iter() {
+            let left: Vec<f32> = left.to_data().iter::<f32>().collect();
+            let right: Vec<f32> = b.get(name).expect("there").to_data().iter::<f32>().collect();
+            for (left, right) in left.iter().zip(right) {
+                assert!((left - right).abs() < 1e-4 * (1.0 + left.abs()), "{name}: {left} against {right}");
+            }
+        }
+    };
+    let plain = gradient(&mut decoder, 1, false);
+    close(&plain, &gradient(&mut decoder, 1, true));
+    close(&gradient(&mut decoder, 2, false), &gradient(&mut decoder, 6, false));
+}
+
+#[test]
+fn saved_models_load_with_equal_logits() {
+    let decoder = random();
+    let row = &texts()[5];
+    let mut merged = decoder.clone();
+    merged.each_linear(&mut |_, linear| linear.merge());
+    let before = logits(&Policy::new("before", &merged), row, row.len());
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, bytes) in model_files(&decoder, Float::F32).expect("files") {
+        fs_err::write(folder.path().join(name), bytes).expect("written");
+    }
+    let again = load(folder.path(), &Device::flex()).expect("a model");
+    assert_eq!(logits(&Policy::new("after", &again), row, row.len()), before);
+    let error = |change: &dyn Fn(&Path)| {
+        change(folder.path());
+        load(folder.path(), &Device::flex()).expect_err("damaged").to_string()
+    };
+    let shorter = error(&|folder| {
+        let bytes = fs_err::read(folder.join("model.safetensors")).expect("there");
+        fs_err::write(folder.join("model.safetensors"), &bytes[..bytes.len() - 10]).expect("written");
+    });
+    assert!(shorter.contains("damaged"), "{shorter}");
+    let missing = error(&|folder| fs_err::remove_file(folder.join("model.safetensors")).expect("removed"));
+    assert!(missing.contains("no model.safetensors"), "{missing}");
+}
