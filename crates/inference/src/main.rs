@@ -209,7 +209,9 @@ fn answer_one(arguments: &Generate) -> Result<bool, Failure> {
         let message = format!("no method `{}`\n  hint: methods are {}", arguments.method, names.join(", "));
         return Err(Failure::Run(message.into()));
     };
-    let text = format!("[model]\npath = {}\n[method.{}]\n", quoted(&arguments.model), method.info().name);
+    // The data table is not read here; wordmath asks for a limit.
+    let model = quoted(&arguments.model);
+    let text = format!("[model]\npath = {model}\n[data]\nlimit = 1\n[method.{}]\n", method.info().name);
     let recipe = load(Source::from_text("generate", text).set_all(&arguments.set))?;
     let device = recipe.run.device.to_string().parse::<DeviceName>()?.open()?;
     let loaded = setup::load(&Places::default(), &recipe.model.path, &device)?;

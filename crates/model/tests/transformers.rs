@@ -10,7 +10,8 @@ use model::weights::Float;
 use model::{Decoder, Policy};
 use serde_json::Value;
 
-const MODELS: [&str; 6] = ["llama_gqa", "llama_tied", "llama3_rope", "qwen2", "qwen2_bf16", "mistral_nowindow"];
+const MODELS: [&str; 6] =
+    ["llama_gqa", "llama_tied", "llama3_rope", "qwen2", "qwen2_bf16", "mistral_nowindow"];
 
 fn expected(path: &Path) -> Value {
     let text = fs_err::read_to_string(path.join("expected.json")).expect("expected.json");
@@ -55,7 +56,10 @@ fn logits_and_scores_agree_with_transformers() {
                 for (t, ours) in logits(&policy, &row, 1).iter().enumerate() {
                     for (v, theirs) in floats(&want["logits"][s][t]).iter().enumerate() {
                         let difference = (f64::from(ours[v]) - theirs).abs();
-                        assert!(difference < 1e-4, "{name} {config} sequence {s} position {t} id {v}: off by {difference}");
+                        assert!(
+                            difference < 1e-4,
+                            "{name} {config} sequence {s} position {t} id {v}: off by {difference}"
+                        );
                     }
                 }
                 let scores = policy.score(&[(&row[..1], &row[1..])]).expect("scores");
@@ -101,7 +105,9 @@ fn reward_heads_agree_with_transformers() {
     let Some(path) = testkit::shared("fixtures/reward/llama_rm") else { return };
     let want = expected(&path);
     let policy = Policy::new("llama_rm", &load(&path, &Device::flex()).expect("a model"));
-    for (sequence, score) in want["sequences"].as_array().expect("sequences").iter().zip(floats(&want["scores"])) {
+    for (sequence, score) in
+        want["sequences"].as_array().expect("sequences").iter().zip(floats(&want["scores"]))
+    {
         let row = ids(sequence);
         let ours = logits(&policy, &row, row.len());
         assert!((f64::from(ours[0][0]) - score).abs() < 1e-4, "{} against {score}", ours[0][0]);
@@ -122,7 +128,10 @@ fn adapters_agree_with_peft_and_merging_changes_nothing() {
         for (s, sequence) in want["sequences"].as_array().expect("sequences").iter().enumerate() {
             for (t, ours) in logits(&policy, &ids(sequence), 1).iter().enumerate() {
                 for (ours, theirs) in ours.iter().zip(floats(&want["logits"][s][t])) {
-                    assert!((f64::from(*ours) - theirs).abs() < 1e-4, "{name} {s} {t}: {ours} against {theirs}");
+                    assert!(
+                        (f64::from(*ours) - theirs).abs() < 1e-4,
+                        "{name} {s} {t}: {ours} against {theirs}"
+                    );
                 }
             }
         }
@@ -152,7 +161,8 @@ fn random() -> Decoder {
         pad: 0,
     };
     let mut stream = Stream::new(3, Purpose::Init, 0, 0);
-    let mut decoder = Decoder::random(model::Config::llama(&shape), &Device::flex(), &mut || 4.0 * stream.normal());
+    let mut decoder =
+        Decoder::random(model::Config::llama(&shape), &Device::flex(), &mut || 4.0 * stream.normal());
     let config = model::files::AdapterConfig {
         r: 3,
         alpha: 6.0,
@@ -166,7 +176,10 @@ fn random() -> Decoder {
 
 fn texts() -> Vec<Vec<u32>> {
     let mut stream = Stream::new(5, Purpose::Sample, 0, 0);
-    [1, 2, 15, 16, 17, 33, 70].iter().map(|n| (0..*n).map(|_| (stream.bits() % 97) as u32).collect()).collect()
+    [1, 2, 15, 16, 17, 33, 70]
+        .iter()
+        .map(|n| (0..*n).map(|_| (stream.bits() % 97) as u32).collect())
+        .collect()
 }
 
 #[test]
@@ -174,7 +187,8 @@ fn cached_equals_recomputed_and_batched_equals_single_bit_for_bit() {
     let policy = Policy::new("random", &random());
     let rows = texts();
     for row in &rows {
-        let whole: Vec<Vec<f32>> = (1..=row.len()).map(|n| logits(&policy, &row[..n], n)[0].clone()).collect();
+        let whole: Vec<Vec<f32>> =
+            (1..=row.len()).map(|n| logits(&policy, &row[..n], n)[0].clone()).collect();
         assert_eq!(logits(&policy, row, 1), whole, "token by token, {} tokens", row.len());
         let by_seven = logits(&policy, row, 7);
         assert_eq!(by_seven.last(), whole.last(), "seven by seven");
@@ -231,7 +245,8 @@ fn gradients_do_not_depend_on_checkpointing_or_on_accumulation() {
         let mut sum = model::Grads::default();
         for part in batch.chunks(batch.len().div_ceil(parts)) {
             let forward = log_probs(decoder, part, checkpointing);
-            let coefficients: Vec<f32> = (0..forward.values.len()).map(|i| 0.01 * (1.0 + (i % 5) as f32)).collect();
+            let coefficients: Vec<f32> =
+                (0..forward.values.len()).map(|i| 0.01 * (1.0 + (i % 5) as f32)).collect();
             // The same coefficient for a token, wherever the batch is cut.
             let coefficients = if parts == 1 { coefficients } else { vec![0.01; forward.values.len()] };
             sum.merge(forward.backward(decoder, &coefficients));

@@ -54,7 +54,12 @@ impl Task for Interrupted<'_> {
         self.task.total_steps()
     }
 
-    fn gradient(&mut self, learner: &mut Learner, step: usize, meters: &mut Meters) -> Result<(Grads, u64), Error> {
+    fn gradient(
+        &mut self,
+        learner: &mut Learner,
+        step: usize,
+        meters: &mut Meters,
+    ) -> Result<(Grads, u64), Error> {
         if step + 1 == self.at {
             self.stop.store(true, Ordering::Relaxed);
         }
@@ -116,7 +121,9 @@ fn stopped_and_resumed_equals_never_stopped_bit_for_bit() {
     assert!(matches!(train(parts.path(), true, 0, 99), Ok(Outcome::Done(_))));
     assert_eq!(weights(whole.path()), weights(parts.path()));
     assert_eq!(metrics(whole.path()), metrics(parts.path()));
-    for file in ["config.json", "tokenizer.json", "README.md", "state/optimizer.safetensors", "state/trainer.json"] {
+    for file in
+        ["config.json", "tokenizer.json", "README.md", "state/optimizer.safetensors", "state/trainer.json"]
+    {
         assert!(whole.path().join("latest").join(file).exists(), "{file}");
     }
 }

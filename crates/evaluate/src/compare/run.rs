@@ -376,23 +376,22 @@ fn points(method: &MethodConfig, answers: &[Answer], ledger: &Ledger) -> Vec<Poi
         .collect()
 }
 
+/// The warnings of all prompts: each kind once, by its first text, with the number of prompts that have it.
 fn warnings(answers: &[Answer]) -> Vec<String> {
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    let mut kinds: BTreeMap<String, (String, usize)> = BTreeMap::new();
     for answer in answers {
         let Ok(trace) = serde_json::from_value::<Trace>(answer.trace.clone()) else { continue };
         for warning in trace.warnings {
-            *counts.entry(kind_of(&warning)).or_default() += 1;
+            // Warnings of one kind differ in their numbers.
+            let kind = warning.chars().filter(|c| !c.is_ascii_digit()).collect();
+            kinds.entry(kind).or_insert((warning, 0)).1 += 1;
         }
     }
-    counts
-        .into_iter()
-        .map(|(warning, count)| format!("{warning} ({count} of {} prompts)", answers.len()))
-        .collect()
-}
-
-/// A warning without its numbers, so that those of many prompts can be counted.
-fn kind_of(warning: &str) -> String {
-    warning.split([':', ';']).next().unwrap_or(warning).chars().filter(|c| !c.is_ascii_digit()).collect()
+    let prompts = answers.len();
+    let line = |(first, count): (String, usize)| {
+        format!("{first} (for one; the like for {count} of {prompts} prompts)")
+    };
+    kinds.into_values().map(line).collect()
 }
 
 fn answer_row(context: &RunContext<'_>, method: &MethodConfig, point: &Point) -> Result<RowInput, Error> {
