@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use burn::tensor::Device;
-use generate::{Chance, Engine, Purpose, Sample, SampleAsk, Sampling, Score, Session, Step, Stream};
+use generate::{Chance, Engine, Purpose, Sample, SampleAsk, Sampling, Score, Step, Stream};
 use model::files::{adapter_files, attach, load, load_adapter, model_files};
 use model::weights::Float;
 use model::{Decoder, Policy};
