@@ -2,7 +2,7 @@
 //!
 //! One invariant holds everywhere: the bits of an output row do not depend on how many rows there are, on the row's
 //! place among them, on the number of threads or on the instruction set. Every element of a matrix product is one
-//! chain of fused multiply-adds in the order of the inner index; every other reduction runs in [`math::LANES`] fixed
+//! chain of fused multiply-adds in the order of the inner index; every other reduction runs in `math::LANES` fixed
 //! lanes joined by a fixed tree; every exponential is the crate's own. A sequence decoded alone, in a batch, or
 //! scored by the trainer therefore has the same log-probabilities, bit for bit.
 
