@@ -17,6 +17,10 @@ use model::DeviceName;
 use recipe::{ModelName, RecipeErrors, Source, schema_text};
 use serde_json::json;
 
+/// Tensors come and go at every operation: the system's allocator would give their memory back each time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs a test-time method on the prompts of a recipe, answers one prompt, or scores a file.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]

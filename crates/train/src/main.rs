@@ -13,6 +13,10 @@ use train::recipe::{METHODS, Recipe};
 use train::stage::Ended;
 use train::{Error, dry_run};
 
+/// Tensors come and go at every operation: the system's allocator would give their memory back each time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs a recipe: trains a model, distils a policy, draws a pool, compares methods; or a pipeline of such stages.
 #[derive(Debug, Parser)]
 #[command(
