@@ -16,6 +16,8 @@ mod pool;
 #[cfg(test)]
 mod tests;
 
-pub use cpu::{PAGE, Packed};
-pub use ops::{attention, gather_log_prob, linear, pack, rms_norm, rope, silu_mul};
+pub use cpu::{AdamStep, PAGE, Packed};
+pub use ops::{
+    adamw, attention, ema, gather_log_prob, linear, pack, rms_norm, rope, scale, silu_mul, sum_of_squares,
+};
 pub use pool::{PagedPool, paged_attention};

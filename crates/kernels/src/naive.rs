@@ -3,7 +3,7 @@
 
 use burn::tensor::{Bool, DType, FloatDType, Int, Tensor, TensorData, activation};
 
-use crate::cpu::PAGE;
+use crate::cpu::{AdamStep, PAGE};
 use crate::pool::PagedPool;
 
 /// In `f32`, with the type to go back to.
@@ -44,6 +44,28 @@ pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2> {
 /// - `gate`, `up`, result: `[n, d]`
 pub fn silu_mul(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
     activation::silu(gate) * up
+}
+
+/// See [`crate::ema`].
+pub fn ema(mean: Tensor<1>, x: Tensor<1>, beta: f64, squared: bool) -> Tensor<1> {
+    let x = if squared { x.clone() * x } else { x };
+    mean * beta + x * (1.0 - beta)
+}
+
+/// See [`crate::adamw`].
+pub fn adamw(p: Tensor<1>, mean: Tensor<1>, square: Tensor<1>, step: AdamStep) -> Tensor<1> {
+    let root = (square / step.correction).sqrt() + step.eps;
+    p * step.decay - mean / root * step.rate
+}
+
+/// See [`crate::sum_of_squares`].
+pub fn sum_of_squares(x: Tensor<1>) -> Tensor<1> {
+    (x.clone() * x).sum()
+}
+
+/// See [`crate::scale`].
+pub fn scale(x: Tensor<1>, factor: f64) -> Tensor<1> {
+    x * factor
 }
 
 /// See [`crate::rope`].

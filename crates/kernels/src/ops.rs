@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor};
 
-use crate::cpu::Packed;
+use crate::cpu::{AdamStep, Packed};
 #[cfg(feature = "flex")]
 use crate::flex::{Fused, rope_table};
 use crate::naive;
@@ -175,4 +175,57 @@ pub fn gather_log_prob(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> 
         ));
     }
     naive::gather_log_prob(logits, targets)
+}
+
+/// `β·mean + (1 − β)·x`, or of `x²` if `squared`: a running mean. It is changed in its place where nobody else holds it.
+///
+/// # Shapes
+/// - `mean`, `x`, result: `[n]`
+pub fn ema(mean: Tensor<1>, x: Tensor<1>, beta: f64, squared: bool) -> Tensor<1> {
+    assert_eq!(mean.dims(), x.dims(), "ema: mean [n] against x [n]");
+    #[cfg(feature = "flex")]
+    if is_fused(&mean.device(), &[mean.dtype(), x.dtype()]) {
+        let (mean, x) = (mean.into_dispatch(), x.into_dispatch());
+        return Tensor::from_dispatch(<Dispatch as Fused>::kernels_ema(mean, x, beta, squared));
+    }
+    naive::ema(mean, x, beta, squared)
+}
+
+/// A parameter after a step of AdamW (Loshchilov & Hutter 2019, algorithm 2), given the moments after it.
+///
+/// # Shapes
+/// - `p`, `mean`, `square`, result: `[n]`
+pub fn adamw(p: Tensor<1>, mean: Tensor<1>, square: Tensor<1>, step: AdamStep) -> Tensor<1> {
+    let n = p.dims();
+    assert!(n == mean.dims() && n == square.dims(), "adamw: p [n], mean [n] and square [n] differ in n");
+    #[cfg(feature = "flex")]
+    if is_fused(&p.device(), &[p.dtype(), mean.dtype(), square.dtype()]) {
+        let (p, mean, square) = (p.into_dispatch(), mean.into_dispatch(), square.into_dispatch());
+        return Tensor::from_dispatch(<Dispatch as Fused>::kernels_adamw(p, mean, square, step));
+    }
+    naive::adamw(p, mean, square, step)
+}
+
+/// `Σ x²`.
+///
+/// # Shapes
+/// - `x`: `[n]`; result: `[1]`
+pub fn sum_of_squares(x: Tensor<1>) -> Tensor<1> {
+    #[cfg(feature = "flex")]
+    if is_fused(&x.device(), &[x.dtype()]) {
+        return Tensor::from_dispatch(<Dispatch as Fused>::kernels_sum_of_squares(x.into_dispatch()));
+    }
+    naive::sum_of_squares(x)
+}
+
+/// `x·factor`, in its place where nobody else holds it.
+///
+/// # Shapes
+/// - `x`, result: `[n]`
+pub fn scale(x: Tensor<1>, factor: f64) -> Tensor<1> {
+    #[cfg(feature = "flex")]
+    if is_fused(&x.device(), &[x.dtype()]) {
+        return Tensor::from_dispatch(<Dispatch as Fused>::kernels_scale(x.into_dispatch(), factor));
+    }
+    naive::scale(x, factor)
 }

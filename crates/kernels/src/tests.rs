@@ -294,3 +294,24 @@ fn pools_grow_and_copy_pages() {
         part(&pool.v, copy).assert_eq(&part(&before.v, page), true);
     }
 }
+
+#[test]
+fn the_optimiser_equals_its_composition_and_leaves_shared_tensors_alone() {
+    let device = Device::flex();
+    let step = crate::AdamStep { rate: 0.01, correction: 0.3, eps: 1e-8, decay: 0.9 };
+    for n in [1, 33, 70_000] {
+        let [p, m, g] = [1, 2, 3].map(|seed| random::<1>([n], seed, &device));
+        let v = random::<1>([n], 4, &device);
+        let v = v.clone() * v;
+        let before = values(m.clone());
+        let mean = crate::ema(m.clone(), g.clone(), 0.9, false);
+        assert_eq!(values(m.clone()), before, "a shared tensor is copied");
+        assert_close("mean", mean.clone(), naive::ema(m, g.clone(), 0.9, false), 1e-5);
+        let square = crate::ema(v.clone(), g.clone(), 0.99, true);
+        assert_close("square", square.clone(), naive::ema(v, g.clone(), 0.99, true), 1e-5);
+        let after = crate::adamw(p.clone(), mean.clone(), square.clone(), step);
+        assert_close("adamw", after, naive::adamw(p, mean, square, step), 1e-5);
+        assert_close("norm", crate::sum_of_squares(g.clone()), naive::sum_of_squares(g.clone()), 1e-4);
+        assert_close("scale", crate::scale(g.clone(), 0.3), naive::scale(g, 0.3), 1e-6);
+    }
+}

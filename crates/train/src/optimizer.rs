@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use kernels::AdamStep;
 use model::params::{Grads, Visitor};
 use model::weights::Named;
 
@@ -51,16 +52,13 @@ impl Moments {
                 Some(moments) => moments,
                 None => (gradient.zeros_like(), gradient.zeros_like()),
             };
-            let mean = mean * settings.beta1 + gradient.clone() * (1.0 - settings.beta1);
-            let square =
-                square * settings.beta2 + gradient.clone() * gradient.clone() * (1.0 - settings.beta2);
-            let root = (square.clone() / correction2).sqrt() + settings.eps;
-            let change = mean.clone() / root * (learning_rate / correction1);
+            let mean = kernels::ema(mean, gradient.clone(), settings.beta1, false);
+            let square = kernels::ema(square, gradient.clone(), settings.beta2, true);
             let decay =
                 if slot.shape().len() > 1 { 1.0 - learning_rate * settings.weight_decay } else { 1.0 };
-            let values = slot.flat();
-            let values = if decay == 1.0 { values } else { values * decay };
-            slot.set_flat(values - change);
+            let rate = learning_rate / correction1;
+            let change = AdamStep { rate, correction: correction2, eps: settings.eps, decay };
+            slot.set_flat(kernels::adamw(slot.flat(), mean.clone(), square.clone(), change));
             self.by_name.insert(name.to_owned(), (mean, square));
         });
     }

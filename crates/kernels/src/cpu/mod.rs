@@ -14,6 +14,7 @@ mod isa;
 mod math;
 mod microkernel;
 mod norm;
+mod optim;
 mod pack;
 mod paged;
 mod parallel;
@@ -26,6 +27,7 @@ pub use attention_backward::{AttentionSaved, attention_backward};
 pub use columns::column_sums;
 pub use gemm::gemm;
 pub use norm::{rms_norm, rms_norm_backward};
+pub use optim::{AdamStep, adamw, ema, scale, sum_of_squares};
 pub use pack::{PANEL, Packed};
 pub use paged::{PAGE, PageTables, PoolShape, paged_attention, write_kv};
 #[cfg(feature = "flex")]

@@ -10,7 +10,7 @@ use burn::backend::{Autodiff, Flex};
 
 use super::Fused;
 use super::forward::{self, Flexible, attention_shape, contiguous, dims, floats, tensor};
-use crate::cpu::{self, AttentionSaved, Packed, RopeTable, Rotation};
+use crate::cpu::{self, AdamStep, AttentionSaved, Packed, RopeTable, Rotation};
 
 /// Runs a fused operation under autodiff: `$forward` computes `(state, output)`; the state is dropped if nothing is tracked.
 macro_rules! tracked {
@@ -321,6 +321,33 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
     ) -> FloatTensor<Self> {
         let (q, k_pool, v_pool) = (q.into_primitive(), k_pool.into_primitive(), v_pool.into_primitive());
         constant::<C>(Flex::kernels_paged_attention(q, k_pool, v_pool, pages, starts, lengths, scale))
+    }
+
+    fn kernels_ema(
+        mean: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        beta: f64,
+        squared: bool,
+    ) -> FloatTensor<Self> {
+        constant::<C>(Flex::kernels_ema(mean.into_primitive(), x.into_primitive(), beta, squared))
+    }
+
+    fn kernels_adamw(
+        p: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        square: FloatTensor<Self>,
+        step: AdamStep,
+    ) -> FloatTensor<Self> {
+        let (p, mean, square) = (p.into_primitive(), mean.into_primitive(), square.into_primitive());
+        constant::<C>(Flex::kernels_adamw(p, mean, square, step))
+    }
+
+    fn kernels_sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        constant::<C>(Flex::kernels_sum_of_squares(x.into_primitive()))
+    }
+
+    fn kernels_scale(x: FloatTensor<Self>, factor: f64) -> FloatTensor<Self> {
+        constant::<C>(Flex::kernels_scale(x.into_primitive(), factor))
     }
 }
 

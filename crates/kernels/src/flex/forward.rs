@@ -8,7 +8,8 @@ use burn::tensor::TensorData;
 
 use super::Fused;
 use crate::cpu::{
-    self, AttentionShape, PAGE, Packed, PageTables, PoolShape, RopeTable, Rotation, write_keys, write_values,
+    self, AdamStep, AttentionShape, PAGE, Packed, PageTables, PoolShape, RopeTable, Rotation, write_keys,
+    write_values,
 };
 
 /// A tensor of the flex backend.
@@ -79,6 +80,22 @@ pub(super) fn rope(x: Flexible, positions: &[u32], table: &RopeTable, rotation: 
     let mut y = floats(&contiguous(x)).to_vec();
     cpu::rope(&mut y, heads, positions, table, rotation);
     tensor(y, shape)
+}
+
+/// Changes a vector in its place if nobody else holds the memory, else a copy of it.
+fn in_place(x: Flexible, change: impl FnOnce(&mut [f32])) -> Flexible {
+    let [n] = dims(&x);
+    let mut x = x;
+    if x.is_contiguous()
+        && let Some(storage) = x.try_storage_mut::<f32>()
+        && storage.len() == n
+    {
+        change(storage);
+        return x;
+    }
+    let mut values = floats(&contiguous(x)).to_vec();
+    change(&mut values);
+    tensor(values, [n])
 }
 
 /// Output and logs of the softmaxes' sums.
@@ -210,5 +227,23 @@ impl Fused for Flex {
             &mut o,
         );
         tensor(o, dims::<3>(&q))
+    }
+
+    fn kernels_ema(mean: Flexible, x: Flexible, beta: f64, squared: bool) -> Flexible {
+        let x = contiguous(x);
+        in_place(mean, |mean| cpu::ema(mean, floats(&x), beta, squared))
+    }
+
+    fn kernels_adamw(p: Flexible, mean: Flexible, square: Flexible, step: AdamStep) -> Flexible {
+        let (mean, square) = (contiguous(mean), contiguous(square));
+        in_place(p, |p| cpu::adamw(p, floats(&mean), floats(&square), step))
+    }
+
+    fn kernels_sum_of_squares(x: Flexible) -> Flexible {
+        tensor(vec![cpu::sum_of_squares(floats(&contiguous(x))) as f32], [1])
+    }
+
+    fn kernels_scale(x: Flexible, factor: f64) -> Flexible {
+        in_place(x, |x| cpu::scale(x, factor))
     }
 }

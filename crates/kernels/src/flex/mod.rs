@@ -9,7 +9,7 @@ use burn::backend::backend_extension;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::Tensor;
 
-use crate::cpu::{Packed, RopeTable};
+use crate::cpu::{AdamStep, Packed, RopeTable};
 
 /// What a backend with fused kernels offers. Only flex does; other devices are sent to [`crate::naive`] before.
 #[backend_extension(Flex, Autodiff)]
@@ -55,6 +55,20 @@ pub(crate) trait Fused: burn::backend::Backend {
         lengths: Vec<u32>,
         scale: f64,
     ) -> FloatTensor<Self>;
+    fn kernels_ema(
+        mean: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        beta: f64,
+        squared: bool,
+    ) -> FloatTensor<Self>;
+    fn kernels_adamw(
+        p: FloatTensor<Self>,
+        mean: FloatTensor<Self>,
+        square: FloatTensor<Self>,
+        step: AdamStep,
+    ) -> FloatTensor<Self>;
+    fn kernels_sum_of_squares(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn kernels_scale(x: FloatTensor<Self>, factor: f64) -> FloatTensor<Self>;
 }
 
 /// Packs a weight `[out, in]` on the flex backend without autodiff.
