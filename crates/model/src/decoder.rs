@@ -3,7 +3,10 @@
 //! One forward serves training, scoring and decoding: it works on flat rows of tokens, `[tokens, hidden]`, and leaves
 //! the mixing of positions to the caller ([`Mix`]): a padded batch that gradients flow through, or a paged cache.
 
+use std::sync::Arc;
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use kernels::Packed;
 
 use crate::config::{Config, Head};
 use crate::linear::{Linear, normal};
@@ -66,7 +69,7 @@ pub struct Decoder {
     pub norm: Tensor<1>,
     /// `lm_head` or `score`; `None` where the output matrix is the embedding.
     pub head: Option<Linear>,
-    tied: Option<Linear>,
+    tied: Option<Arc<Packed>>,
     inverse_frequencies: Vec<f32>,
 }
 
@@ -184,9 +187,9 @@ impl Decoder {
     /// Norm and head on rows of [`Decoder::hidden`]: `[rows, vocab]`, or `[rows, 1]` of a reward model.
     pub fn output(&self, hidden: Tensor<2>) -> Tensor<2> {
         let h = kernels::rms_norm(hidden, self.norm.clone(), self.config.rms_norm_eps);
-        match (&self.head, &self.tied) {
-            (Some(head), _) | (None, Some(head)) => head.forward(h),
-            (None, None) => kernels::linear(h, self.embed_tokens.clone(), None, None),
+        match &self.head {
+            Some(head) => head.forward(h),
+            None => kernels::linear(h, self.embed_tokens.clone(), None, self.tied.as_ref()),
         }
     }
 
@@ -198,11 +201,9 @@ impl Decoder {
         }
     }
 
-    /// Calls `visitor` with every parameter. Packed copies are dropped, since it may change any.
+    /// Calls `visitor` with every parameter.
     pub fn visit(&mut self, visitor: &mut Visitor<'_>) {
-        self.tied = None;
-        self.each_linear(&mut |_, linear| linear.unpack());
-        visitor("model.embed_tokens.weight", Slot::Matrix(&mut self.embed_tokens));
+        visitor("model.embed_tokens.weight", Slot::Weight(&mut self.embed_tokens, &mut self.tied));
         for (index, layer) in self.layers.iter_mut().enumerate() {
             let at = |part: &str| format!("model.layers.{index}.{part}");
             visitor(&at("input_layernorm.weight"), Slot::Vector(&mut layer.input_layernorm));
@@ -258,11 +259,22 @@ impl Decoder {
 
     /// Packs the weights for decoding, where the device profits from it.
     pub fn pack(&mut self) {
-        self.each_linear(&mut |_, linear| linear.pack());
-        if self.head.is_none() {
-            let mut tied = Linear::new(self.embed_tokens.clone(), None);
-            tied.pack();
-            self.tied = Some(tied);
+        self.pack_where(|_| true);
+    }
+
+    /// Packs the weights that are not trained: they are multiplied by at every step and never change.
+    pub fn pack_frozen(&mut self) {
+        self.pack_where(|weight| !weight.is_require_grad());
+    }
+
+    fn pack_where(&mut self, wanted: impl Fn(&Tensor<2>) -> bool) {
+        self.each_linear(&mut |_, linear| {
+            if wanted(&linear.weight) {
+                linear.pack();
+            }
+        });
+        if self.head.is_none() && self.tied.is_none() && wanted(&self.embed_tokens) {
+            self.tied = kernels::pack(&self.embed_tokens);
         }
     }
 

@@ -73,13 +73,15 @@ impl Linear {
         }
     }
 
-    /// Packs the weights once for many products, where the device profits from it.
+    /// Packs the weights once for many products, where the device profits from it and it was not done before.
     pub fn pack(&mut self) {
-        self.packed = kernels::pack(&self.weight);
+        if self.packed.is_none() {
+            self.packed = kernels::pack(&self.weight);
+        }
     }
 
     pub(crate) fn visit(&mut self, name: &str, visitor: &mut Visitor<'_>) {
-        visitor(&format!("{name}.weight"), Slot::Matrix(&mut self.weight));
+        visitor(&format!("{name}.weight"), Slot::Weight(&mut self.weight, &mut self.packed));
         if let Some(bias) = &mut self.bias {
             visitor(&format!("{name}.bias"), Slot::Vector(bias));
         }

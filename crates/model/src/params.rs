@@ -1,8 +1,10 @@
 //! A walk over a model's parameters by their checkpoint names.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use burn::tensor::{Gradients, Tensor};
+use kernels::Packed;
 
 /// A parameter in its place.
 #[derive(Debug)]
@@ -11,6 +13,8 @@ pub enum Slot<'a> {
     Vector(&'a mut Tensor<1>),
     /// A matrix.
     Matrix(&'a mut Tensor<2>),
+    /// A matrix and its copy packed for products, which is dropped when the matrix changes.
+    Weight(&'a mut Tensor<2>, &'a mut Option<Arc<Packed>>),
 }
 
 /// What is called with every parameter's name and place.
@@ -21,7 +25,7 @@ impl Slot<'_> {
     pub fn shape(&self) -> Vec<usize> {
         match self {
             Slot::Vector(tensor) => tensor.dims().to_vec(),
-            Slot::Matrix(tensor) => tensor.dims().to_vec(),
+            Slot::Matrix(tensor) | Slot::Weight(tensor, _) => tensor.dims().to_vec(),
         }
     }
 
@@ -29,7 +33,7 @@ impl Slot<'_> {
     pub fn is_trained(&self) -> bool {
         match self {
             Slot::Vector(tensor) => tensor.is_require_grad(),
-            Slot::Matrix(tensor) => tensor.is_require_grad(),
+            Slot::Matrix(tensor) | Slot::Weight(tensor, _) => tensor.is_require_grad(),
         }
     }
 
@@ -37,7 +41,7 @@ impl Slot<'_> {
     pub fn flat(&self) -> Tensor<1> {
         match self {
             Slot::Vector(tensor) => plain((**tensor).clone()),
-            Slot::Matrix(tensor) => {
+            Slot::Matrix(tensor) | Slot::Weight(tensor, _) => {
                 let [rows, columns] = tensor.dims();
                 plain((**tensor).clone()).reshape([rows * columns])
             }
@@ -47,9 +51,12 @@ impl Slot<'_> {
     /// Replaces its values; whether it is trained stays as it is.
     pub fn set_flat(&mut self, values: Tensor<1>) {
         let trained = self.is_trained();
+        if let Slot::Weight(_, packed) = self {
+            **packed = None;
+        }
         match self {
             Slot::Vector(tensor) => **tensor = like(values, tensor.is_autodiff(), trained),
-            Slot::Matrix(tensor) => {
+            Slot::Matrix(tensor) | Slot::Weight(tensor, _) => {
                 let shape = tensor.dims();
                 **tensor = like(values.reshape(shape), tensor.is_autodiff(), trained);
             }
@@ -60,7 +67,9 @@ impl Slot<'_> {
     pub fn set_trained(&mut self, trained: bool) {
         match self {
             Slot::Vector(tensor) => **tensor = like(plain((**tensor).clone()), true, trained),
-            Slot::Matrix(tensor) => **tensor = like(plain((**tensor).clone()), true, trained),
+            Slot::Matrix(tensor) | Slot::Weight(tensor, _) => {
+                **tensor = like(plain((**tensor).clone()), true, trained);
+            }
         }
     }
 
@@ -68,7 +77,7 @@ impl Slot<'_> {
     pub fn freeze(&mut self) {
         match self {
             Slot::Vector(tensor) => **tensor = plain((**tensor).clone()),
-            Slot::Matrix(tensor) => **tensor = plain((**tensor).clone()),
+            Slot::Matrix(tensor) | Slot::Weight(tensor, _) => **tensor = plain((**tensor).clone()),
         }
     }
 
@@ -76,7 +85,7 @@ impl Slot<'_> {
     pub fn gradient(&self, gradients: &Gradients) -> Option<Tensor<1>> {
         match self {
             Slot::Vector(tensor) => tensor.grad(gradients),
-            Slot::Matrix(tensor) => {
+            Slot::Matrix(tensor) | Slot::Weight(tensor, _) => {
                 let [rows, columns] = tensor.dims();
                 tensor.grad(gradients).map(|gradient| gradient.reshape([rows * columns]))
             }
@@ -132,17 +141,17 @@ impl Grads {
 
     /// The Euclidean norm over all parameters together.
     pub fn norm(&self) -> f64 {
-        let squares = self.by_name.values().map(|gradient| {
-            let square = gradient.clone().powi_scalar(2).sum();
-            f64::from(square.into_scalar::<f32>())
-        });
+        let squares = self
+            .by_name
+            .values()
+            .map(|gradient| f64::from(kernels::sum_of_squares(gradient.clone()).into_scalar::<f32>()));
         squares.sum::<f64>().sqrt()
     }
 
     /// Multiplies all by a factor.
     pub fn scale(&mut self, factor: f64) {
-        for gradient in self.by_name.values_mut() {
-            *gradient = gradient.clone() * factor;
-        }
+        // Taken out of the map, so that nobody else holds them and they change in their place.
+        let scaled = std::mem::take(&mut self.by_name).into_iter();
+        self.by_name = scaled.map(|(name, gradient)| (name, kernels::scale(gradient, factor))).collect();
     }
 }

@@ -5,6 +5,7 @@ pub mod card;
 pub mod checkpoint;
 pub mod dry_run;
 mod error;
+pub mod lanes;
 pub mod meters;
 pub mod methods;
 pub mod optimizer;

@@ -28,6 +28,13 @@ impl Meters {
         }
     }
 
+    /// Adds what another has observed.
+    pub fn merge(&mut self, other: &Self) {
+        for (name, (sum, count)) in &other.by_name {
+            self.add_sum(name, *sum, *count);
+        }
+    }
+
     /// The mean of a metric, if it was observed.
     pub fn mean(&self, name: &str) -> Option<f64> {
         self.by_name.get(name).filter(|(_, count)| *count > 0.0).map(|(sum, count)| sum / count)

@@ -11,6 +11,7 @@ use recipe::Optim;
 
 use crate::checkpoint::Learner;
 use crate::error::Error;
+use crate::lanes;
 use crate::meters::Meters;
 use crate::trainer::Task;
 
@@ -23,9 +24,9 @@ pub struct BatchLoss {
 }
 
 /// A method that learns from rows.
-pub trait Objective {
+pub trait Objective: Sync {
     /// A row.
-    type Row;
+    type Row: Sync;
 
     /// Tokens of a row, for the throughput.
     fn tokens(row: &Self::Row) -> usize;
@@ -90,11 +91,16 @@ impl<O: Objective> Task for Supervised<O> {
         for micro in batch.chunks(self.optim.micro_batch()) {
             let rows: Vec<&O::Row> = micro.iter().map(|row| &self.rows[*row]).collect();
             tokens += rows.iter().map(|row| O::tokens(row) as u64).sum::<u64>();
-            let forward = self.objective.forward(&learner.decoder, &rows, self.optim.gradient_checkpointing);
-            let loss = self.objective.loss(&rows, &forward, "", meters);
-            // Divided by the whole batch, so that accumulation equals the large batch.
-            let coefficients: Vec<f32> = loss.coefficients.iter().map(|c| (c / total) as f32).collect();
-            grads.merge(forward.backward(&mut learner.decoder, &coefficients));
+            let (part, observed) = lanes::run(&learner.decoder, &rows, |decoder, rows| {
+                let mut meters = Meters::default();
+                let forward = self.objective.forward(decoder, rows, self.optim.gradient_checkpointing);
+                let loss = self.objective.loss(rows, &forward, "", &mut meters);
+                // Divided by the whole batch, so that accumulation equals the large batch.
+                let coefficients: Vec<f32> = loss.coefficients.iter().map(|c| (c / total) as f32).collect();
+                (forward.backward(decoder, &coefficients), meters)
+            });
+            grads.merge(part);
+            observed.iter().for_each(|observed| meters.merge(observed));
         }
         Ok((grads, tokens))
     }

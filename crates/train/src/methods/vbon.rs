@@ -22,13 +22,14 @@ use model::{Grads, Policy};
 use objective::advantage::rloo;
 use objective::losses::{Vbon as Target, VbonForm};
 use objective::rank::{CachedRewards, LogCdf, Ties};
-use recipe::{ModelName, Optim, Rules, Validate, Violation};
+use recipe::{Optim, Rules, Validate, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::checkpoint::Learner;
 use crate::error::Error;
+use crate::lanes;
 use crate::meters::Meters;
 use crate::trainer::{Task, sample_row};
 
@@ -49,9 +50,6 @@ pub struct Vbon {
     pub rollouts: usize,
     /// How equal rewards count.
     pub ties: TieRule,
-    /// A pool of an earlier stage to take the cached samples from (`stage:NAME`), else they are drawn first.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pool: Option<ModelName>,
 }
 
 /// Forms of the objective.
@@ -80,14 +78,7 @@ pub enum TieRule {
 
 impl Default for Vbon {
     fn default() -> Self {
-        Self {
-            n: 8.0,
-            form: Form::Bound,
-            pool_samples: 16,
-            rollouts: 4,
-            ties: TieRule::NonStrict,
-            pool: None,
-        }
+        Self { n: 8.0, form: Form::Bound, pool_samples: 16, rollouts: 4, ties: TieRule::NonStrict }
     }
 }
 
@@ -274,17 +265,25 @@ impl Task for VbonTask<'_> {
         let mut places: Vec<usize> = (0..texts.len()).collect();
         places.sort_by_key(|place| texts[*place].0.len());
         for micro in places.chunks(self.optim.micro_batch()) {
-            let rows: Vec<Row<'_>> =
-                micro.iter().map(|place| Row { ids: &texts[*place].0, loss: &texts[*place].1 }).collect();
-            tokens += rows.iter().map(|row| row.ids.len() as u64).sum::<u64>();
-            let forward = log_probs(&learner.decoder, &rows, self.optim.gradient_checkpointing);
-            let mut coefficients = Vec::with_capacity(forward.values.len());
-            for (place, row) in micro.iter().zip(forward.rows()) {
-                let sum: f64 = row.iter().map(|x| f64::from(*x)).sum();
-                meters.add("loss", -advantages[*place] * sum);
-                coefficients.extend(std::iter::repeat_n((-advantages[*place] / total) as f32, row.len()));
-            }
-            grads.merge(forward.backward(&mut learner.decoder, &coefficients));
+            tokens += micro.iter().map(|place| texts[*place].0.len() as u64).sum::<u64>();
+            let checkpointing = self.optim.gradient_checkpointing;
+            let (part, losses) = lanes::run(&learner.decoder, micro, |decoder, places| {
+                let rows: Vec<Row<'_>> = places
+                    .iter()
+                    .map(|place| Row { ids: &texts[*place].0, loss: &texts[*place].1 })
+                    .collect();
+                let forward = log_probs(decoder, &rows, checkpointing);
+                let mut coefficients = Vec::with_capacity(forward.values.len());
+                let mut losses = Vec::with_capacity(places.len());
+                for (place, row) in places.iter().zip(forward.rows()) {
+                    let sum: f64 = row.iter().map(|x| f64::from(*x)).sum();
+                    losses.push(-advantages[*place] * sum);
+                    coefficients.extend(std::iter::repeat_n((-advantages[*place] / total) as f32, row.len()));
+                }
+                (forward.backward(decoder, &coefficients), losses)
+            });
+            grads.merge(part);
+            meters.extend("loss", losses.into_iter().flatten());
         }
         Ok((grads, tokens))
     }
