@@ -82,7 +82,11 @@ fn names_of_stages(recipe: &Recipe) -> Vec<String> {
             _ => None,
         })
         .collect();
-    for data in std::iter::once(&recipe.data.path).chain(&recipe.data.also) {
+    let mut tables = vec![&recipe.data];
+    if let Method::Compare(compare) = &recipe.method {
+        tables.extend(&compare.pairs);
+    }
+    for data in tables.into_iter().flat_map(|table| std::iter::once(&table.path).chain(&table.also)) {
         if let DataLocation::Stage(name) = data.location() {
             names.push(name.clone());
         }

@@ -8,10 +8,11 @@ use data::render::Pair;
 use evaluate::compare;
 use evaluate::report;
 use generate::{Purpose, Stream};
-use inference::setup::{self, Loaded, Places, PoolPlan};
+use inference::setup::{self, Loaded, Places, PoolPlan, RewardSet};
 use model::files::{AdapterConfig, attach};
 use model::{Decoder, DeviceName, Policy};
 use objective::rank::CachedRewards;
+use reward::{Pool, RewardId};
 use serde_json::json;
 
 use crate::atomic;
@@ -179,6 +180,7 @@ fn mark_trained(decoder: &mut Decoder, adapters: bool) -> usize {
         }
         slot.set_trained(trained);
     });
+    decoder.pack_frozen();
     count
 }
 
@@ -248,6 +250,48 @@ pub fn sampling(table: &::recipe::Sampling) -> generate::Sampling {
     }
 }
 
+/// A pool of samples of a recipe's prompts, scored by its reward.
+struct Drawn {
+    prompts: Vec<generate::Prompt>,
+    samples: Pool,
+    id: RewardId,
+}
+
+/// Draws and scores a pool, or finds it; `None` when stopped.
+fn scored_pool(
+    recipe: &Recipe,
+    site: &Site<'_>,
+    loaded: &Loaded,
+    policy: &Policy,
+    reward: &RewardSet,
+    sampling: &generate::Sampling,
+    samples: usize,
+) -> Result<Option<Drawn>, Error> {
+    let prompts = setup::prompts(&recipe.data, &site.places, loaded, recipe.run.seed, room(loaded, recipe))
+        .map_err(Error::other)?
+        .rows;
+    let plan = PoolPlan {
+        folder: &site.pools,
+        policy,
+        policy_hash: &loaded.hash,
+        tokenizer_hash: loaded.tokenizer.hash(),
+        reference: None,
+        prompts: &prompts,
+        sampling,
+        budget: recipe.sampling.max_new_tokens,
+        samples,
+        seed: recipe.run.seed,
+    };
+    let mut progress = Progress::new(&site.title);
+    let mut watch = |share| progress.at("samples", share) && !site.stop.load(Ordering::Relaxed);
+    let Some(mut samples) = setup::pool(&plan, &mut watch).map_err(Error::other)? else {
+        return Ok(None);
+    };
+    let id = setup::score(&mut samples, "reward", reward, &prompts, &site.pools).map_err(Error::other)?;
+    progress.finish();
+    Ok(Some(Drawn { prompts, samples, id }))
+}
+
 fn draw_pool(
     recipe: &Recipe,
     settings: &pool::Pool,
@@ -256,38 +300,19 @@ fn draw_pool(
 ) -> Result<Ended, Error> {
     let Some(table) = &recipe.reward else { return Ok(Ended::Done) };
     let loaded = setup::load(&site.places, &recipe.model.path, device).map_err(Error::other)?;
-    let prompts = setup::prompts(&recipe.data, &site.places, &loaded, recipe.run.seed, room(&loaded, recipe))
-        .map_err(Error::other)?
-        .rows;
     let reward = setup::build(table, &site.places, &loaded, device).map_err(Error::other)?;
     let policy = Policy::new(loaded.hash.clone(), &loaded.decoder);
     write_run(recipe, site, &json!({ "base": loaded.name }))?;
-    let settings_of_sampling = sampling(&recipe.sampling);
-    let plan = PoolPlan {
-        folder: &site.pools,
-        policy: &policy,
-        policy_hash: &loaded.hash,
-        tokenizer_hash: loaded.tokenizer.hash(),
-        reference: None,
-        prompts: &prompts,
-        sampling: &settings_of_sampling,
-        budget: recipe.sampling.max_new_tokens,
-        samples: settings.samples,
-        seed: recipe.run.seed,
-    };
-    let mut progress = Progress::new(&site.title);
-    let Some(mut samples) =
-        setup::pool(&plan, &mut |share| progress.at("samples", share) && !site.stop.load(Ordering::Relaxed))
-            .map_err(Error::other)?
+    let law = sampling(&recipe.sampling);
+    let Some(Drawn { prompts, samples, id }) =
+        scored_pool(recipe, site, &loaded, &policy, &reward, &law, settings.samples)?
     else {
         return Ok(Ended::Interrupted);
     };
-    let id = setup::score(&mut samples, "reward", &reward, &prompts, &site.pools).map_err(Error::other)?;
     let decode = |ids: &[u32]| loaded.tokenizer.decode(ids, true).unwrap_or_default();
     let drawn =
         pool::pairs(settings, &samples, &id, &prompts, loaded.tokenizer.hash(), &decode, recipe.run.seed)?;
     atomic::write(&site.folder.join("pairs.jsonl"), drawn.lines.as_bytes())?;
-    progress.finish();
     let all = samples.rewards(&id).map_err(Error::other)?;
     let mean = all.iter().flat_map(|row| row.iter()).sum::<f64>() / (all.len() * settings.samples) as f64;
     Progress::say(&format!(
@@ -304,33 +329,14 @@ fn draw_pool(
 fn distil(recipe: &Recipe, settings: &vbon::Vbon, site: &Site<'_>, device: &Device) -> Result<Ended, Error> {
     let Some(table) = &recipe.reward else { return Ok(Ended::Done) };
     let loaded = setup::load(&site.places, &recipe.model.path, device).map_err(Error::other)?;
-    let prompts = setup::prompts(&recipe.data, &site.places, &loaded, recipe.run.seed, room(&loaded, recipe))
-        .map_err(Error::other)?
-        .rows;
     let reward = setup::build(table, &site.places, &loaded, device).map_err(Error::other)?;
     let reference = Policy::new(loaded.hash.clone(), &loaded.decoder);
     let raw = generate::Sampling::default();
-    let plan = PoolPlan {
-        folder: &site.pools,
-        policy: &reference,
-        policy_hash: &loaded.hash,
-        tokenizer_hash: loaded.tokenizer.hash(),
-        reference: None,
-        prompts: &prompts,
-        sampling: &raw,
-        budget: recipe.sampling.max_new_tokens,
-        samples: settings.pool_samples,
-        seed: recipe.run.seed,
-    };
-    let mut progress = Progress::new(&site.title);
-    let Some(mut samples) =
-        setup::pool(&plan, &mut |share| progress.at("samples", share) && !site.stop.load(Ordering::Relaxed))
-            .map_err(Error::other)?
+    let Some(Drawn { prompts, samples, id }) =
+        scored_pool(recipe, site, &loaded, &reference, &reward, &raw, settings.pool_samples)?
     else {
         return Ok(Ended::Interrupted);
     };
-    let id = setup::score(&mut samples, "reward", &reward, &prompts, &site.pools).map_err(Error::other)?;
-    progress.finish();
     let cached = samples
         .rewards(&id)
         .map_err(Error::other)?

@@ -1,6 +1,6 @@
 //! `[method.compare]`.
 
-use inference::setup::RewardTable;
+use inference::setup::{DataTable, RewardTable};
 use inference::{Method, MethodConfig, Need};
 use recipe::{ModelName, Rules, Validate, Violation};
 use schemars::JsonSchema;
@@ -41,6 +41,10 @@ pub struct Compare {
     pub proxy: Option<RewardTable>,
     /// What they are judged by.
     pub gold: RewardTable,
+    /// Held-out preference pairs: the report begins with how often the proxy and each autoregressive reward model order
+    /// them as the labels do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pairs: Option<DataTable>,
 }
 
 /// A policy, and the rules that choose from its samples.
@@ -106,6 +110,9 @@ impl Validate for Compare {
         rules.within("gold", &self.gold);
         if let Some(proxy) = &self.proxy {
             rules.within("proxy", proxy);
+        }
+        if let Some(pairs) = &self.pairs {
+            rules.within("pairs", pairs);
         }
         rules.within_each("runs", &self.runs);
     }

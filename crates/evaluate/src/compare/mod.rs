@@ -4,6 +4,7 @@
 //! subsets. Methods that act while a text is made run by themselves, on the same prompts. Every row carries what it cost.
 
 mod config;
+mod pairs;
 mod rows;
 mod run;
 

@@ -15,8 +15,11 @@ use recipe::ModelName;
 use serde_json::json;
 
 use super::config::{Compare, RunTable};
+use super::pairs;
 use super::rows::{Scored, cost_of, params_of, rule_row, wins};
+use crate::pairwise::{self, PairwiseError};
 use crate::report::{Comparison, ComparisonError, Report, RowInput};
+use crate::stats::ResamplesError;
 
 /// Why a comparison fails.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +39,15 @@ pub enum Error {
     /// The mathematics of a rule.
     #[error(transparent)]
     Input(#[from] objective::error::InputError),
+    /// A reward model that cannot be one.
+    #[error(transparent)]
+    Reward(#[from] ::reward::SetupError),
+    /// Held-out pairs.
+    #[error(transparent)]
+    Pairwise(#[from] PairwiseError),
+    /// The resamples of the pairs.
+    #[error(transparent)]
+    Resamples(#[from] ResamplesError),
     /// The report.
     #[error(transparent)]
     Comparison(#[from] ComparisonError),
@@ -98,6 +110,9 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
     let (too_long, prompts) = (prompts.too_long, prompts.rows);
     let gold = setup::build(&compare.gold, places, base, device)?;
     let proxy = compare.proxy.as_ref().map(|table| setup::build(table, places, base, device)).transpose()?;
+    let Some(accuracies) = pairs::accuracies(compare, base, proxy.as_ref(), settings)? else {
+        return Ok(None);
+    };
     let policies: Vec<Policy> = loaded.iter().map(|l| Policy::new(l.hash.clone(), &l.decoder)).collect();
 
     let mut pools = Vec::new();
@@ -183,6 +198,12 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
             None => return Ok(None),
         }
     }
+    if !accuracies.is_empty() {
+        for (name, accuracy) in &accuracies {
+            comparison.note(accuracy.sentence(name));
+        }
+        comparison.section(pairwise::section(&accuracies));
+    }
     if too_long > 0 {
         comparison.note(format!(
             "{too_long} prompts were left out: they leave no room for {} new tokens",
@@ -242,7 +263,7 @@ fn run_method(
         .table
         .arms
         .iter()
-        .map(|name| load_arm(name, context, settings))
+        .map(|name| load_arm(name, context.loaded, settings))
         .collect::<Result<Vec<Policy>, Error>>()?;
     let named: Vec<(&str, &dyn Step)> = arms.iter().map(|arm| (Step::name(arm), arm as &dyn Step)).collect();
     let parts = Parts { policy: context.policy, arms: &named };
@@ -302,10 +323,11 @@ fn run_method(
     Ok(Some(()))
 }
 
-fn load_arm(name: &ModelName, context: &RunContext<'_>, settings: &Settings<'_>) -> Result<Policy, Error> {
+/// Loads an autoregressive reward model that reads the policies' tokens.
+pub(super) fn load_arm(name: &ModelName, base: &Loaded, settings: &Settings<'_>) -> Result<Policy, Error> {
     let arm = setup::load(settings.places, name, settings.device)?;
-    if arm.tokenizer.hash() != context.loaded.tokenizer.hash() {
-        return Err(Error::Tokenizer { name: arm.name, base: context.loaded.name.clone() });
+    if arm.tokenizer.hash() != base.tokenizer.hash() {
+        return Err(Error::Tokenizer { name: arm.name, base: base.name.clone() });
     }
     Ok(Policy::new(name.to_string(), &arm.decoder))
 }

@@ -271,7 +271,7 @@ impl DataTable {
     }
 }
 
-/// The prompts of a table. Those of more than `max_prompt` tokens are left out and counted.
+/// The prompts of a table. Those of more than `max_prompt` or the table's own most tokens are left out and counted.
 pub fn prompts(
     table: &DataTable,
     places: &Places,
@@ -280,6 +280,7 @@ pub fn prompts(
     max_prompt: usize,
 ) -> Result<Loading<Prompt>, Error> {
     let renderer = loaded.renderer()?;
+    let max_prompt = if table.max_length == 0 { max_prompt } else { max_prompt.min(table.max_length) };
     let mut rows = Vec::new();
     let mut too_long = 0;
     let mut add = |ids: Vec<u32>, text: String, columns: Map<String, Value>| {
