@@ -1,24 +1,10 @@
 //! A real model against figures of transformers: greedy tokens and their log-probabilities. Skips visibly where the model is absent.
 
-use std::path::PathBuf;
-
 use burn::tensor::Device;
 use generate::{Chance, Engine, Purpose, Sample, SampleAsk, Sampling, Score, Stream};
 use model::Policy;
 use model::files::load;
 use serde_json::Value;
-
-fn directory() -> Option<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
-    let path = std::env::var_os("PLUMB_SMOLLM2").map(PathBuf::from);
-    let path = path.or_else(|| Some(cache?.join("plumb/smollm2-135m-instruct")))?;
-    if path.join("model.safetensors").exists() {
-        return Some(path);
-    }
-    eprintln!("skipped: SmolLM2-135M-Instruct not found at {} (set PLUMB_SMOLLM2)", path.display());
-    None
-}
 
 fn ids(value: &Value) -> Vec<u32> {
     value.as_array().expect("ids").iter().map(|id| id.as_u64().expect("an id") as u32).collect()
@@ -26,7 +12,7 @@ fn ids(value: &Value) -> Vec<u32> {
 
 #[test]
 fn smollm2_agrees_with_transformers() {
-    let Some(directory) = directory() else { return };
+    let Some(directory) = testkit::smollm2() else { return };
     let Some(path) = testkit::shared("data/reference/smollm2_135m_instruct_bf16.json") else { return };
     let want: Value = serde_json::from_str(&fs_err::read_to_string(path).expect("the file")).expect("JSON");
     let policy = Policy::new("smollm2", &load(&directory, &Device::flex()).expect("a model"));

@@ -18,6 +18,20 @@ pub fn shared(relative: &str) -> Option<PathBuf> {
     None
 }
 
+/// The directory of SmolLM2-135M-Instruct, or `None`, with a visible line, where it is absent: `PLUMB_SMOLLM2`, else
+/// `plumb/smollm2-135m-instruct` in the user's cache folder.
+#[allow(clippy::print_stderr, reason = "a skipped test says so")]
+pub fn smollm2() -> Option<PathBuf> {
+    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    let cache = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
+    let path = variable("PLUMB_SMOLLM2").or_else(|| Some(cache?.join("plumb/smollm2-135m-instruct")))?;
+    if path.join("model.safetensors").exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: SmolLM2-135M-Instruct not found at {} (set PLUMB_SMOLLM2)", path.display());
+    None
+}
+
 /// Asserts `|actual − expected| ≤ absolute + relative·|expected|`, naming `what` otherwise.
 ///
 /// # Panics
