@@ -9,8 +9,8 @@ use model::Policy;
 use super::{Error, RewardSet};
 use crate::pool_asks;
 
-/// Prompts whose samples are drawn in one go, between two looks at the interrupt.
-const PROMPTS_AT_ONCE: usize = 64;
+/// Completions drawn between two looks at the clock and at Ctrl-C: some rounds of the engine.
+const COMPLETIONS_AT_ONCE: usize = 256;
 
 /// What a pool is drawn from.
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +64,7 @@ pub fn pool(plan: &PoolPlan<'_>, watch: &mut dyn FnMut(f64) -> bool) -> Result<O
     sources.extend(plan.reference.map(|policy| Source { policy: policy as &dyn Step, weight: 0.0 }));
     let mut engine = Engine::product(sources, usize::from(plan.reference.is_some()), plan.sampling.clone())?;
     let mut samples: Vec<Vec<Completion>> = Vec::with_capacity(plan.prompts.len());
-    for part in plan.prompts.chunks(PROMPTS_AT_ONCE) {
+    for part in plan.prompts.chunks((COMPLETIONS_AT_ONCE / plan.samples.max(1)).max(1)) {
         if !watch(samples.len() as f64 / plan.prompts.len() as f64) {
             return Ok(None);
         }
