@@ -62,3 +62,65 @@ fn leaves_of_its_own(decoder: &Decoder) -> Decoder {
     copy.visit(&mut |_, mut slot| slot.set_trained(slot.is_trained()));
     copy
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+    use generate::{Purpose, Stream};
+    use model::learn::{Row, log_probs};
+    use model::{Config, Shape};
+
+    fn decoder() -> Decoder {
+        let shape = Shape {
+            vocab_size: 50,
+            hidden_size: 32,
+            intermediate_size: 40,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            max_position_embeddings: 64,
+            eos: 1,
+            pad: 0,
+        };
+        let mut stream = Stream::new(3, Purpose::Init, 0, 0);
+        let mut decoder =
+            Decoder::random(Config::llama(&shape), &Device::flex(), &mut || 4.0 * stream.normal());
+        decoder.visit(&mut |_, mut slot| slot.set_trained(true));
+        decoder
+    }
+
+    fn values(grads: &Grads) -> Vec<(String, Vec<f32>)> {
+        grads.iter().map(|(name, g)| (name.to_owned(), g.to_data().iter::<f32>().collect())).collect()
+    }
+
+    #[test]
+    fn halves_side_by_side_give_the_gradient_of_one_pass_and_the_same_bits_each_time() {
+        let mut decoder = decoder();
+        let mut stream = Stream::new(4, Purpose::Sample, 0, 0);
+        for count in [1, 2, 5] {
+            let texts: Vec<Vec<u32>> =
+                (0..count).map(|row| (0..10 + row).map(|_| (stream.bits() % 50) as u32).collect()).collect();
+            let masks: Vec<Vec<bool>> = texts.iter().map(|text| vec![true; text.len()]).collect();
+            let rows: Vec<Row<'_>> = texts.iter().zip(&masks).map(|(ids, loss)| Row { ids, loss }).collect();
+            let pass = |decoder: &mut Decoder, rows: &[Row<'_>]| {
+                let forward = log_probs(decoder, rows, false);
+                let sum: f32 = forward.values.iter().sum();
+                let ones = vec![1.0; forward.values.len()];
+                (forward.backward(decoder, &ones), sum)
+            };
+            let (whole, sum) = pass(&mut decoder, &rows);
+            let (halves, sums) = run(&decoder, &rows, pass);
+            assert_eq!(sums.len(), LANES.min(count));
+            assert!((sums.iter().sum::<f32>() - sum).abs() < 1e-3);
+            let (whole, first) = (values(&whole), values(&halves));
+            assert_eq!(first, values(&run(&decoder, &rows, pass).0), "the same bits again");
+            assert_eq!(whole.len(), first.len());
+            for ((name, whole), (_, halves)) in whole.iter().zip(&first) {
+                for (a, b) in whole.iter().zip(halves) {
+                    assert!((a - b).abs() <= 1e-4 * (1.0 + a.abs()), "{name}: {a} against {b}");
+                }
+            }
+        }
+    }
+}
