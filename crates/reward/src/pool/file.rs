@@ -73,6 +73,14 @@ impl Pool {
         pool.with_first(key.samples)
     }
 
+    /// The pool's file in folder `dir`, whether it is there or not.
+    ///
+    /// # Errors
+    /// The key cannot be hashed.
+    pub fn path(&self, dir: &Path) -> Result<PathBuf, PoolError> {
+        Ok(dir.join(format!("{}-{}.jsonl", self.key.address()?, self.key.samples)))
+    }
+
     /// Writes the pool into folder `dir`, which is made if need be, under a name made of its key, and returns the path.
     ///
     /// The file is written beside its place, synced, and renamed: at any moment it is the old one or the new one.
@@ -80,7 +88,7 @@ impl Pool {
     /// # Errors
     /// The pool cannot be written; the error says how much space it needs.
     pub fn save(&self, dir: &Path) -> Result<PathBuf, PoolError> {
-        let path = dir.join(format!("{}-{}.jsonl", self.key.address()?, self.key.samples));
+        let path = self.path(dir)?;
         let header = Header {
             schema: SCHEMA,
             key: self.key.clone(),

@@ -75,6 +75,35 @@ impl Pool {
         Ok(Self { shown: key.samples, key, cost, columns: Vec::new(), extractor: None, rows })
     }
 
+    /// The pool of `key` whose prompts are those of `parts`, one part after the other. Scores are not taken over.
+    ///
+    /// # Errors
+    /// The prompts together are not those of the key, or a part differs from it in more than its prompts.
+    pub fn join(key: PoolKey, prompts: &[Prompt], parts: Vec<Self>) -> Result<Self, PoolError> {
+        if prompts_hash(prompts)? != key.prompts {
+            return Err(PoolError::OtherPrompts);
+        }
+        let mut joined = Self {
+            shown: key.samples,
+            key,
+            cost: Ledger::default(),
+            columns: Vec::new(),
+            extractor: None,
+            rows: Vec::with_capacity(prompts.len()),
+        };
+        for part in parts {
+            let own = PoolKey { prompts: joined.key.prompts.clone(), ..part.key };
+            if own != joined.key {
+                return Err(PoolError::OtherPrompts);
+            }
+            joined.cost += part.cost;
+            let bare = |row: Row| Row { rewards: BTreeMap::new(), answers: Vec::new(), ..row };
+            joined.rows.extend(part.rows.into_iter().map(bare));
+        }
+        joined.check_prompts(prompts)?;
+        Ok(joined)
+    }
+
     /// What decided about the samples; its number of samples is that of the file.
     pub fn key(&self) -> &PoolKey {
         &self.key

@@ -349,3 +349,24 @@ fn calibration_ranks_against_the_samples_shown() {
         "prompt 0: reward[0] is NaN; it must be finite"
     );
 }
+
+#[test]
+fn parts_drawn_one_after_the_other_make_the_pool() {
+    let whole = pool(3);
+    let prompts = prompts();
+    let part = |range: std::ops::Range<usize>, cost: Ledger| {
+        let drawn: Vec<Vec<_>> =
+            range.clone().map(|prompt| (0..3).map(|sample| completion(prompt, sample)).collect()).collect();
+        let key = PoolKey { prompts: prompts_hash(&prompts[range.clone()]).expect("a hash"), ..key(3) };
+        Pool::new(key, &prompts[range], &drawn, cost).expect("a part")
+    };
+    let cost = Ledger { decode_tokens: 99, seconds: 0.3, ..Ledger::default() };
+    let parts = || vec![part(0..2, cost), part(2..3, Ledger::default())];
+    assert_eq!(Pool::join(key(3), &prompts, parts()).expect("joined"), whole);
+    let reversed = parts().into_iter().rev().collect();
+    assert!(matches!(Pool::join(key(3), &prompts, reversed), Err(PoolError::OtherPrompts)));
+    let short = parts().into_iter().take(1).collect();
+    assert!(matches!(Pool::join(key(3), &prompts, short), Err(PoolError::OtherPrompts)));
+    let other = PoolKey { seed: 12, ..key(3) };
+    assert!(matches!(Pool::join(other, &prompts, parts()), Err(PoolError::OtherPrompts)));
+}
