@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
-use self::assemble::{Assembly, name_of, run_of};
+use self::assemble::{Assembly, defaults_of, name_of, run_of};
 use crate::check::{Form, check};
 use crate::common::run::Run;
 use crate::path::KeyPath;
@@ -38,8 +38,8 @@ const RESERVED: [&str; 3] = ["name", "recipe", "set"];
 /// beta = 0.1
 /// ```
 ///
-/// A stage's settings are laid over each other in this order: the file that `recipe` names; the pipeline's `[run]`
-/// but for its name; `set`; the tables under the stage, and with them the command line's
+/// A stage's settings are laid over each other in this order: the pipeline's `[defaults]`, tables of a recipe that hold for
+/// every stage; the file that `recipe` names; the pipeline's `[run]` but for its name; `set`; the tables under the stage, and with them the command line's
 /// `--set stages.NAME.optim.steps=3`. The `run.name` of a stage is the stage's name.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Pipeline<R> {
@@ -85,6 +85,7 @@ impl<R: Validate> Validate for Pipeline<R> {
 pub fn pipeline_schema<R: JsonSchema>() -> Json {
     let mut document = schema::<Head>();
     let mut stage = schema::<R>();
+    let description = "Settings of every stage that has none of its own.";
     if let Some(object) = stage.as_object_mut() {
         object.remove("$schema");
         if let (Some(Json::Object(theirs)), Some(root)) = (object.remove("$defs"), document.as_object_mut()) {
@@ -94,8 +95,11 @@ pub fn pipeline_schema<R: JsonSchema>() -> Json {
         // What a stage leaves out may be in the file that its `recipe` names.
         object.insert("required".into(), json!([]));
     }
+    let mut defaults = stage.clone();
+    defaults.as_object_mut().and_then(|defaults| defaults.insert("description".into(), description.into()));
     add_reserved(&mut stage);
     add_stages(&mut document, stage);
+    add_property(&mut document, "defaults", defaults);
     document
 }
 
@@ -151,15 +155,18 @@ impl Source {
     pub fn load_pipeline<R: Recipe>(self) -> Result<Loaded<Pipeline<R>>, RecipeErrors> {
         let mut problems = self.problems.clone();
         let Some(root) = self.root.clone() else { return Err(RecipeErrors::new(problems)) };
-        let mut outline = Form { reserved: &["stages"], ..Form::of::<Head>() };
+        let mut outline = Form { reserved: &["stages", "defaults"], ..Form::of::<Head>() };
         add_stages(&mut outline.schema, json!({ "type": "object" }));
+        // Their keys are checked as part of every stage.
+        add_property(&mut outline.schema, "defaults", json!({ "type": "object" }));
         let head = check::<Head>(root.clone(), &outline, &self.file);
         problems.extend(head.problems);
 
         let mut form = Form { reserved: &RESERVED, top: "of the stage", ..Form::of::<R>() };
         add_reserved(&mut form.schema);
         let folder = self.path().parent().unwrap_or(Path::new(""));
-        let assembly = Assembly { folder, run: run_of(&root), form: &form, file: &self.file };
+        let (run, defaults) = (run_of(&root), defaults_of(&root));
+        let assembly = Assembly { folder, run, defaults, form: &form, file: &self.file };
         let mut names: Vec<String> = Vec::new();
         let mut stages = Vec::new();
         for item in stages_of(&root) {

@@ -36,7 +36,8 @@ pub fn describe(job: &Job) -> Result<String, Error> {
     }
     if let Method::Compare(compare) = &recipe.method {
         for policy in &compare.policies {
-            line("policy", format!("{} = {} {}", policy.name, policy.path, here(job, &policy.path)));
+            let path = policy.path.as_ref().unwrap_or(&recipe.model.path);
+            line("policy", format!("{} = {path} {}", policy.name, here(job, path)));
         }
         for run in &compare.runs {
             use inference::Method as _;

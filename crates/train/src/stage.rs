@@ -368,6 +368,7 @@ fn compare_policies(
     let sampling = sampling(&recipe.sampling);
     let mut run = compare::Settings {
         run: &recipe.run.name,
+        model: &recipe.model.path,
         seed: recipe.run.seed,
         data: &recipe.data,
         sampling: &sampling,

@@ -53,8 +53,9 @@ pub struct Compare {
 pub struct PolicyTable {
     /// Its name in the report.
     pub name: String,
-    /// Which model.
-    pub path: ModelName,
+    /// Which model; without it the recipe's `[model]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<ModelName>,
     /// `best-of-n`, `majority`, `weighted-majority`.
     #[serde(default)]
     pub rules: Vec<String>,

@@ -66,6 +66,8 @@ pub enum Error {
 pub struct Settings<'a> {
     /// Name of the run.
     pub run: &'a str,
+    /// The model of policies that name none.
+    pub model: &'a ModelName,
     /// Seed of all random streams.
     pub seed: u64,
     /// The prompts.
@@ -96,7 +98,7 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
     let (places, device) = (settings.places, settings.device);
     let mut loaded: Vec<Loaded> = Vec::new();
     for table in &compare.policies {
-        let policy = setup::load(places, &table.path, device)?;
+        let policy = setup::load(places, table.path.as_ref().unwrap_or(settings.model), device)?;
         if let Some(base) =
             loaded.first().filter(|base: &&Loaded| base.tokenizer.hash() != policy.tokenizer.hash())
         {

@@ -27,6 +27,14 @@ pub(super) fn run_of(root: &Node) -> Table {
     }
 }
 
+/// The pipeline's `[defaults]`.
+pub(super) fn defaults_of(root: &Node) -> Table {
+    match root.at(&KeyPath::dotted("defaults")) {
+        Some(Node { value: Value::Table(defaults), .. }) => defaults.clone(),
+        _ => Table::default(),
+    }
+}
+
 pub(super) fn name_of(item: &Node) -> Option<(&str, &Origin)> {
     string_of(item, "name")
 }
@@ -42,6 +50,7 @@ fn string_of<'n>(item: &'n Node, key: &str) -> Option<(&'n str, &'n Origin)> {
 pub(super) struct Assembly<'p> {
     pub(super) folder: &'p Path,
     pub(super) run: Table,
+    pub(super) defaults: Table,
     pub(super) form: &'p Form,
     pub(super) file: &'p Arc<SourceFile>,
 }
@@ -85,7 +94,7 @@ impl Assembly<'_> {
         Some(root)
     }
 
-    /// What lies under a stage's own tables: its file, the pipeline's run, its overrides. None if the file cannot
+    /// What lies under a stage's own tables: the defaults, its file, the pipeline's run, its overrides. None if the file cannot
     /// be used, which is then a problem.
     fn base(&self, item: &Node, problems: &mut Vec<Problem>) -> Option<Node> {
         let mut root = Node { value: Value::Table(Table::default()), origin: item.origin.clone() };
@@ -119,6 +128,11 @@ impl Assembly<'_> {
             }
             problems.extend(source.problems);
             root = source.root?;
+        }
+        if let Value::Table(file) = &mut root.value {
+            let mut table = self.defaults.clone();
+            table.overlay(std::mem::take(file));
+            *file = table;
         }
         if let Value::Table(table) = &mut root.value
             && !self.run.0.is_empty()

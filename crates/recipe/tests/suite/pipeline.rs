@@ -160,12 +160,35 @@ fn the_outline_of_a_pipeline_is_checked() {
     assert_eq!(
         problems(&[], "stages = []\nstage = 1\n", &[]),
         "p.toml:1:10: `stages`: has 0, must have at least 1 item\n\
-         p.toml:2:1: unknown key `stage` at the top level\n  hint: did you mean `stages`? (valid keys: run, stages)"
+         p.toml:2:1: unknown key `stage` at the top level\n  hint: did you mean `stages`? (valid keys: run, stages, defaults)"
     );
     assert_eq!(
         problems(&[], "stages = [3]\n", &[]),
         "p.toml:1:11: `stages.0`: expected a table, found the integer 3"
     );
+}
+
+#[test]
+fn defaults_lie_under_every_stage() {
+    let with_defaults =
+        format!("{PIPELINE}\n[defaults]\nmodel = 'given'\noptim = {{ eps = 1e-5, batch_size = 9 }}\n");
+    let plain = load(&[("pool.toml", FILE)], PIPELINE, &[]).unwrap().value;
+    let stages = load(&[("pool.toml", FILE)], &with_defaults, &[]).unwrap().value.stages;
+    // What a stage, its file or its overrides say stays.
+    assert_eq!(stages[0].recipe.model, plain.stages[0].recipe.model);
+    assert_eq!(stages[1].recipe.model, plain.stages[1].recipe.model);
+    assert_eq!(stages[0].recipe.optim.batch_size, 4);
+    assert_eq!(stages[0].recipe.optim.steps, Some(7));
+    // What they leave out is the defaults'.
+    assert_eq!(stages[1].recipe.optim.batch_size, 9);
+    assert_eq!((stages[0].recipe.optim.eps, stages[1].recipe.optim.eps), (1e-5, 1e-5));
+    let set = load(&[("pool.toml", FILE)], &with_defaults, &["defaults.optim.eps=1e-4"]).unwrap().value;
+    assert_eq!(set.stages[1].recipe.optim.eps, 1e-4);
+    // A mistake in them is one mistake, where it stands.
+    let wrong = with_defaults.replace("eps = 1e-5", "epz = 1e-5");
+    let said = problems(&[("pool.toml", FILE)], &wrong, &[]);
+    assert!(said.starts_with("p.toml:22:") && said.contains("unknown key `epz`"), "{said}");
+    assert_eq!(said.matches("epz").count(), 1, "{said}");
 }
 
 #[test]

@@ -43,6 +43,8 @@ fn the_schema_of_a_pipeline_holds_that_of_its_stages() {
     assert_eq!(schema["required"], json!(["stages"]));
     let stage = &schema["properties"]["stages"]["items"];
     assert_eq!(stage["required"], json!(["name"]));
+    assert!(schema["properties"]["defaults"]["properties"].get("optim").is_some());
+    assert_eq!(schema["properties"]["defaults"]["required"], json!([]));
     for key in ["name", "recipe", "set", "method", "optim"] {
         assert!(stage["properties"].get(key).is_some(), "{key}");
     }
