@@ -43,7 +43,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { rows: 64, prefill_tokens: 4096, kept_tokens: 65_536 }
+        Self { rows: 64, prefill_tokens: 4096, kept_tokens: 16_384 }
     }
 }
 
