@@ -93,7 +93,7 @@ fn training(bencher: Bencher<'_, '_>, mut decoder: Decoder, trained: fn(&str) ->
             (forward.backward(decoder, &coefficients), ())
         });
         clip(&mut grads, 1.0);
-        moments.update(&&ADAMW, 1e-6, &grads, &mut |visitor| decoder.visit(visitor));
+        moments.update(&ADAMW, 1e-6, &grads, &mut |visitor| decoder.visit(visitor));
     });
 }
 

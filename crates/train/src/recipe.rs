@@ -65,7 +65,7 @@ pub enum Method {
     /// A pool of scored samples, and preference pairs drawn from it.
     Pool(Pool),
     /// A head-to-head comparison.
-    Compare(Compare),
+    Compare(Box<Compare>),
 }
 
 /// What a listing says about a method.
@@ -175,7 +175,7 @@ impl Validate for Recipe {
                 rules.check(&["optim.batch_size", "method.vbon.rollouts"], batch_holds_rollouts(self, vbon));
             }
             Method::Pool(pool) => rules.within("method.pool", pool),
-            Method::Compare(compare) => rules.within("method.compare", compare),
+            Method::Compare(compare) => rules.within("method.compare", compare.as_ref()),
             Method::Pretrain(pretrain) => rules.within("method.pretrain", pretrain),
             _ => {}
         }

@@ -100,7 +100,9 @@ impl<O: Objective> Task for Supervised<O> {
                 (forward.backward(decoder, &coefficients), meters)
             });
             grads.merge(part);
-            observed.iter().for_each(|observed| meters.merge(observed));
+            for observed in &observed {
+                meters.merge(observed);
+            }
         }
         Ok((grads, tokens))
     }

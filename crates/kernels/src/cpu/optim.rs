@@ -35,9 +35,9 @@ pub fn ema(mean: &mut [f32], x: &[f32], beta: f64, squared: bool) {
         // SAFETY: each task has its own range.
         let mean = unsafe { mean.slice(range.start, range.len()) };
         if squared {
-            ema_of_squares(mean, &x[range], beta, rest)
+            ema_of_squares(mean, &x[range], beta, rest);
         } else {
-            ema_of(mean, &x[range], beta, rest)
+            ema_of(mean, &x[range], beta, rest);
         }
     });
 }
@@ -97,7 +97,9 @@ pub fn scale(x: &mut [f32], factor: f64) {
         let range = task * TASK..n.min((task + 1) * TASK);
         // SAFETY: each task has its own range.
         let x = unsafe { x.slice(range.start, range.len()) };
-        x.iter_mut().for_each(|x| *x *= factor as f32);
+        for x in x {
+            *x *= factor as f32;
+        }
     });
 }
 
