@@ -43,9 +43,13 @@ pub fn describe(job: &Job) -> Result<String, Error> {
             use inference::Method as _;
             line("run", format!("{} on {}", run.method.info().name, run.policy));
         }
+        let split = match recipe.data.path.location() {
+            recipe::DataLocation::Wordmath => format!(" {}", recipe.data.split),
+            _ => String::new(),
+        };
         line(
             "prompts",
-            format!("{} of {} {}", count(recipe.data.limit), recipe.data.path, recipe.data.split),
+            format!("{} of {}{split}", count(recipe.data.limit), recipe.data.path),
         );
         line("samples", format!("{} of each prompt and policy", compare.samples));
         return Ok(text);
