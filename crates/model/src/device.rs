@@ -64,21 +64,19 @@ impl DeviceName {
 
     /// Opens the device. `auto` is the first GPU that this build was made for, else the CPU.
     pub fn open(self) -> Result<Device, Error> {
-        #[allow(unused_variables, reason = "builds without a GPU have no index")]
-        let index = self.index;
         match self.kind {
             #[cfg(feature = "cuda")]
             Kind::Cuda | Kind::Auto => {
                 let found = cuda_devices();
-                if index >= found {
+                if self.index >= found {
                     let message =
                         format!("{found} CUDA devices were found\n  hint: run.device = \"cpu\" needs none");
                     return Err(Error::Device { device: self.to_string(), message });
                 }
-                Ok(Device::cuda(index))
+                Ok(Device::cuda(self.index))
             }
             #[cfg(feature = "rocm")]
-            Kind::Rocm => Ok(Device::rocm(index)),
+            Kind::Rocm => Ok(Device::rocm(self.index)),
             #[cfg(feature = "wgpu")]
             Kind::Wgpu => Ok(Device::wgpu(burn::tensor::DeviceKind::default())),
             #[cfg(feature = "vulkan")]

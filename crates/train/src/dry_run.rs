@@ -47,10 +47,7 @@ pub fn describe(job: &Job) -> Result<String, Error> {
             recipe::DataLocation::Wordmath => format!(" {}", recipe.data.split),
             _ => String::new(),
         };
-        line(
-            "prompts",
-            format!("{} of {}{split}", count(recipe.data.limit), recipe.data.path),
-        );
+        line("prompts", format!("{} of {}{split}", count(recipe.data.limit), recipe.data.path));
         line("samples", format!("{} of each prompt and policy", compare.samples));
         return Ok(text);
     }

@@ -75,7 +75,7 @@ pub(super) fn accuracies(
 fn arms(compare: &Compare) -> Vec<&ModelName> {
     let mut names: Vec<&ModelName> = Vec::new();
     for run in compare.runs.iter().filter(|run| matches!(run.method, MethodConfig::GenArm(_))) {
-        for arm in run.arms.iter().filter(|arm| !arm.as_str().is_empty()) {
+        for arm in &run.arms {
             if !names.contains(&arm) {
                 names.push(arm);
             }
