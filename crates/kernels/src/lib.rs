@@ -16,7 +16,7 @@ mod pool;
 #[cfg(test)]
 mod tests;
 
-pub use cpu::{AdamStep, PAGE, Packed};
+pub use cpu::{AdamStep, PAGE, Packed, Precision};
 pub use ops::{
     adamw, attention, ema, gather_log_prob, linear, pack, rms_norm, rope, scale, silu_mul, sum_of_squares,
 };

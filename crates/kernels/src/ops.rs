@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor};
 
-use crate::cpu::{AdamStep, Packed};
+use crate::cpu::{AdamStep, Packed, Precision};
 #[cfg(feature = "flex")]
 use crate::flex::{Fused, rope_table};
 use crate::naive;
@@ -24,17 +24,18 @@ pub(crate) fn is_fused(device: &Device, dtypes: &[burn::tensor::DType]) -> bool 
     flex && dtypes.iter().all(|&dtype| dtype == burn::tensor::DType::F32)
 }
 
-/// Packs a weight `[out, in]` for [`linear`]; `None` where packing is of no use. Pack again when the weight changes.
+/// Packs a weight `[out, in]` for [`linear`] in a number format; `None` where packing is of no use. Pack again when the
+/// weight changes.
 ///
 /// # Shapes
 /// - `weight`: `[out, in]`
-pub fn pack(weight: &Tensor<2>) -> Option<Arc<Packed>> {
+pub fn pack(weight: &Tensor<2>, precision: Precision) -> Option<Arc<Packed>> {
     #[cfg(feature = "flex")]
     if is_fused(&weight.device(), &[weight.dtype()]) {
         let weight = if weight.device().is_autodiff() { weight.clone().inner() } else { weight.clone() };
-        return Some(Arc::new(crate::flex::pack(weight)));
+        return Some(Arc::new(crate::flex::pack(weight).with_precision(precision)));
     }
-    let _ = weight;
+    let _ = (weight, precision);
     None
 }
 

@@ -3,7 +3,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::{PAGE, PagedPool, naive};
+use crate::{PAGE, PagedPool, Precision, naive};
 
 fn random<const D: usize>(shape: [usize; D], seed: u64, device: &Device) -> Tensor<D> {
     let len = shape.iter().product();
@@ -75,7 +75,7 @@ fn linear_equals_its_composition() {
     let device = Device::flex();
     for (n, inn, out) in [(1, 3, 2), (7, 64, 65), (13, 33, 130)] {
         let inputs = [random([n, inn], 1, &device), random([out, inn], 2, &device)];
-        let packed = crate::pack(&inputs[1]).expect("flex packs");
+        let packed = crate::pack(&inputs[1], Precision::F32).expect("flex packs");
         let composed = |x: &[Tensor<2>]| naive::linear(x[0].clone(), x[1].clone(), None);
         compare("linear", &inputs, |x| crate::linear(x[0].clone(), x[1].clone(), None, None), composed);
         compare(
@@ -107,7 +107,8 @@ fn linear_takes_strided_operands() {
 fn packed_and_unpacked_products_have_the_same_bits() {
     let device = Device::flex();
     let (x, w) = (random([5, 40], 1, &device), random([90, 40], 2, &device));
-    let packed = crate::pack(&Tensor::from_inner(w.clone()).require_grad()).expect("flex packs");
+    let packed =
+        crate::pack(&Tensor::from_inner(w.clone()).require_grad(), Precision::F32).expect("flex packs");
     let with = crate::linear(x.clone(), w.clone(), None, Some(&packed));
     assert_eq!(values(with), values(crate::linear(x, w, None, None)));
 }

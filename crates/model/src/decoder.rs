@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use kernels::Packed;
+use kernels::{Packed, Precision};
 
 use crate::config::{Config, Head};
 use crate::linear::{Linear, normal};
@@ -251,30 +251,37 @@ impl Decoder {
     /// A copy for inference: off the differentiating device, weights packed.
     #[must_use]
     pub fn frozen(&self) -> Self {
+        self.frozen_as(Precision::F32)
+    }
+
+    /// [`Decoder::frozen`] with the matrices of its products in a number format, where the device has packed weights.
+    /// Embeddings that are looked up, norms and adapters stay as they are.
+    #[must_use]
+    pub fn frozen_as(&self, precision: Precision) -> Self {
         let mut copy = self.clone();
         copy.visit(&mut |_, mut slot| slot.freeze());
-        copy.pack();
+        copy.pack_where(precision, |_| true);
         copy
     }
 
     /// Packs the weights for decoding, where the device profits from it.
     pub fn pack(&mut self) {
-        self.pack_where(|_| true);
+        self.pack_where(Precision::F32, |_| true);
     }
 
     /// Packs the weights that are not trained: they are multiplied by at every step and never change.
     pub fn pack_frozen(&mut self) {
-        self.pack_where(|weight| !weight.is_require_grad());
+        self.pack_where(Precision::F32, |weight| !weight.is_require_grad());
     }
 
-    fn pack_where(&mut self, wanted: impl Fn(&Tensor<2>) -> bool) {
+    fn pack_where(&mut self, precision: Precision, wanted: impl Fn(&Tensor<2>) -> bool) {
         self.each_linear(&mut |_, linear| {
             if wanted(&linear.weight) {
-                linear.pack();
+                linear.pack(precision);
             }
         });
         if self.head.is_none() && self.tied.is_none() && wanted(&self.embed_tokens) {
-            self.tied = kernels::pack(&self.embed_tokens);
+            self.tied = kernels::pack(&self.embed_tokens, precision);
         }
     }
 

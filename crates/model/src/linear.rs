@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
-use kernels::Packed;
+use kernels::{Packed, Precision};
 
 use crate::params::{Slot, Visitor};
 
@@ -74,9 +74,9 @@ impl Linear {
     }
 
     /// Packs the weights once for many products, where the device profits from it and it was not done before.
-    pub fn pack(&mut self) {
-        if self.packed.is_none() {
-            self.packed = kernels::pack(&self.weight);
+    pub fn pack(&mut self, precision: Precision) {
+        if self.packed.as_ref().is_none_or(|packed| packed.precision() != precision) {
+            self.packed = kernels::pack(&self.weight, precision);
         }
     }
 

@@ -1,6 +1,7 @@
 //! A decoder as a policy: sessions to decode with, and scores of given continuations.
 
 use generate::{Error, Score, Session, Step, TokenId};
+use kernels::Precision;
 
 use crate::cache::CacheSession;
 use crate::decoder::Decoder;
@@ -18,7 +19,12 @@ pub struct Policy {
 impl Policy {
     /// Wraps a decoder: its weights are packed, and gradients are left behind.
     pub fn new(name: impl Into<String>, decoder: &Decoder) -> Self {
-        Self { name: name.into(), decoder: decoder.frozen() }
+        Self::with_precision(name, decoder, Precision::F32)
+    }
+
+    /// [`Policy::new`] with weights in a number format: fewer bits are read faster, and change the law a little.
+    pub fn with_precision(name: impl Into<String>, decoder: &Decoder, precision: Precision) -> Self {
+        Self { name: name.into(), decoder: decoder.frozen_as(precision) }
     }
 
     /// The decoder.

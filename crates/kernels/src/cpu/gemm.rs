@@ -137,6 +137,46 @@ struct Area<'a> {
 }
 
 impl Area<'_> {
+    /// One pass over the rows, in blocks of nearly equal height: 8 rows run as 4 + 4, not as 6 + 2, whose two rows starve
+    /// the multipliers.
+    ///
+    /// # Safety
+    /// As [`Area::panel`]; `weights` points to the pass's rows of the panel.
+    unsafe fn blocks(
+        &self,
+        isa: Isa,
+        x: Rows<'_>,
+        rows: std::ops::Range<usize>,
+        pass: Pass,
+        weights: *const f32,
+    ) {
+        let mut row = rows.start;
+        let mut blocks = rows.len().div_ceil(ROWS);
+        while row < rows.end {
+            let height = (rows.end - row).div_ceil(blocks);
+            blocks -= 1;
+            let block = Block {
+                x: x.data.as_ptr().wrapping_add(row * x.strides.0 + pass.k * x.strides.1),
+                row_stride: x.strides.0,
+                inner_stride: x.strides.1,
+                inner: pass.depth,
+                panel: weights,
+                y: self.y.at(row * self.y_stride + pass.first),
+                y_stride: self.y_stride,
+                resume: pass.resume,
+            };
+            // SAFETY: the caller's promises; a narrow last panel goes through a block of full width.
+            unsafe {
+                if pass.width == PANEL {
+                    block.run(isa, height);
+                } else {
+                    narrow(isa, block, height, pass.width);
+                }
+            }
+            row += height;
+        }
+    }
+
     /// Computes the rows' outputs of one panel.
     ///
     /// # Safety
@@ -144,36 +184,15 @@ impl Area<'_> {
     unsafe fn panel(&self, isa: Isa, x: Rows<'_>, rows: std::ops::Range<usize>, panel: usize) {
         let first = panel * PANEL;
         let width = PANEL.min(self.columns - first);
+        let most = self.weight.depth(DEPTH);
         let mut k = 0;
         loop {
-            let depth = DEPTH.min(self.inner - k);
-            let resume = self.resume || k > 0;
-            let mut row = rows.start;
-            // Blocks of nearly equal height: 8 rows run as 4 + 4, not as 6 + 2, whose two rows starve the multipliers.
-            let mut blocks = rows.len().div_ceil(ROWS);
-            while row < rows.end {
-                let height = (rows.end - row).div_ceil(blocks);
-                blocks -= 1;
-                let block = Block {
-                    x: x.data.as_ptr().wrapping_add(row * x.strides.0 + k * x.strides.1),
-                    row_stride: x.strides.0,
-                    inner_stride: x.strides.1,
-                    inner: depth,
-                    panel: self.weight.panel(panel).wrapping_add(k * PANEL),
-                    y: self.y.at(row * self.y_stride + first),
-                    y_stride: self.y_stride,
-                    resume,
-                };
-                // SAFETY: the caller's promises; a narrow last panel goes through a block of full width.
-                unsafe {
-                    if width == PANEL {
-                        block.run(isa, height);
-                    } else {
-                        narrow(isa, block, height, width);
-                    }
-                }
-                row += height;
-            }
+            let depth = most.min(self.inner - k);
+            let pass = Pass { first, width, k, depth, resume: self.resume || k > 0 };
+            // SAFETY: the caller's promises.
+            self.weight.with_rows(panel, k, depth, |weights| unsafe {
+                self.blocks(isa, x, rows.clone(), pass, weights);
+            });
             k += depth;
             if k >= self.inner {
                 break;
@@ -189,6 +208,16 @@ impl Area<'_> {
             }
         }
     }
+}
+
+/// A pass over the rows: `depth` inner indices from `k` on against `width` columns from `first` on.
+#[derive(Clone, Copy)]
+struct Pass {
+    first: usize,
+    width: usize,
+    k: usize,
+    depth: usize,
+    resume: bool,
 }
 
 /// A block whose last columns do not exist in `y`.

@@ -18,6 +18,7 @@ mod optim;
 mod pack;
 mod paged;
 mod parallel;
+mod precision;
 mod rope;
 mod silu;
 mod softmax;
@@ -32,6 +33,7 @@ pub use pack::{PANEL, Packed};
 pub use paged::{PAGE, PageTables, PoolShape, paged_attention, write_kv};
 #[cfg(feature = "flex")]
 pub(crate) use paged::{write_keys, write_values};
+pub use precision::Precision;
 pub use rope::{RopeTable, Rotation, rope};
 pub use silu::{silu_mul, silu_mul_backward};
 pub use softmax::{gather_log_prob, gather_log_prob_backward, log_softmax};

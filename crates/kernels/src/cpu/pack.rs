@@ -1,12 +1,14 @@
 //! Weights laid out for the matrix product: panels of 64 output columns.
 
+use super::precision::{GROUP, Narrow, Precision};
+
 /// Output columns of a panel: four vectors of sixteen.
 pub const PANEL: usize = 64;
 
 /// One cache line, so that no vector load of a panel crosses two.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-struct Line([f32; 16]);
+pub(super) struct Line(pub(super) [f32; 16]);
 
 /// A `[inner, columns]` matrix in panels of [`PANEL`] columns, each `[inner, 64]`, the last filled up with zeros.
 ///
@@ -22,7 +24,9 @@ struct Line([f32; 16]);
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Packed {
+    /// Empty where the weights are held in fewer bits.
     lines: Vec<Line>,
+    narrow: Option<Narrow>,
     columns: usize,
     inner: usize,
 }
@@ -62,7 +66,7 @@ impl Packed {
 
     /// A packed matrix of nothing, to [`fill`](Self::fill) later.
     pub const fn empty() -> Self {
-        Self { lines: Vec::new(), columns: 0, inner: 0 }
+        Self { lines: Vec::new(), narrow: None, columns: 0, inner: 0 }
     }
 
     /// Packs anew in the memory at hand: column `c`, inner index `k` is read from `source[c·column_stride + k·inner_stride]`.
@@ -81,7 +85,7 @@ impl Packed {
             let last = (columns - 1) * column_stride + (inner - 1) * inner_stride;
             assert!(last < source.len(), "Packed::fill: index {last} of {} elements", source.len());
         }
-        (self.columns, self.inner) = (columns, inner);
+        (self.columns, self.inner, self.narrow) = (columns, inner, None);
         let panel_lines = inner * (PANEL / 16);
         let total = columns.div_ceil(PANEL) * panel_lines;
         self.lines.truncate(total);
@@ -123,13 +127,48 @@ impl Packed {
 
     /// Memory taken, in bytes.
     pub fn bytes(&self) -> usize {
-        self.lines.len() * size_of::<Line>()
+        self.narrow.as_ref().map_or(self.lines.len() * size_of::<Line>(), Narrow::bytes)
     }
 
-    /// The first element of a panel, 64-byte aligned, followed by `inner · 64` elements.
-    pub(crate) fn panel(&self, panel: usize) -> *const f32 {
-        let lines = self.inner * (PANEL / 16);
-        self.lines[panel * lines..(panel + 1) * lines].as_ptr().cast()
+    /// The same weights in another number format; those in fewer bits stay as rounded as they are.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        if self.narrow.is_none() {
+            self.narrow = Narrow::of(&self.lines, self.inner, precision);
+            if self.narrow.is_some() {
+                self.lines = Vec::new();
+            }
+        }
+        self
+    }
+
+    /// The number format.
+    pub fn precision(&self) -> Precision {
+        self.narrow.as_ref().map_or(Precision::F32, Narrow::precision)
+    }
+
+    /// The most rows of a panel that [`Packed::with_rows`] gives at a time, of `wanted`.
+    pub(super) fn depth(&self, wanted: usize) -> usize {
+        if self.narrow.is_some() { GROUP } else { wanted }
+    }
+
+    /// Calls `with` with the first element of rows `k .. k + depth` of a panel, 64-byte aligned, followed by `depth · 64`
+    /// elements.
+    pub(super) fn with_rows<R>(
+        &self,
+        panel: usize,
+        k: usize,
+        depth: usize,
+        with: impl FnOnce(*const f32) -> R,
+    ) -> R {
+        match &self.narrow {
+            Some(narrow) => narrow.widened(panel, self.inner, k, depth, with),
+            None => {
+                let lines = self.inner * (PANEL / 16);
+                let panel = &self.lines[panel * lines..(panel + 1) * lines];
+                with(panel[k * (PANEL / 16)..].as_ptr().cast())
+            }
+        }
     }
 }
 
