@@ -1,0 +1,120 @@
+//! The work that is timed: by `benches/whole.rs`, and by `examples/speed.rs` for comparisons with other programs.
+//!
+//! `PLUMB_BENCH_MODEL` names the model's directory; without it SmolLM2-135M-Instruct is taken where it is, else the
+//! shipped tiny model.
+
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use burn::tensor::Device;
+use generate::engine::Limits;
+use generate::{Chance, Engine, Purpose, Sample, SampleAsk, Sampling, Step, Stream};
+use kernels::Precision;
+use model::learn::{Row, log_probs};
+use model::{Decoder, Policy};
+use train::lanes;
+use train::optimizer::{AdamW, Moments, clip};
+
+/// Where the model is, and the model without end-of-sequence tokens, so that every row runs to its budget.
+pub(crate) static MODEL: LazyLock<(PathBuf, Decoder)> = LazyLock::new(|| {
+    let named = std::env::var_os("PLUMB_BENCH_MODEL").map(PathBuf::from);
+    let path = named
+        .or_else(testkit::smollm2)
+        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../checkpoints/tiny"));
+    let mut decoder = model::files::load(&path, &Device::flex()).expect("a model");
+    decoder.config.eos.clear();
+    (path, decoder)
+});
+
+/// It as a policy.
+pub(crate) static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy::new("model", &MODEL.1));
+
+/// The same with weights in bf16.
+pub(crate) static BF16: LazyLock<Policy> =
+    LazyLock::new(|| Policy::with_precision("model", &MODEL.1, Precision::Bf16));
+
+const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
+
+/// Tokens drawn at random.
+pub(crate) fn text(seed: u64, tokens: usize) -> Vec<u32> {
+    let mut stream = Stream::new(seed, Purpose::Sample, 0, 0);
+    let vocab = MODEL.1.config.vocab_size as u64;
+    (0..tokens).map(|_| (stream.bits() % vocab) as u32).collect()
+}
+
+/// Completions of `rows` different prompts of `prompt` tokens, sampled at temperature 1.
+pub(crate) fn sample(engine: &mut Engine<'_>, rows: usize, prompt: usize, new: usize) {
+    let asks = (0..rows as u64).map(|row| SampleAsk {
+        prefix: text(row, prompt),
+        prompt_len: prompt,
+        budget: new,
+        stream: Stream::new(1, Purpose::Sample, 0, row),
+    });
+    engine.sample(asks.collect(), &mut Chance::Streams).expect("room");
+}
+
+/// An engine without anything cached, for so many rows at once.
+pub(crate) fn engine(policy: &'static Policy, rows: usize) -> Engine<'static> {
+    let limits = Limits { rows, ..Limits::default() };
+    Engine::new(policy, Sampling::default()).expect("settings").with_limits(limits)
+}
+
+/// The last logits of `rows` rows of `tokens` tokens.
+pub(crate) fn prefill(rows: usize, tokens: usize) -> f32 {
+    let rows: Vec<Vec<u32>> = (0..rows as u64).map(|row| text(row, tokens)).collect();
+    let mut session = POLICY.session();
+    let open: Vec<_> = rows.iter().map(|_| session.open()).collect();
+    let batch: Vec<_> = open.iter().copied().zip(rows.iter().map(Vec::as_slice)).collect();
+    session.extend(&batch).expect("room").row(0)[0]
+}
+
+/// A model in training.
+pub(crate) struct Training {
+    decoder: Decoder,
+    moments: Moments,
+}
+
+impl Training {
+    /// All weights are trained.
+    pub(crate) fn full() -> Self {
+        Self::of(MODEL.1.clone(), |_| true)
+    }
+
+    /// Adapters of rank 16 on all projections are trained.
+    pub(crate) fn lora() -> Self {
+        let mut decoder = MODEL.1.clone();
+        let targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+        let config = model::files::AdapterConfig {
+            r: 16,
+            alpha: 32.0,
+            use_rslora: false,
+            targets: targets.map(str::to_owned).to_vec(),
+            base: "model".into(),
+        };
+        let mut stream = Stream::new(0, Purpose::Init, 0, 0);
+        model::files::attach(&mut decoder, &config, &mut || stream.uniform()).expect("targets");
+        Self::of(decoder, |name| name.contains("lora_"))
+    }
+
+    fn of(mut decoder: Decoder, trained: fn(&str) -> bool) -> Self {
+        decoder.visit(&mut |name, mut slot| slot.set_trained(trained(name)));
+        decoder.pack_frozen();
+        Self { decoder, moments: Moments::default() }
+    }
+
+    /// Forward, backward, clipping and AdamW on `rows` rows of `tokens` tokens.
+    pub(crate) fn step(&mut self, rows: usize, tokens: usize) {
+        let texts: Vec<Vec<u32>> = (0..rows as u64).map(|row| text(row, tokens)).collect();
+        let loss: Vec<bool> = (0..tokens).map(|at| at > 0).collect();
+        let batch: Vec<Row<'_>> = texts.iter().map(|ids| Row { ids, loss: &loss }).collect();
+        let share = -1.0 / (rows * (tokens - 1)) as f32;
+        let (mut grads, _) = lanes::run(&self.decoder, &batch, |decoder, batch| {
+            let forward = log_probs(decoder, batch, false);
+            let coefficients = vec![share; forward.values.len()];
+            (forward.backward(decoder, &coefficients), ())
+        });
+        clip(&mut grads, 1.0);
+        let decoder = &mut self.decoder;
+        self.moments.update(&ADAMW, 1e-6, &grads, &mut |visitor| decoder.visit(visitor));
+    }
+}

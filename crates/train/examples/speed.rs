@@ -1,0 +1,59 @@
+//! Times work for another program: reads lines such as `generate 32 64 64` (rows, tokens of a prompt, new tokens; `generate-bf16`
+//! with weights in bf16), `prefill 8 512`, `train 8 256`, `lora 8 256` (rows, tokens) from standard input, does each once, and answers with its
+//! seconds. `benches/peers/peers.py` runs it beside others.
+
+#[path = "../benches/work/mod.rs"]
+mod work;
+
+use std::io::{BufRead, Write};
+use std::time::Instant;
+
+use work::{BF16, MODEL, POLICY, Training, engine, prefill, sample};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", MODEL.0.display())?;
+    let (mut full, mut lora) = (None, None);
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let numbers: Vec<usize> = words.iter().skip(1).filter_map(|word| word.parse().ok()).collect();
+        let seconds = match (words.first(), numbers.as_slice()) {
+            (Some(&("generate" | "generate-bf16")), &[rows, prompt, new]) => {
+                let policy = if words[0] == "generate" { &POLICY } else { &BF16 };
+                let mut engine = engine(policy, rows);
+                time(|| sample(&mut engine, rows, prompt, new))
+            }
+            (Some(&"prefill"), &[rows, tokens]) => time(|| {
+                prefill(rows, tokens);
+            }),
+            (Some(&"train"), &[rows, tokens]) => {
+                let training = full.get_or_insert_with(Training::full);
+                time(|| training.step(rows, tokens))
+            }
+            (Some(&"lora"), &[rows, tokens]) => {
+                let training = lora.get_or_insert_with(Training::lora);
+                time(|| training.step(rows, tokens))
+            }
+            _ => {
+                writeln!(
+                    out,
+                    "error: {line:?} is not `generate ROWS PROMPT NEW`, `prefill`, `train` or `lora ROWS TOKENS`"
+                )?;
+                continue;
+            }
+        };
+        writeln!(out, "{seconds}")?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+fn time(work: impl FnOnce()) -> f64 {
+    let started = Instant::now();
+    work();
+    started.elapsed().as_secs_f64()
+}
