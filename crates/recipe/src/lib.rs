@@ -54,6 +54,7 @@ mod path;
 mod pipeline;
 mod place;
 mod problem;
+pub mod reference;
 mod rules;
 mod schema;
 mod source;

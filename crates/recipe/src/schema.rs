@@ -40,7 +40,7 @@ impl<'s> Document<'s> {
     }
 
     /// A schema, or what its `$ref` points at in the end.
-    fn resolve(self, schema: &'s Json) -> &'s Json {
+    pub(crate) fn resolve(self, schema: &'s Json) -> &'s Json {
         let target = schema.as_object().and_then(|object| self.target(object));
         target.map_or(schema, |target| self.resolve(target))
     }

@@ -12,6 +12,7 @@ pub mod optimizer;
 pub mod pipeline;
 pub mod progress;
 pub mod recipe;
+pub mod reference;
 pub mod schedule;
 pub mod sinks;
 pub mod stage;

@@ -26,7 +26,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[expect(clippy::struct_excessive_bools, reason = "they are switches of the command line")]
 struct Arguments {
     /// The recipe, a TOML file.
-    #[arg(required_unless_present_any = ["list", "schema"])]
+    #[arg(required_unless_present_any = ["list", "schema", "reference"])]
     recipe: Option<PathBuf>,
     /// Overrides a key, as in `--set optim.steps=10` or `--set stages.arm.optim.steps=10`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -46,6 +46,9 @@ struct Arguments {
     /// Lists the methods.
     #[arg(long)]
     list: bool,
+    /// Writes the reference of all methods into a folder, as Markdown.
+    #[arg(long, value_name = "FOLDER")]
+    reference: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -66,6 +69,15 @@ fn main() -> ExitCode {
             schema_text::<Recipe>()
         });
         return ExitCode::SUCCESS;
+    }
+    if let Some(folder) = &arguments.reference {
+        return match train::reference::write(folder) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                Progress::say(&format!("error: {error}"));
+                ExitCode::FAILURE
+            }
+        };
     }
     let plan = match plan(&arguments) {
         Ok(plan) => plan,
