@@ -14,9 +14,12 @@ impl<'s> Walker<'s> {
     pub(super) fn alternatives(&mut self, flat: &[&'s Json], node: &Node, named: &Origin, path: &KeyPath) {
         let units: Vec<&str> = flat.iter().flat_map(|part| names(part)).collect();
         let tables: Vec<(&str, &'s Json)> = flat.iter().filter_map(|part| tagged(part)).collect();
+        // A name that is a table as well, for those who want its settings, is listed once.
+        let only_names = units.iter().copied().filter(|unit| !tables.iter().any(|(name, _)| name == unit));
+        let all: Vec<&str> = tables.iter().map(|(name, _)| *name).chain(only_names).collect();
         match &node.value {
             Value::Table(table) if !tables.is_empty() => {
-                return self.tagged_table(&units, &tables, table, named, path);
+                return self.tagged_table(&all, &units, &tables, table, named, path);
             }
             Value::String(text) if !units.is_empty() || !tables.is_empty() => {
                 let free = flat.iter().any(|part| types(part).contains(&"string") && names(part).is_empty());
@@ -28,7 +31,6 @@ impl<'s> Walker<'s> {
                     let hint = Some(format!("write [{path}.{name}]"));
                     return self.report(&node.origin, path, ProblemKind::WrongType, message, hint);
                 }
-                let all: Vec<&str> = tables.iter().map(|(name, _)| *name).chain(units).collect();
                 return self.unknown_value(text, &all, node, path);
             }
             _ => {}
@@ -64,16 +66,16 @@ impl<'s> Walker<'s> {
         }
     }
 
-    /// A table that holds exactly one table, whose name is the variant's.
+    /// A table that holds exactly one table, whose name is the variant's: one of `all`.
     fn tagged_table(
         &mut self,
+        all: &[&str],
         units: &[&str],
         tables: &[(&str, &'s Json)],
         table: &Table,
         named: &Origin,
         path: &KeyPath,
     ) {
-        let all: Vec<&str> = tables.iter().map(|(name, _)| *name).chain(units.iter().copied()).collect();
         let Some(first) = table.0.first() else {
             let message = format!("[{path}] is empty: it takes one table that names the variant");
             let hint = Some(format!("write [{path}.NAME] with one of: {}", all.join(", ")));
@@ -98,7 +100,7 @@ impl<'s> Walker<'s> {
                 }
             } else {
                 let message = format!("unknown name `{}` {}", entry.key, self.section(path));
-                let hint = suggest::hint(&entry.key, &all, "one of");
+                let hint = suggest::hint(&entry.key, all, "one of");
                 self.report(&entry.origin, &here, ProblemKind::UnknownName, message, hint);
                 // Without its only entry the table would mean nothing.
                 self.found.broken.push(path.clone());
