@@ -85,6 +85,15 @@ impl<'a> CacheSession<'a> {
         }))
     }
 
+    /// What the head gets, after the last norm, of all tokens given to this call: `[all new tokens, hidden]`, row-major.
+    pub(crate) fn states(&mut self, rows: &[(RowId, &[TokenId])]) -> Result<Vec<f32>, Error> {
+        let hidden = self.run(rows)?;
+        let [tokens, width] = hidden.dims();
+        let decoder = self.decoder;
+        let normed = kernels::rms_norm(hidden, decoder.norm.clone(), decoder.config.rms_norm_eps);
+        Ok(host(normed.reshape([tokens * width])))
+    }
+
     /// Log-probabilities of `targets[i]` after the token at place `places[i]` of the rows given to this call.
     pub(crate) fn score(
         &mut self,

@@ -33,26 +33,71 @@ impl Policy {
     }
 }
 
+/// A prefix and its continuation.
+type Item<'a> = (&'a [TokenId], &'a [TokenId]);
+
+/// Runs items some at a time, and gives what each gave. `run` is told the place of its first item.
+fn in_batches<T>(
+    items: &[Item<'_>],
+    mut run: impl FnMut(&[Item<'_>], usize) -> Result<Vec<T>, Error>,
+) -> Result<Vec<T>, Error> {
+    let mut given = Vec::with_capacity(items.len());
+    let mut begin = 0;
+    while begin < items.len() {
+        let mut end = begin;
+        let mut tokens = 0;
+        while end < items.len() && (end == begin || tokens < SCORED_TOKENS) {
+            tokens += items[end].0.len() + items[end].1.len();
+            end += 1;
+        }
+        given.extend(run(&items[begin..end], begin)?);
+        begin = end;
+    }
+    Ok(given)
+}
+
 impl Score for Policy {
     fn score(&self, items: &[(&[TokenId], &[TokenId])]) -> Result<Vec<Vec<f32>>, Error> {
-        let mut scores = Vec::with_capacity(items.len());
-        let mut begin = 0;
-        while begin < items.len() {
-            let mut end = begin;
-            let mut tokens = 0;
-            while end < items.len() && (end == begin || tokens < SCORED_TOKENS) {
-                tokens += items[end].0.len() + items[end].1.len();
-                end += 1;
-            }
-            scores.extend(self.score_batch(&items[begin..end], begin)?);
-            begin = end;
-        }
-        Ok(scores)
+        in_batches(items, |batch, begin| self.score_batch(batch, begin))
     }
 }
 
 impl Policy {
-    fn score_batch(&self, items: &[(&[TokenId], &[TokenId])], begin: usize) -> Result<Vec<Vec<f32>>, Error> {
+    /// For every `(prefix, continuation)`, the mean over the continuation's tokens of what the head gets (the last hidden
+    /// states after the last norm), `[hidden]` each; zeros for an empty continuation. Prefixes are not empty.
+    pub fn embed(&self, items: &[(&[TokenId], &[TokenId])]) -> Result<Vec<Vec<f32>>, Error> {
+        in_batches(items, |batch, begin| self.embed_batch(batch, begin))
+    }
+
+    fn embed_batch(&self, items: &[Item<'_>], begin: usize) -> Result<Vec<Vec<f32>>, Error> {
+        if let Some(row) = items.iter().position(|(prefix, _)| prefix.is_empty()) {
+            return Err(Error::EmptyPrefix { row: begin + row });
+        }
+        let mut session = CacheSession::new(&self.decoder, &self.name);
+        let texts: Vec<Vec<TokenId>> =
+            items.iter().map(|(prefix, continuation)| [*prefix, *continuation].concat()).collect();
+        let rows: Vec<_> = texts.iter().map(|text| (session.open(), text.as_slice())).collect();
+        let states = session.states(&rows)?;
+        let width = self.decoder.config.hidden_size;
+        let mut start = 0;
+        Ok(items
+            .iter()
+            .map(|(prefix, continuation)| {
+                let first = start + prefix.len();
+                start = first + continuation.len();
+                let mut mean = vec![0.0_f64; width];
+                for state in states[first * width..start * width].chunks_exact(width) {
+                    mean.iter_mut().zip(state).for_each(|(mean, x)| *mean += f64::from(*x));
+                }
+                let count = continuation.len().max(1) as f64;
+                mean.into_iter().map(|sum| (sum / count) as f32).collect()
+            })
+            .collect())
+    }
+}
+
+impl Policy {
+    fn score_batch(&self, items: &[Item<'_>], begin: usize) -> Result<Vec<Vec<f32>>, Error> {
         let mut session = CacheSession::new(&self.decoder, &self.name);
         let mut texts = Vec::new();
         let (mut places, mut targets) = (Vec::new(), Vec::new());
