@@ -1,5 +1,6 @@
 //! Tasks, pools, statistics, head-to-head comparison, report.
 
+pub mod attempts;
 pub mod compare;
 pub mod pairwise;
 pub mod report;

@@ -76,6 +76,12 @@ impl Problem {
         let good = value.is_finite() && value > 0.0;
         (!good).then(|| Self::new(key, format!("{value} is not a finite number above 0"), hint))
     }
+
+    /// Refuses a number that is not finite or below zero.
+    pub(crate) fn negative(key: &'static str, value: f64, hint: &str) -> Option<Self> {
+        let good = value.is_finite() && value >= 0.0;
+        (!good).then(|| Self::new(key, format!("{value} is not a finite number of at least 0"), hint))
+    }
 }
 
 impl fmt::Display for Problem {

@@ -32,8 +32,8 @@ pub mod setup;
 mod single;
 
 pub use error::{Error, Problem};
-pub use method::{Access, Extract, Info, Method, Need, Parts, Similarity, Tools};
+pub use method::{Access, Embed, Extract, Info, Method, Need, Parts, Similarity, Tools};
 pub use pooled::{PoolTrace, pool_asks};
 pub use registry::{METHODS, MethodConfig, list};
-pub use selection::{Pick, PoolRule, PoolView};
+pub use selection::{Divergence, PoolLaw, PoolRule, PoolView};
 pub use single::SingleTrace;

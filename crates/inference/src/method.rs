@@ -40,6 +40,8 @@ pub enum Need {
     Similarity,
     /// A way to read the final answer out of a completion.
     AnswerExtractor,
+    /// A model whose hidden states stand for completions.
+    Embedding,
 }
 
 impl Need {
@@ -52,6 +54,7 @@ impl Need {
             Self::AnswerExtractor => {
                 "choose a task whose completions have a final answer, or a method that does not vote"
             }
+            Self::Embedding => "name a model that reads the policy's tokens, or use the similarity rouge-1",
         }
     }
 }
@@ -63,6 +66,7 @@ impl fmt::Display for Need {
             Self::PrefixReward => "an autoregressive reward model",
             Self::Similarity => "a similarity",
             Self::AnswerExtractor => "an answer extractor",
+            Self::Embedding => "an embedding model",
         })
     }
 }
@@ -101,6 +105,9 @@ pub type Extract = Arc<dyn Fn(&Prompt, &[TokenId]) -> String>;
 /// Similarity of a completion to a reference; larger is more alike.
 pub type Similarity = Arc<dyn Fn(&[TokenId], &[TokenId]) -> f64>;
 
+/// Vectors that stand for completions of a prompt, one each and all of one length.
+pub type Embed = Arc<dyn Fn(&Prompt, &[&[TokenId]]) -> Result<Vec<Vec<f32>>, generate::Error>>;
+
 /// What a method's machine may use besides the services of the scheduler.
 #[expect(missing_debug_implementations, reason = "functions have nothing to show")]
 #[derive(Clone)]
@@ -113,12 +120,15 @@ pub struct Tools {
     pub extract: Option<Extract>,
     /// Compares completions.
     pub similarity: Option<Similarity>,
+    /// Embeds completions, by the model that the method names.
+    pub embed: Option<Embed>,
 }
 
 impl Tools {
     /// A horizon, ROUGE-1 on token ids as similarity, and nothing else.
     pub fn new(max_new_tokens: usize) -> Self {
-        Self { max_new_tokens, reward: false, extract: None, similarity: Some(Arc::new(rouge1_f1)) }
+        let similarity: Similarity = Arc::new(rouge1_f1);
+        Self { max_new_tokens, reward: false, extract: None, similarity: Some(similarity), embed: None }
     }
 
     /// Says that the services have a reward.
@@ -135,6 +145,16 @@ impl Tools {
         self
     }
 
+    /// Adds an embedding of completions.
+    #[must_use]
+    pub fn with_embed(
+        mut self,
+        embed: impl Fn(&Prompt, &[&[TokenId]]) -> Result<Vec<Vec<f32>>, generate::Error> + 'static,
+    ) -> Self {
+        self.embed = Some(Arc::new(embed));
+        self
+    }
+
     fn has(&self, need: Need) -> bool {
         match need {
             Need::Reward => self.reward,
@@ -142,11 +162,8 @@ impl Tools {
             Need::PrefixReward => true,
             Need::Similarity => self.similarity.is_some(),
             Need::AnswerExtractor => self.extract.is_some(),
+            Need::Embedding => self.embed.is_some(),
         }
-    }
-
-    pub(crate) fn extractor(&self, method: &'static str) -> Result<Extract, Error> {
-        self.extract.clone().ok_or(Error::Missing { method, need: Need::AnswerExtractor })
     }
 }
 

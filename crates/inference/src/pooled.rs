@@ -4,8 +4,9 @@ use generate::schedule::{Answer, Ask, Machine, Reply};
 use generate::{Chance, Completion, Error, Prompt, SampleAsk, Stream, TextMethod};
 use serde::{Deserialize, Serialize};
 
-use crate::method::Extract;
-use crate::selection::{PoolRule, PoolView};
+use crate::error::Error as MethodError;
+use crate::method::{Embed, Extract, Method, Need, Tools, check};
+use crate::selection::{PoolRule, PoolView, Similarities};
 
 /// The asks for `n` independent completions of `prompt`. Sample `i` has the stream `stream.child(i)`, whatever `n`: a
 /// pool that is drawn by these asks begins with the very samples that a method draws for a smaller `n`, and its first
@@ -31,27 +32,55 @@ pub struct PoolTrace {
     pub rewards: Vec<f64>,
     /// Final answers, where the rule looks at them.
     pub answers: Vec<String>,
+    /// Probability that the rule gave each sample; one of them is 1 where it left nothing to chance.
+    pub probabilities: Vec<f64>,
     /// Total weight of each answer, in the order of first appearance.
     pub votes: Vec<(String, f64)>,
     /// Why there is no estimate of the divergence to the base.
     pub kl_reason: Option<String>,
 }
 
+/// The machine of a method that is a rule on a pool.
+pub(crate) fn pooled<M>(method: &M, tools: &Tools) -> Result<Box<dyn TextMethod>, MethodError>
+where
+    M: Method + PoolRule + Clone + 'static,
+{
+    check(method, tools)?;
+    let needs = method.needs();
+    let given = |need| needs.contains(&need);
+    Ok(Box::new(Pooled {
+        method: method.info().name,
+        n: method.samples(),
+        budget: tools.max_new_tokens,
+        reward: given(Need::Reward),
+        extract: tools.extract.clone().filter(|_| given(Need::AnswerExtractor)),
+        embed: tools.embed.clone().filter(|_| given(Need::Embedding)),
+        rule: method.clone(),
+    }))
+}
+
 /// Draws `n` completions and chooses by `rule`.
-pub(crate) struct Pooled<R> {
-    pub(crate) method: &'static str,
-    pub(crate) n: usize,
-    pub(crate) budget: usize,
+struct Pooled<R> {
+    method: &'static str,
+    n: usize,
+    budget: usize,
     /// Whether the rule looks at rewards.
-    pub(crate) reward: bool,
+    reward: bool,
     /// Set where the rule looks at answers.
-    pub(crate) extract: Option<Extract>,
-    pub(crate) rule: R,
+    extract: Option<Extract>,
+    /// Set where the rule looks at embeddings.
+    embed: Option<Embed>,
+    rule: R,
 }
 
 impl<R: PoolRule + Clone + 'static> TextMethod for Pooled<R> {
     fn start(&self, prompt: &Prompt, stream: Stream) -> Box<dyn Machine> {
-        let method = Self { extract: self.extract.clone(), rule: self.rule.clone(), ..*self };
+        let method = Self {
+            extract: self.extract.clone(),
+            embed: self.embed.clone(),
+            rule: self.rule.clone(),
+            ..*self
+        };
         Box::new(Running { method, prompt: prompt.clone(), stream, pool: Vec::new() })
     }
 }
@@ -64,7 +93,7 @@ struct Running<R> {
 }
 
 impl<R: PoolRule> Machine for Running<R> {
-    fn advance(&mut self, reply: Reply, _: &mut Chance<'_>) -> Result<Ask, Error> {
+    fn advance(&mut self, reply: Reply, chance: &mut Chance<'_>) -> Result<Ask, Error> {
         let n = self.method.n;
         match reply {
             Reply::Start => Ok(Ask::Sample(pool_asks(&self.prompt, self.stream, n, self.method.budget))),
@@ -74,44 +103,76 @@ impl<R: PoolRule> Machine for Running<R> {
                     let ask = |completion: &Completion| (completion.ids.clone(), completion.end);
                     return Ok(Ask::Reward(self.pool.iter().map(ask).collect()));
                 }
-                self.done(Vec::new())
+                self.done(Vec::new(), chance)
             }
-            Reply::Rewards(rewards) if rewards.len() == n && self.pool.len() == n => self.done(rewards),
+            Reply::Rewards(rewards) if rewards.len() == n && self.pool.len() == n => {
+                self.done(rewards, chance)
+            }
             other => Err(unexpected(self.method.method, "as many replies as asks", &other)),
         }
     }
 }
 
 impl<R: PoolRule> Running<R> {
-    fn done(&mut self, rewards: Vec<f64>) -> Result<Ask, Error> {
+    fn done(&mut self, rewards: Vec<f64>, chance: &mut Chance<'_>) -> Result<Ask, Error> {
         let answers: Vec<String> = match &self.method.extract {
             Some(extract) => self.pool.iter().map(|sample| extract(&self.prompt, &sample.ids)).collect(),
             None => Vec::new(),
         };
-        let texts: Vec<&str> = answers.iter().map(String::as_str).collect();
-        let view = PoolView { size: self.pool.len(), rewards: &rewards, answers: &texts };
-        let refused = |error: objective::error::InputError| Error::Method {
-            method: self.method.method,
-            message: format!("prompt {}: {error}", self.prompt.index),
+        let mut view = PoolView {
+            size: self.pool.len(),
+            rewards,
+            answers: answers.iter().map(String::as_str).collect(),
+            log_probs: self.pool.iter().map(raw_log_prob).collect(),
+            tokens: self.pool.iter().map(|sample| sample.ids.as_slice()).collect(),
+            similarities: None,
         };
-        let pick = self.method.rule.pick(view).map_err(refused)?;
-        let divergence = self.method.rule.kl(view, view.size).map_err(refused)?;
+        view.similarities = self.similarities(&view)?;
+        let law = self.method.rule.law(&view).map_err(|error| self.refused(&error))?;
+        let divergence = self.method.rule.kl(&view, view.size).map_err(|error| self.refused(&error))?;
+        // Samples have the stream's children; the choice among them has the stream itself.
+        let picked = law.draw(chance.of(&mut self.stream.clone()));
+        let rewards = view.rewards;
         let lengths = self.pool.iter().map(|sample| sample.ids.len()).collect();
-        let chosen = self.pool.swap_remove(pick.index);
+        let chosen = self.pool.swap_remove(picked);
         // KL to the raw law = KL to the law drawn from + the mean of the log-ratio of the two under the rule's own law,
         // of which the chosen sample is a draw.
-        let kl = divergence.map(|kl| kl + log_ratio(&chosen));
+        let kl = divergence.value().map(|kl| kl + log_ratio(&chosen));
         let trace = PoolTrace {
-            picked: pick.index,
+            picked,
             lengths,
             rewards,
-            votes: pick.votes,
             answers,
-            kl_reason: kl.is_none().then(|| "the rule chooses an answer, not a text".to_owned()),
+            probabilities: law.probabilities,
+            votes: law.votes,
+            kl_reason: divergence.reason().map(str::to_owned),
         };
         let trace = serde_json::to_value(trace).map_err(|error| Error::Backend(Box::new(error)))?;
         Ok(Ask::Done(Answer { ids: chosen.ids, end: chosen.end, kl, trace }))
     }
+
+    /// The similarities that the rule looks at; `None` for rules that look at none.
+    fn similarities(&self, view: &PoolView<'_>) -> Result<Option<Similarities>, Error> {
+        let Some(table) = self.method.rule.similarity() else { return Ok(None) };
+        let embeddings = match &self.method.embed {
+            Some(embed) => embed(&self.prompt, &view.tokens)?,
+            None => Vec::new(),
+        };
+        let all = table.of(&view.tokens, &view.answers, &embeddings);
+        all.map(Some).map_err(|error| self.refused(&error))
+    }
+
+    fn refused(&self, error: &objective::error::InputError) -> Error {
+        Error::Method {
+            method: self.method.method,
+            message: format!("prompt {}: {error}", self.prompt.index),
+        }
+    }
+}
+
+/// The log-probability of a completion under the raw law, in nats.
+fn raw_log_prob(completion: &Completion) -> f64 {
+    completion.raw_log_probs.iter().map(|log| f64::from(*log)).sum()
 }
 
 /// `ln(drawn law / raw law)` of a completion, in nats; exactly zero where the two are one.

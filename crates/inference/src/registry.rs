@@ -7,16 +7,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Problem};
 use crate::method::{Info, Method, Need, Parts, Tools};
-use crate::methods::{best_of_n, genarm, greedy, majority, qalign, sample, weighted_majority};
+use crate::methods::{
+    best_of_n, genarm, greedy, majority, mbr, mbr_bon, pessimism, qalign, rbon_kl, rbon_l, sample,
+    soft_best_of_n, srbon_kl, srbon_wd, weighted_majority, worst_of_n,
+};
 use crate::selection::PoolRule;
 
 /// What each method is, in the order of a listing.
-pub static METHODS: [&Info; 7] = [
+pub static METHODS: [&Info; 16] = [
     &sample::INFO,
     &greedy::INFO,
     &best_of_n::INFO,
     &majority::INFO,
     &weighted_majority::INFO,
+    &worst_of_n::INFO,
+    &soft_best_of_n::INFO,
+    &mbr::INFO,
+    &mbr_bon::INFO,
+    &rbon_kl::INFO,
+    &rbon_l::INFO,
+    &srbon_kl::INFO,
+    &srbon_wd::INFO,
+    &pessimism::INFO,
     &genarm::INFO,
     &qalign::INFO,
 ];
@@ -35,6 +47,24 @@ pub enum MethodConfig {
     Majority(majority::Majority),
     /// The final answer of greatest weight out of n.
     WeightedMajority(weighted_majority::WeightedMajority),
+    /// The completion of least reward out of n.
+    WorstOfN(worst_of_n::WorstOfN),
+    /// A completion out of n, drawn by softmax of the rewards.
+    SoftBestOfN(soft_best_of_n::SoftBestOfN),
+    /// The completion out of n most alike to all.
+    Mbr(mbr::Mbr),
+    /// Reward plus mean similarity.
+    MbrBon(mbr_bon::MbrBon),
+    /// Reward plus log-probability.
+    RbonKl(rbon_kl::RbonKl),
+    /// Reward less a price of shortness.
+    RbonL(rbon_l::RbonL),
+    /// A completion out of n, drawn by reference probability and reward.
+    SrbonKl(srbon_kl::SrbonKl),
+    /// A completion out of n, drawn by an optimal transport of the reference.
+    SrbonWd(srbon_wd::SrbonWd),
+    /// Rejection sampling with weights of a χ² penalty.
+    Pessimism(pessimism::Pessimism),
     /// Guidance by autoregressive reward models.
     #[serde(rename = "genarm")]
     GenArm(genarm::GenArm),
@@ -52,6 +82,15 @@ impl MethodConfig {
             "best-of-n" => Self::BestOfN(best_of_n::BestOfN::default()),
             "majority" => Self::Majority(majority::Majority::default()),
             "weighted-majority" => Self::WeightedMajority(weighted_majority::WeightedMajority::default()),
+            "worst-of-n" => Self::WorstOfN(worst_of_n::WorstOfN::default()),
+            "soft-best-of-n" => Self::SoftBestOfN(soft_best_of_n::SoftBestOfN::default()),
+            "mbr" => Self::Mbr(mbr::Mbr::default()),
+            "mbr-bon" => Self::MbrBon(mbr_bon::MbrBon::default()),
+            "rbon-kl" => Self::RbonKl(rbon_kl::RbonKl::default()),
+            "rbon-l" => Self::RbonL(rbon_l::RbonL::default()),
+            "srbon-kl" => Self::SrbonKl(srbon_kl::SrbonKl::default()),
+            "srbon-wd" => Self::SrbonWd(srbon_wd::SrbonWd::default()),
+            "pessimism" => Self::Pessimism(pessimism::Pessimism::default()),
             "genarm" => Self::GenArm(genarm::GenArm::default()),
             "qalign" => Self::QAlign(qalign::QAlign::default()),
             _ => return None,
@@ -66,6 +105,15 @@ impl MethodConfig {
             Self::BestOfN(method) => method,
             Self::Majority(method) => method,
             Self::WeightedMajority(method) => method,
+            Self::WorstOfN(method) => method,
+            Self::SoftBestOfN(method) => method,
+            Self::Mbr(method) => method,
+            Self::MbrBon(method) => method,
+            Self::RbonKl(method) => method,
+            Self::RbonL(method) => method,
+            Self::SrbonKl(method) => method,
+            Self::SrbonWd(method) => method,
+            Self::Pessimism(method) => method,
             Self::GenArm(method) => method,
             Self::QAlign(method) => method,
         }

@@ -5,7 +5,7 @@ mod common;
 use common::{answer, method, numbers, toys};
 use generate::{Chance, Prompt, Purpose, Stream};
 use inference::selection::{best_of_n, majority, mbr, weighted_majority, worst_of_n};
-use inference::{Method, PoolTrace, PoolView};
+use inference::{Divergence, Method, PoolTrace, PoolView};
 use serde_json::{Value, json};
 
 fn index(value: &Value) -> usize {
@@ -66,18 +66,26 @@ fn the_first_n_of_a_pool_are_what_a_method_draws() {
     let methods = |n: usize| {
         [
             json!({ "best-of-n": { "n": n } }),
+            json!({ "worst-of-n": { "n": n } }),
             json!({ "majority": { "n": n } }),
             json!({ "weighted-majority": { "n": n, "beta": 1.0 } }),
+            json!({ "soft-best-of-n": { "n": n, "beta": 0.3 } }),
+            json!({ "pessimism": { "n": n, "beta": 0.3 } }),
         ]
     };
     for n in [1, 3, 8, 32] {
         for value in methods(n) {
             let rule = method(value.clone());
             for (small, pool) in traces(value).iter().zip(&full) {
-                let answers: Vec<&str> = pool.answers.iter().map(String::as_str).collect();
-                let view = PoolView { size: 32, rewards: &pool.rewards, answers: &answers };
-                let pick = rule.rule().expect("a rule").pick(view.first(n)).expect("a pool");
-                assert_eq!((pick.index, &pick.votes), (small.picked, &small.votes));
+                let view = PoolView {
+                    size: 32,
+                    rewards: pool.rewards.clone(),
+                    answers: pool.answers.iter().map(String::as_str).collect(),
+                    ..PoolView::default()
+                };
+                let law = rule.rule().expect("a rule").law(&view.first(n)).expect("a pool");
+                assert_eq!((&law.probabilities, &law.votes), (&small.probabilities, &small.votes));
+                assert!(law.probabilities[small.picked] > 0.0);
             }
         }
     }
@@ -89,18 +97,27 @@ fn pool_weights_give_the_mean_over_subsets() {
     let sequences = toy.sequences();
     let ids: Vec<String> = sequences.iter().map(|ids| answer(ids)).collect();
     let answers: Vec<&str> = ids.iter().map(String::as_str).collect();
-    let view = PoolView { size: 8, rewards: &toy.rewards[..8], answers: &answers[..8] };
+    let view = PoolView {
+        size: 8,
+        rewards: toy.rewards[..8].to_vec(),
+        answers: answers[..8].to_vec(),
+        ..PoolView::default()
+    };
     let stream = Stream::new(1, Purpose::Bootstrap, 0, 0);
     let best = method(json!({ "best-of-n": {} }));
-    let exact = best.rule().expect("a rule").weights(view, 3, 1, stream).expect("a pool");
-    let want = objective::pool::Pool::new(view.rewards.to_vec()).expect("a pool").best_of(3).expect("n");
+    let exact = best.rule().expect("a rule").weights(&view, 3, 1, stream).expect("a pool");
+    let want = objective::pool::Pool::new(view.rewards.clone()).expect("a pool").best_of(3).expect("n");
     assert_eq!(exact, want);
     let vote = method(json!({ "majority": {} }));
     let rule = vote.rule().expect("a rule");
-    let weights = rule.weights(view, 3, 500, stream).expect("a pool");
+    let weights = rule.weights(&view, 3, 500, stream).expect("a pool");
     assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-12);
-    assert_eq!(weights, rule.weights(view, 3, 500, stream).expect("a pool"), "a stream is its address");
-    assert_eq!(rule.kl(view, 3).expect("a pool"), None, "a vote chooses an answer, not a text");
+    assert_eq!(weights, rule.weights(&view, 3, 500, stream).expect("a pool"), "a stream is its address");
+    assert_eq!(
+        rule.kl(&view, 3).expect("a pool"),
+        Divergence::OF_ANSWERS,
+        "a vote chooses an answer, not a text"
+    );
 }
 
 #[test]
@@ -110,12 +127,12 @@ fn the_divergence_of_best_of_n_comes_from_tie_classes() {
     let best = method(json!({ "best-of-n": { "n": 2000 } }));
     let given = toy.answers(&best, &prompts, &mut Chance::Streams).remove(0);
     let trace: PoolTrace = serde_json::from_value(given.trace).expect("a trace");
-    let view = PoolView { size: 2000, rewards: &trace.rewards, answers: &[] };
+    let view = PoolView { size: 2000, rewards: trace.rewards, ..PoolView::default() };
     let base = toy.base.lm().law().expect("a law");
     for n in [2, 4, 16] {
         let law = objective::bon::law(&base, &toy.rewards, n as f64).expect("a law");
         let exact = objective::law::kl(&law, &base);
-        let estimate = best.rule().expect("a rule").kl(view, n).expect("a pool").expect("a text");
+        let estimate = best.rule().expect("a rule").kl(&view, n).expect("a pool").value().expect("a text");
         assert!((estimate - exact).abs() < 0.05, "n = {n}: {estimate} against {exact}");
     }
 }

@@ -6,6 +6,8 @@ use recipe::{ModelName, Rules, Validate, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::rule::RuleTable;
+
 /// What is compared.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -56,9 +58,9 @@ pub struct PolicyTable {
     /// Which model; without it the recipe's `[model]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<ModelName>,
-    /// `best-of-n`, `majority`, `weighted-majority`.
+    /// What chooses from them, at every `n`: names, or tables of settings such as `{ soft-best-of-n = { beta = 0.5 } }`.
     #[serde(default)]
-    pub rules: Vec<String>,
+    pub rules: Vec<RuleTable>,
 }
 
 /// A method that runs by itself.
@@ -98,14 +100,19 @@ fn default_bootstrap() -> usize {
     2000
 }
 
-/// Rules by which a completion is chosen from a pool.
-pub(super) const RULES: [&str; 3] = ["best-of-n", "majority", "weighted-majority"];
+impl Compare {
+    /// The rules of all policies, with their settings.
+    fn all_rules(&self) -> impl Iterator<Item = MethodConfig> {
+        self.policies.iter().flat_map(|policy| &policy.rules).filter_map(|rule| rule.method(self.beta))
+    }
+}
 
 impl Validate for Compare {
     fn validate(&self, rules: &mut Rules) {
         rules.check(&["n", "samples"], pool_is_large_enough(self));
         rules.check(&["policies"], names_differ(self));
-        rules.check(&["policies"], rules_are_known(self));
+        rules.check(&["policies"], rules_differ(self));
+        rules.check(&["gold", "policies"], answers_are_there(self));
         rules.check(&["runs", "policies"], runs_name_policies(self));
         rules.check(&["proxy", "runs"], proxy_is_there(self));
         rules.within("gold", &self.gold);
@@ -115,7 +122,14 @@ impl Validate for Compare {
         if let Some(pairs) = &self.pairs {
             rules.within("pairs", pairs);
         }
+        rules.within_each("policies", &self.policies);
         rules.within_each("runs", &self.runs);
+    }
+}
+
+impl Validate for PolicyTable {
+    fn validate(&self, rules: &mut Rules) {
+        rules.within_each("rules", &self.rules);
     }
 }
 
@@ -146,12 +160,29 @@ fn names_differ(compare: &Compare) -> Result<(), Violation> {
     }
 }
 
-fn rules_are_known(compare: &Compare) -> Result<(), Violation> {
-    let mut rules = compare.policies.iter().flat_map(|policy| &policy.rules);
-    match rules.find(|rule| !RULES.contains(&rule.as_str())) {
+fn rules_differ(compare: &Compare) -> Result<(), Violation> {
+    for policy in &compare.policies {
+        let rules: Vec<_> = policy.rules.iter().map(|rule| rule.method(compare.beta)).collect();
+        if let Some((_, Some(rule))) =
+            rules.iter().enumerate().find(|(place, rule)| rules[..*place].contains(rule))
+        {
+            let message = format!("the rule {} of {:?} is there twice", rule.info().name, policy.name);
+            return Err(Violation::new(message).hint("name it once, or give the two different settings"));
+        }
+    }
+    Ok(())
+}
+
+fn answers_are_there(compare: &Compare) -> Result<(), Violation> {
+    if matches!(compare.gold, RewardTable::Answer(_)) {
+        return Ok(());
+    }
+    let reads_answers = |rule: &MethodConfig| rule.needs().contains(&Need::AnswerExtractor);
+    match compare.all_rules().find(reads_answers) {
         Some(rule) => {
-            let message = format!("there is no rule {rule:?} for pools");
-            Err(Violation::new(message).hint(format!("rules are {}", RULES.join(", "))))
+            let message = format!("the rule {} reads final answers, and the task has none", rule.info().name);
+            Err(Violation::new(message)
+                .hint("compare it under [method.compare.gold.answer], or leave it out"))
         }
         None => Ok(()),
     }
@@ -170,7 +201,7 @@ fn runs_name_policies(compare: &Compare) -> Result<(), Violation> {
 }
 
 fn proxy_is_there(compare: &Compare) -> Result<(), Violation> {
-    let by_rule = compare.policies.iter().flat_map(|policy| &policy.rules).any(|rule| rule != "majority");
+    let by_rule = compare.all_rules().any(|rule| rule.needs().contains(&Need::Reward));
     let by_run = compare.runs.iter().any(|run| run.method.needs().contains(&Need::Reward));
     if compare.proxy.is_some() || !(by_rule || by_run) {
         return Ok(());
@@ -186,4 +217,83 @@ fn arms_fit(run: &RunTable) -> Result<(), Violation> {
     }
     let message = format!("{} models and {} weights", run.arms.len(), genarm.alpha.len());
     Err(Violation::new(message).hint("give `arms` one model for each weight of `method.genarm.alpha`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Serialize, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Recipe {
+        compare: Compare,
+    }
+
+    impl Validate for Recipe {
+        fn validate(&self, rules: &mut Rules) {
+            rules.within("compare", &self.compare);
+        }
+    }
+
+    fn recipe(rules: &str, rest: &str) -> Result<Compare, String> {
+        let text = format!(
+            "[compare]\nbeta = 3.0\n[compare.gold.answer]\n{rest}[[compare.policies]]\nname = \"base\"\nrules = {rules}\n"
+        );
+        let loaded = recipe::Source::from_text("r.toml", text).load::<Recipe>();
+        loaded.map(|loaded| loaded.value.compare).map_err(|errors| errors.to_string())
+    }
+
+    #[test]
+    fn rules_are_names_or_tables() {
+        let rules = r#"["best-of-n", "weighted-majority", { soft-best-of-n = { beta = 2.0 } }, { mbr = { similarity = "answer" } }]"#;
+        let compare = recipe(rules, "[compare.proxy.brevity]\n").expect("a comparison");
+        let all: Vec<MethodConfig> = compare.all_rules().collect();
+        let json = |place: usize| serde_json::to_value(&all[place]).expect("plain data");
+        assert_eq!(all[0], MethodConfig::named("best-of-n").expect("a rule"));
+        assert_eq!(json(1)["weighted-majority"]["beta"], 3.0, "a name takes the comparison's beta");
+        assert_eq!(json(2)["soft-best-of-n"]["beta"], 2.0);
+        assert_eq!(json(3)["mbr"]["similarity"], "answer");
+        let written = serde_json::to_value(&compare.policies[0].rules).expect("plain data");
+        assert_eq!(written[0], "best-of-n", "a name stays a name");
+        let read: Vec<RuleTable> = serde_json::from_value(written).expect("its own");
+        assert_eq!(read, compare.policies[0].rules);
+    }
+
+    #[test]
+    fn every_rule_can_be_named() {
+        let proxy = "[compare.proxy.brevity]\n";
+        for name in super::super::rule::rule_names() {
+            let compare = recipe(&format!("[\"{name}\"]"), proxy).expect("a comparison");
+            assert_eq!(compare.all_rules().map(|rule| rule.info().name).collect::<Vec<_>>(), [name]);
+            assert!(recipe(&format!("[{{ {name} = {{}} }}]"), proxy).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_rule_with_mistakes_says_where_and_what() {
+        let proxy = "[compare.proxy.brevity]\n";
+        let refused = |rules: &str, rest: &str| recipe(rules, rest).expect_err("a bad recipe");
+        let unknown = refused(r#"["best-of-m"]"#, proxy);
+        assert!(unknown.contains("r.toml:7:10") && unknown.contains("did you mean `best-of-n`"), "{unknown}");
+        let no_rule = refused(r#"["qalign"]"#, proxy);
+        assert!(no_rule.contains("unknown value `qalign`") && no_rule.contains("srbon-wd"), "{no_rule}");
+        assert!(!no_rule.contains("genarm"), "{no_rule}");
+        assert!(refused("[{ qalign = {} }]", proxy).contains("qalign"));
+        let range = refused("[{ soft-best-of-n = { beta = 0.0 } }]", proxy);
+        assert!(range.contains("r.toml:7") && range.contains("soft-best-of-n.beta"), "{range}");
+        assert!(refused("[{ mbr = { beta = 1.0 } }]", proxy).contains("unknown key `beta`"));
+        assert!(refused("[{ mbr-bon = { similarity = \"rouge-2\" } }]", proxy).contains("rouge-2"));
+        assert!(refused("[{ mbr = { n = 4 } }]", proxy).contains("has no effect"));
+        assert!(refused(r#"["mbr", { mbr = {} }]"#, proxy).contains("twice"));
+        assert!(refused(r#"["soft-best-of-n"]"#, "").contains("proxy"));
+        assert!(recipe(r#"["mbr"]"#, "").is_ok(), "it looks at no reward");
+    }
+
+    #[test]
+    fn votes_need_answers() {
+        let text = "[compare.gold.brevity]\n[[compare.policies]]\nname = \"base\"\nrules = [\"majority\"]\n";
+        let loaded = recipe::Source::from_text("r.toml", text).load::<Recipe>();
+        let refused = loaded.expect_err("no answers").to_string();
+        assert!(refused.contains("the rule majority reads final answers"), "{refused}");
+    }
 }

@@ -6,7 +6,9 @@
 mod config;
 mod pairs;
 mod rows;
+mod rule;
 mod run;
 
 pub use config::{Compare, PolicyTable, RunTable};
+pub use rule::RuleTable;
 pub use run::{Error, Settings, run};

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use ::reward::{Pool, RewardId};
 use generate::{Ledger, Purpose, Stream};
-use inference::{Method, MethodConfig, Need, PoolView};
+use inference::selection::{Similarities, SimilarityTable};
+use inference::{Divergence, Method, MethodConfig, Need, PoolRule, PoolView};
 use objective::error::InputError;
 use serde_json::{Value, json};
 
@@ -21,6 +22,16 @@ pub(super) struct Scored<'a> {
     pub(super) answers: Option<Vec<Vec<String>>>,
     /// Whether the gold reward is the share of right answers.
     pub(super) gold_is_accuracy: bool,
+    /// The similarities that its rules look at.
+    pub(super) alike: Vec<Alike>,
+}
+
+/// How alike the samples of a pool are by one similarity, for each prompt, and what it cost.
+#[derive(Debug)]
+pub(super) struct Alike {
+    pub(super) by: SimilarityTable,
+    pub(super) prompts: Vec<Similarities>,
+    pub(super) cost: Ledger,
 }
 
 /// What a ledger counts, as the report has it.
@@ -61,6 +72,8 @@ pub(super) fn rule_row(
     let mut values: BTreeMap<&str, Vec<Option<f64>>> = BTreeMap::new();
     let mut reasons = BTreeMap::new();
     let uses_reward = method.needs().contains(&Need::Reward);
+    let similarity = method.rule().and_then(PoolRule::similarity);
+    let alike = scored.alike.iter().find(|alike| Some(&alike.by) == similarity);
     for place in 0..scored.pool.len() {
         let samples = scored.pool.samples(place);
         let rewards: &[f64] = scored.proxy.as_ref().map_or(&[], |proxy| proxy[place]);
@@ -68,12 +81,19 @@ pub(super) fn rule_row(
             .answers
             .as_ref()
             .map_or(Vec::new(), |answers| answers[place].iter().map(String::as_str).collect());
-        let view = PoolView { size: samples.len(), rewards, answers: &answers };
+        let view = PoolView {
+            size: samples.len(),
+            rewards: rewards.to_vec(),
+            answers,
+            log_probs: samples.iter().map(|sample| sample.raw_log_prob).collect(),
+            tokens: samples.iter().map(|sample| sample.ids.as_slice()).collect(),
+            similarities: alike.map(|alike| alike.prompts[place].clone()),
+        };
         let stream = Stream::new(seed, Purpose::Bootstrap, n as u64, place as u64);
         let uniform = || vec![1.0 / samples.len() as f64; samples.len()];
         let (weights, rule_kl) = match method.rule() {
-            Some(rule) => (rule.weights(view, n, subsets, stream)?, rule.kl(view, n)?),
-            None => (uniform(), Some(0.0)),
+            Some(rule) => (rule.weights(&view, n, subsets, stream)?, rule.kl(&view, n)?),
+            None => (uniform(), Divergence::Nats(0.0)),
         };
         let mean = |value: &dyn Fn(usize) -> f64| -> f64 {
             weights.iter().enumerate().filter(|(_, w)| **w > 0.0).map(|(i, w)| w * value(i)).sum()
@@ -96,9 +116,9 @@ pub(super) fn rule_row(
         } else {
             samples.iter().map(|sample| sample.kl).sum::<Option<f64>>().map(|sum| sum / samples.len() as f64)
         };
-        put("kl", rule_kl.zip(drawn).map(|(rule, drawn)| rule + drawn));
-        if rule_kl.is_none() {
-            reasons.insert("kl".to_owned(), "the rule picks an answer, not a text".to_owned());
+        put("kl", rule_kl.value().zip(drawn).map(|(rule, drawn)| rule + drawn));
+        if let Some(reason) = rule_kl.reason() {
+            reasons.insert("kl".to_owned(), reason.to_owned());
         }
     }
     if !scored.gold_is_accuracy {
@@ -110,6 +130,9 @@ pub(super) fn rule_row(
     let mut cost = cost_of(scored.pool.cost()).share(n, scored.pool.samples_per_prompt());
     if let Some(column) = scored.proxy_id.and_then(|id| scored.pool.column(id)).filter(|_| uses_reward) {
         cost += cost_of(&column.cost).share(n, scored.pool.samples_per_prompt());
+    }
+    if let Some(alike) = alike {
+        cost += cost_of(&alike.cost).share(n, scored.pool.samples_per_prompt());
     }
     Ok(RowInput {
         method: method.info().name.to_owned(),
@@ -129,5 +152,7 @@ pub(super) fn params_of(method: &MethodConfig) -> BTreeMap<String, Value> {
     let table = value.as_object().and_then(|tagged| tagged.values().next()).cloned().unwrap_or(json!({}));
     let hidden = ["n", "steps", "at", "burn_in", "rao_blackwell", "answer"];
     let fields = table.as_object().cloned().unwrap_or_default();
-    fields.into_iter().filter(|(key, _)| !hidden.contains(&key.as_str())).collect()
+    // A switch that is off tells nothing.
+    let shown = |key: &str, value: &Value| !hidden.contains(&key) && *value != Value::Bool(false);
+    fields.into_iter().filter(|(key, value)| shown(key, value)).collect()
 }

@@ -2,24 +2,27 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::rc::Rc;
 
 use ::reward::{Pool, RewardId};
 use burn::tensor::Device;
 use generate::schedule::{self, Answer, Services};
-use generate::{Candidate, Chance, Ledger, Prompt, Purpose, Sample, Sampling, Step, Stream};
+use generate::{Candidate, Chance, Ledger, Prompt, Purpose, Sample, Sampling, Step, Stream, TokenId};
 use inference::methods::qalign::Trace;
+use inference::selection::SimilarityTable;
 use inference::setup::{self, DataTable, Loaded, Places, PoolPlan, RewardSet, RewardTable};
-use inference::{Method, MethodConfig, Parts, Tools};
+use inference::{Method, MethodConfig, Parts, PoolRule, PoolTrace, Tools};
 use model::Policy;
 use recipe::ModelName;
 use serde_json::json;
 
-use super::config::{Compare, RunTable};
+use super::config::{Compare, PolicyTable, RunTable};
 use super::pairs;
-use super::rows::{Scored, cost_of, params_of, rule_row, wins};
+use super::rows::{Alike, Scored, cost_of, params_of, rule_row, wins};
+use crate::attempts::{self, Failures};
 use crate::pairwise::{self, PairwiseError};
 use crate::report::{Comparison, ComparisonError, Report, RowInput};
-use crate::stats::ResamplesError;
+use crate::stats::{Resamples, ResamplesError};
 
 /// Why a comparison fails.
 #[derive(Debug, thiserror::Error)]
@@ -145,31 +148,33 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
 
     let gold_is_accuracy = matches!(compare.gold, RewardTable::Answer(_));
     let extract = setup::answer_of(base);
-    let scored = pools
-        .iter()
-        .map(|policy| {
-            let pool = &policy.pool;
-            let answers = gold_is_accuracy.then(|| {
-                let of = |place: usize| {
-                    pool.samples(place).iter().map(|s| extract(&prompts[place], &s.ids)).collect()
-                };
-                (0..pool.len()).map(of).collect()
-            });
-            Ok(Scored {
-                pool,
-                gold: pool.rewards(&policy.gold)?,
-                proxy: policy.proxy.as_ref().map(|id| pool.rewards(id)).transpose()?,
-                proxy_id: policy.proxy.as_ref(),
-                answers,
-                gold_is_accuracy,
-            })
-        })
-        .collect::<Result<Vec<_>, Error>>()?;
+    let context = Context { compare, loaded: base, prompts: &prompts };
+    let mut scored = Vec::new();
+    for (policy, table) in pools.iter().zip(&compare.policies) {
+        let pool = &policy.pool;
+        let answers: Option<Vec<Vec<String>>> = gold_is_accuracy.then(|| {
+            let of =
+                |place: usize| pool.samples(place).iter().map(|s| extract(&prompts[place], &s.ids)).collect();
+            (0..pool.len()).map(of).collect()
+        });
+        let Some(alike) = similarities(&context, table, pool, answers.as_deref(), settings)? else {
+            return Ok(None);
+        };
+        scored.push(Scored {
+            pool,
+            gold: pool.rewards(&policy.gold)?,
+            proxy: policy.proxy.as_ref().map(|id| pool.rewards(id)).transpose()?,
+            proxy_id: policy.proxy.as_ref(),
+            answers,
+            gold_is_accuracy,
+            alike,
+        });
+    }
 
     let mut comparison =
         Comparison::new(settings.run, settings.seed, prompts.len(), 0)?.bootstrap(compare.bootstrap, 0.95);
     for (place, table) in compare.policies.iter().enumerate() {
-        for (method, n) in settings_of(compare, &table.rules) {
+        for (method, n) in settings_of(compare, table) {
             let row = rule_row(
                 &scored[place],
                 &scored[0],
@@ -206,6 +211,11 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
         }
         comparison.section(pairwise::section(&accuracies));
     }
+    let failing = failures(compare, &scored);
+    if !failing.is_empty() {
+        let resamples = Resamples::new(settings.seed, prompts.len(), compare.bootstrap, Resamples::LEVEL)?;
+        comparison.section(attempts::section(&failing, &compare.n, &resamples));
+    }
     if too_long > 0 {
         comparison.note(format!(
             "{too_long} prompts were left out: they leave no room for {} new tokens",
@@ -221,25 +231,76 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
 }
 
 /// The rules of a policy at every n; the plain sample comes first.
-fn settings_of(compare: &Compare, rules: &[String]) -> Vec<(MethodConfig, usize)> {
+fn settings_of(compare: &Compare, table: &PolicyTable) -> Vec<(MethodConfig, usize)> {
     let mut settings = Vec::new();
     settings.extend(MethodConfig::named("sample").map(|method| (method, 1)));
-    for rule in rules {
-        for n in compare.n.iter().copied().filter(|n| *n > 1) {
-            let Some(mut method) = MethodConfig::named(rule) else { continue };
-            match &mut method {
-                MethodConfig::BestOfN(table) => table.n = n,
-                MethodConfig::Majority(table) => table.n = n,
-                MethodConfig::WeightedMajority(table) => {
-                    table.n = n;
-                    table.beta = compare.beta;
-                }
-                _ => {}
-            }
-            settings.push((method, n));
-        }
+    for method in table.rules.iter().filter_map(|rule| rule.method(compare.beta)) {
+        // One sample is the plain sample, whatever the rule.
+        settings.extend(compare.n.iter().filter(|n| **n > 1).map(|n| (method.clone(), *n)));
     }
     settings
+}
+
+/// The failures of the policies that worst-of-n is a rule of, where the gold reward says right or wrong.
+fn failures(compare: &Compare, scored: &[Scored<'_>]) -> Vec<(String, Vec<Failures>)> {
+    let asked = |table: &PolicyTable| {
+        let mut rules = table.rules.iter().filter_map(|rule| rule.method(compare.beta));
+        rules.any(|method| matches!(method, MethodConfig::WorstOfN(_)))
+    };
+    let pairs = compare.policies.iter().zip(scored).filter(|(table, _)| asked(table));
+    pairs
+        .filter_map(|(table, scored)| {
+            let prompts = scored.gold.iter().map(|gold| Failures::of(gold)).collect::<Option<Vec<_>>>()?;
+            Some((table.name.clone(), prompts))
+        })
+        .collect()
+}
+
+/// What all pools of a comparison share.
+struct Context<'a> {
+    compare: &'a Compare,
+    loaded: &'a Loaded,
+    prompts: &'a [Prompt],
+}
+
+/// The similarities that a policy's rules look at, each computed once; `None` when stopped.
+fn similarities(
+    context: &Context<'_>,
+    table: &PolicyTable,
+    pool: &Pool,
+    answers: Option<&[Vec<String>]>,
+    settings: &mut Settings<'_>,
+) -> Result<Option<Vec<Alike>>, Error> {
+    let mut all: Vec<Alike> = Vec::new();
+    for method in table.rules.iter().filter_map(|rule| rule.method(context.compare.beta)) {
+        let Some(by) = method.rule().and_then(PoolRule::similarity) else { continue };
+        if all.iter().any(|alike| alike.by == *by) {
+            continue;
+        }
+        let title = format!("similarities of {}, {by}", table.name);
+        let embedder = match by.model() {
+            Some(name) => Some(setup::embedder(name, settings.places, context.loaded, settings.device)?),
+            None => None,
+        };
+        let mut prompts = Vec::with_capacity(pool.len());
+        for (place, prompt) in context.prompts.iter().enumerate() {
+            if !(settings.watch)(&title, place as f64 / pool.len() as f64) {
+                return Ok(None);
+            }
+            let tokens: Vec<&[TokenId]> =
+                pool.samples(place).iter().map(|sample| sample.ids.as_slice()).collect();
+            let answers: Vec<&str> =
+                answers.map_or(Vec::new(), |answers| answers[place].iter().map(String::as_str).collect());
+            let embeddings = match &embedder {
+                Some(embedder) => embedder.embed(prompt, &tokens)?,
+                None => Vec::new(),
+            };
+            prompts.push(by.of(&tokens, &answers, &embeddings)?);
+        }
+        let cost = embedder.map_or(Ledger::default(), |embedder| embedder.ledger());
+        all.push(Alike { by: by.clone(), prompts, cost });
+    }
+    Ok(Some(all))
 }
 
 struct RunContext<'a> {
@@ -282,6 +343,14 @@ fn run_method(
         let extract = setup::answer_of(context.loaded);
         tools = tools.with_extract(move |prompt, ids| extract(prompt, ids));
     }
+    let similarity = method.rule().and_then(PoolRule::similarity).and_then(SimilarityTable::model);
+    let embedder = match similarity {
+        Some(name) => Some(Rc::new(setup::embedder(name, settings.places, context.loaded, settings.device)?)),
+        None => None,
+    };
+    if let Some(model) = embedder.clone() {
+        tools = tools.with_embed(move |prompt, completions| model.embed(prompt, completions));
+    }
     let text_method = method.machine(&tools)?;
     let mut proxy = context.proxy.map(RewardSet::open).transpose()?;
     let title = format!("{} of {}", method.info().name, context.table.policy);
@@ -312,6 +381,9 @@ fn run_method(
     let mut ledger = *engine.ledger();
     if let Some(reward) = &proxy {
         ledger += *reward.ledger();
+    }
+    if let Some(model) = &embedder {
+        ledger += model.ledger();
     }
     drop(engine);
 
@@ -349,7 +421,9 @@ fn points(method: &MethodConfig, answers: &[Answer], ledger: &Ledger) -> Vec<Poi
         n: method.samples(),
         answers: answers.iter().map(|answer| (answer.ids.clone(), answer.end)).collect(),
         kl: answers.iter().map(|answer| answer.kl).collect(),
-        kl_reason: None,
+        kl_reason: answers
+            .iter()
+            .find_map(|answer| serde_json::from_value::<PoolTrace>(answer.trace.clone()).ok()?.kl_reason),
         cost: *ledger,
         diagnostics: BTreeMap::new(),
     };

@@ -3,6 +3,7 @@
 mod bootstrap;
 mod importance;
 mod interval;
+mod power_law;
 mod proportion;
 mod rank;
 mod sums;
@@ -10,6 +11,7 @@ mod sums;
 pub use bootstrap::{Difference, Resamples, ResamplesError};
 pub use importance::{ImportanceSample, WeightsError};
 pub use interval::{Estimate, Interval, Undetermined};
+pub use power_law::PowerLaw;
 pub use proportion::{normal_quantile, wilson};
 pub use rank::{mid_ranks, spearman};
 pub use sums::Sums;

@@ -5,14 +5,13 @@
 
 use generate::{Stream, TextMethod};
 use objective::error::InputError;
-use objective::pool::Pool;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Problem};
-use crate::method::{Access, Info, Method, Need, Tools, check};
-use crate::pooled::Pooled;
-use crate::selection::{Pick, PoolRule, PoolView, best_of_n};
+use crate::method::{Access, Info, Method, Need, Tools};
+use crate::pooled::pooled;
+use crate::selection::{Divergence, PoolLaw, PoolRule, PoolView, best_kl, best_of_n, best_weights};
 
 /// The listing.
 pub static INFO: Info = Info {
@@ -40,19 +39,16 @@ impl Default for BestOfN {
 }
 
 impl PoolRule for BestOfN {
-    fn pick(&self, pool: PoolView<'_>) -> Result<Pick, InputError> {
-        Ok(Pick { index: best_of_n(pool.need_rewards()?)?, votes: Vec::new() })
+    fn law(&self, pool: &PoolView<'_>) -> Result<PoolLaw, InputError> {
+        Ok(PoolLaw::certain(best_of_n(pool.need_rewards()?)?, pool.size))
     }
 
-    fn kl(&self, pool: PoolView<'_>, n: usize) -> Result<Option<f64>, InputError> {
-        // Ranks are all that counts: an infinite reward stands for the largest finite one.
-        let rewards = pool.need_rewards()?.iter().map(|r| r.clamp(f64::MIN, f64::MAX)).collect();
-        Ok(Some(Pool::new(rewards)?.kl_best_of(n)?))
+    fn kl(&self, pool: &PoolView<'_>, n: usize) -> Result<Divergence, InputError> {
+        best_kl(pool.need_rewards()?, n)
     }
 
-    fn weights(&self, pool: PoolView<'_>, n: usize, _: usize, _: Stream) -> Result<Vec<f64>, InputError> {
-        let rewards = pool.need_rewards()?.iter().map(|r| r.clamp(f64::MIN, f64::MAX)).collect();
-        Pool::new(rewards)?.best_of(n)
+    fn weights(&self, pool: &PoolView<'_>, n: usize, _: usize, _: Stream) -> Result<Vec<f64>, InputError> {
+        best_weights(pool.need_rewards()?, n)
     }
 }
 
@@ -70,15 +66,7 @@ impl Method for BestOfN {
     }
 
     fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
-        check(self, tools)?;
-        Ok(Box::new(Pooled {
-            method: INFO.name,
-            n: self.n,
-            budget: tools.max_new_tokens,
-            reward: true,
-            extract: None,
-            rule: *self,
-        }))
+        pooled(self, tools)
     }
 
     fn rule(&self) -> Option<&dyn PoolRule> {

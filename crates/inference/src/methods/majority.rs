@@ -7,9 +7,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Problem};
-use crate::method::{Access, Info, Method, Need, Tools, check};
-use crate::pooled::Pooled;
-use crate::selection::{Pick, PoolRule, PoolView, majority};
+use crate::method::{Access, Info, Method, Need, Tools};
+use crate::pooled::pooled;
+use crate::selection::{Divergence, PoolLaw, PoolRule, PoolView, majority};
 
 /// The listing.
 pub static INFO: Info = Info {
@@ -37,13 +37,13 @@ impl Default for Majority {
 }
 
 impl PoolRule for Majority {
-    fn pick(&self, pool: PoolView<'_>) -> Result<Pick, InputError> {
+    fn law(&self, pool: &PoolView<'_>) -> Result<PoolLaw, InputError> {
         let vote = majority(pool.need_answers()?)?;
-        Ok(Pick { index: vote.index, votes: vote.totals })
+        Ok(PoolLaw { votes: vote.totals, ..PoolLaw::certain(vote.index, pool.size) })
     }
 
-    fn kl(&self, _: PoolView<'_>, _: usize) -> Result<Option<f64>, InputError> {
-        Ok(None)
+    fn kl(&self, _: &PoolView<'_>, _: usize) -> Result<Divergence, InputError> {
+        Ok(Divergence::OF_ANSWERS)
     }
 }
 
@@ -61,15 +61,7 @@ impl Method for Majority {
     }
 
     fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
-        check(self, tools)?;
-        Ok(Box::new(Pooled {
-            method: INFO.name,
-            n: self.n,
-            budget: tools.max_new_tokens,
-            reward: false,
-            extract: Some(tools.extractor(INFO.name)?),
-            rule: *self,
-        }))
+        pooled(self, tools)
     }
 
     fn rule(&self) -> Option<&dyn PoolRule> {

@@ -10,9 +10,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Problem};
-use crate::method::{Access, Info, Method, Need, Tools, check};
-use crate::pooled::Pooled;
-use crate::selection::{Pick, PoolRule, PoolView, weighted_majority};
+use crate::method::{Access, Info, Method, Need, Tools};
+use crate::pooled::pooled;
+use crate::selection::{Divergence, PoolLaw, PoolRule, PoolView, weighted_majority};
 
 /// The listing.
 pub static INFO: Info = Info {
@@ -44,13 +44,13 @@ impl Default for WeightedMajority {
 }
 
 impl PoolRule for WeightedMajority {
-    fn pick(&self, pool: PoolView<'_>) -> Result<Pick, InputError> {
+    fn law(&self, pool: &PoolView<'_>) -> Result<PoolLaw, InputError> {
         let vote = weighted_majority(pool.need_answers()?, pool.need_rewards()?, self.beta)?;
-        Ok(Pick { index: vote.index, votes: vote.totals })
+        Ok(PoolLaw { votes: vote.totals, ..PoolLaw::certain(vote.index, pool.size) })
     }
 
-    fn kl(&self, _: PoolView<'_>, _: usize) -> Result<Option<f64>, InputError> {
-        Ok(None)
+    fn kl(&self, _: &PoolView<'_>, _: usize) -> Result<Divergence, InputError> {
+        Ok(Divergence::OF_ANSWERS)
     }
 }
 
@@ -71,15 +71,7 @@ impl Method for WeightedMajority {
     }
 
     fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
-        check(self, tools)?;
-        Ok(Box::new(Pooled {
-            method: INFO.name,
-            n: self.n,
-            budget: tools.max_new_tokens,
-            reward: true,
-            extract: Some(tools.extractor(INFO.name)?),
-            rule: *self,
-        }))
+        pooled(self, tools)
     }
 
     fn rule(&self) -> Option<&dyn PoolRule> {

@@ -1,6 +1,5 @@
 //! Minimum Bayes risk: the sample most alike to all others, for text without a final answer.
 
-use generate::TokenId;
 use objective::error::InputError;
 
 use super::{first_greatest, not_empty, numbers, ordered_sum};
@@ -46,44 +45,10 @@ pub fn mbr(weights: &[f64], mut similarity: impl FnMut(usize, usize) -> f64) -> 
     Ok(Mbr { index: first_greatest(&scores), scores })
 }
 
-/// ROUGE-1 F1 of two token sequences as multisets: `2 · overlap / (|a| + |b|)`; 1 for two empty ones.
-pub fn rouge1_f1(a: &[TokenId], b: &[TokenId]) -> f64 {
-    if a.is_empty() && b.is_empty() {
-        return 1.0;
-    }
-    let sorted = |ids: &[TokenId]| {
-        let mut ids = ids.to_vec();
-        ids.sort_unstable();
-        ids
-    };
-    let (x, y) = (sorted(a), sorted(b));
-    let (mut i, mut j, mut overlap) = (0, 0, 0_usize);
-    while i < x.len() && j < y.len() {
-        match x[i].cmp(&y[j]) {
-            std::cmp::Ordering::Less => i += 1,
-            std::cmp::Ordering::Greater => j += 1,
-            std::cmp::Ordering::Equal => {
-                overlap += 1;
-                i += 1;
-                j += 1;
-            }
-        }
-    }
-    2.0 * overlap as f64 / (a.len() + b.len()) as f64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rouge_counts_tokens_with_their_multiplicity() {
-        assert_eq!(rouge1_f1(&[5, 5, 1], &[1, 5]), 0.8);
-        assert_eq!(rouge1_f1(&[5, 5], &[5, 5]), 1.0);
-        assert_eq!(rouge1_f1(&[5], &[6]), 0.0);
-        assert_eq!(rouge1_f1(&[], &[6]), 0.0);
-        assert_eq!(rouge1_f1(&[], &[]), 1.0);
-    }
+    use crate::selection::rouge1_f1;
 
     #[test]
     fn exact_match_as_similarity_is_the_majority() {

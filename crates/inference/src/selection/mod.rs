@@ -3,15 +3,28 @@
 //! Ties: the first index wins; among answers, the one that appears first.
 
 mod best;
+mod chi_square;
 mod importance;
 mod mbr;
+mod reference;
 mod rule;
+mod similarity;
+mod soft;
+mod transport;
 mod vote;
 
+pub(crate) use best::{best_kl, best_weights, negated};
 pub use best::{best_of_n, worst_of_n};
+pub use chi_square::ChiSquare;
 pub use importance::{Importance, effective_sample_size, importance};
-pub use mbr::{Mbr, mbr, rouge1_f1};
-pub use rule::{Pick, PoolRule, PoolView, selection_weights};
+pub use mbr::{Mbr, mbr};
+pub use reference::Reference;
+pub(crate) use reference::scaled_rewards;
+pub use rule::{Divergence, PoolLaw, PoolRule, PoolView, selection_weights};
+pub use similarity::{EmbeddingTable, Similarities, SimilarityTable, rouge1_f1};
+pub use soft::{soft_best_of_n, soft_best_of_n_law};
+pub(crate) use soft::{soft_kl, tempered};
+pub use transport::transport;
 pub use vote::{Vote, majority, vote, weighted_majority};
 
 use objective::error::InputError;

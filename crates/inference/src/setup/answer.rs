@@ -1,5 +1,7 @@
 //! Runs a method of a recipe on prompts.
 
+use std::rc::Rc;
+
 use burn::tensor::Device;
 use generate::schedule::{self, Answer, Services};
 use generate::{Chance, Ledger, Prompt, Purpose, Reward, Sample, Sampling, Step, Stream, TokenId};
@@ -7,8 +9,9 @@ use model::Policy;
 
 use super::recipe::Recipe;
 use super::rewards::decode_of;
-use super::{Error, Loaded, Places, RewardSet, answer_of, build, load};
-use crate::{Method, Parts, Tools};
+use super::{Error, Loaded, Places, RewardSet, answer_of, build, embedder, load};
+use crate::selection::SimilarityTable;
+use crate::{Method, Parts, PoolRule, Tools};
 
 /// `[sampling]` as the engine takes it.
 pub fn sampling_of(table: &recipe::Sampling) -> Sampling {
@@ -72,6 +75,11 @@ pub fn answer(
     if reward.is_some() {
         tools = tools.with_reward();
     }
+    let similarity = recipe.method.rule().and_then(PoolRule::similarity).and_then(SimilarityTable::model);
+    let embedding = similarity.map(|name| embedder(name, &places, loaded, device)).transpose()?.map(Rc::new);
+    if let Some(model) = embedding.clone() {
+        tools = tools.with_embed(move |prompt, completions| model.embed(prompt, completions));
+    }
     let method = recipe.method.machine(&tools)?;
     let mut chooser = reward.as_ref().map(RewardSet::open).transpose()?;
     let streams: Vec<Stream> = prompts
@@ -90,6 +98,9 @@ pub fn answer(
     let mut ledger = *engine.ledger();
     if let Some(reward) = &chooser {
         ledger += *reward.ledger();
+    }
+    if let Some(model) = &embedding {
+        ledger += model.ledger();
     }
     let rewards = match &reward {
         Some(set) => {

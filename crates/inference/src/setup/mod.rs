@@ -2,6 +2,7 @@
 
 mod answer;
 mod data;
+mod embedding;
 mod models;
 mod pools;
 mod recipe;
@@ -11,6 +12,7 @@ mod score;
 pub use self::recipe::Recipe;
 pub use answer::{Answers, OnToken, answer, sampling_of};
 pub use data::{Columns, DataTable, Loading, Wordmath, examples, pairs, prompts};
+pub use embedding::{Embedder, embedder};
 pub use models::{Loaded, ModelTable, Places, load, load_for_score};
 pub use pools::{PoolPlan, pool, prompt_stream, score};
 pub use rewards::{Extract, RewardSet, RewardTable, answer_of, build};

@@ -1,0 +1,76 @@
+//! Worst-of-N: of `n` independent completions the one of least reward, of equals the first.
+//!
+//! What someone who asks again and again until it goes wrong will get: a measure of robustness, and the lower end of the
+//! scale whose upper end is best-of-n. Law: that of best-of-n for the negated reward. In a comparison with a gold reward of 0
+//! and 1 the report adds how often `N` attempts hold a failure, `1 − (1 − p)^N`, and its power law.
+
+use generate::{Stream, TextMethod};
+use objective::error::InputError;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Problem};
+use crate::method::{Access, Info, Method, Need, Tools};
+use crate::pooled::pooled;
+use crate::selection::{Divergence, PoolLaw, PoolRule, PoolView, best_kl, best_weights, negated, worst_of_n};
+
+/// The listing.
+pub static INFO: Info = Info {
+    name: "worst-of-n",
+    access: Access::Text,
+    needs: &[Need::Reward],
+    may_need: &[],
+    paper: "Hughes et al. 2024, arXiv 2412.03556",
+    summary: "the completion of least reward out of n: what an adversary gets",
+};
+
+/// Settings of `worst-of-n`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorstOfN {
+    /// Completions drawn of each prompt.
+    #[schemars(range(min = 1))]
+    pub n: usize,
+}
+
+impl Default for WorstOfN {
+    fn default() -> Self {
+        Self { n: 16 }
+    }
+}
+
+impl PoolRule for WorstOfN {
+    fn law(&self, pool: &PoolView<'_>) -> Result<PoolLaw, InputError> {
+        Ok(PoolLaw::certain(worst_of_n(pool.need_rewards()?)?, pool.size))
+    }
+
+    fn kl(&self, pool: &PoolView<'_>, n: usize) -> Result<Divergence, InputError> {
+        best_kl(&negated(pool.need_rewards()?), n)
+    }
+
+    fn weights(&self, pool: &PoolView<'_>, n: usize, _: usize, _: Stream) -> Result<Vec<f64>, InputError> {
+        best_weights(&negated(pool.need_rewards()?), n)
+    }
+}
+
+impl Method for WorstOfN {
+    fn info(&self) -> &'static Info {
+        &INFO
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        Problem::too_few("n", self.n, 1, "draw at least one completion").into_iter().collect()
+    }
+
+    fn samples(&self) -> usize {
+        self.n
+    }
+
+    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
+        pooled(self, tools)
+    }
+
+    fn rule(&self) -> Option<&dyn PoolRule> {
+        Some(self)
+    }
+}
