@@ -3,6 +3,7 @@
 //! - [`draw`]: the one door for randomness, and the exact law of any method that uses it;
 //! - [`tabular`]: language models small enough to enumerate, their guided products, chains, and a learnable table;
 //! - [`law`], [`bon`], [`pool`]: tilts, divergences, best-of-N with ties, and its estimates from pools of samples;
+//! - [`power_mean`]: what several aligned policies make together under an α-divergence;
 //! - [`rank`]: rewards seen through ranks among cached samples;
 //! - [`losses`], [`advantage`], [`kl`]: objectives as pure functions with analytic gradients.
 //!
@@ -35,5 +36,6 @@ pub mod law;
 pub mod losses;
 pub mod numeric;
 pub mod pool;
+pub mod power_mean;
 pub mod rank;
 pub mod tabular;
