@@ -77,6 +77,18 @@ pub enum Error {
         /// Its vocabulary.
         right_size: usize,
     },
+    /// A model whose outputs do not cover the tokenizer.
+    #[error(
+        "{model} gives {width} outputs, and the tokenizer has {tokens} tokens\n  hint: it was made with another tokenizer"
+    )]
+    Narrow {
+        /// The model's name.
+        model: String,
+        /// Its outputs.
+        width: usize,
+        /// Tokens of the tokenizer.
+        tokens: usize,
+    },
     /// A reward could not be computed.
     #[error("reward {name}: {message}")]
     Reward {

@@ -51,6 +51,11 @@ pub struct Completion {
     /// `Σ_t KL(drawn law ‖ raw law)` over the steps, in nats: the Rao–Blackwell estimate of the divergence of the law
     /// drawn from to the raw law of the reference source; `None` when it was not asked for.
     pub kl: Option<f64>,
+    /// `ln Z_t` of each step where it was asked for ([`crate::Engine::with_log_z`]), else empty: the sum over the tokens
+    /// that may be drawn of the mixed law, its components normalised. For a product of a base with models of weights
+    /// α_i at temperature T, `Z_t = Σ_v [π_b(v) Π_i π_i(v)^α_i]^(1/T)`. In nats.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log_z: Vec<f64>,
 }
 
 impl Completion {

@@ -4,9 +4,9 @@
 //! that end leave at once. A prefix asked for several times is filled once and forked; a prefix that continues a row
 //! seen before starts from that row's cache.
 //!
-//! The law drawn from is `softmax(Σ_m w_m · logits_m)` after the [`Sampling`] settings: with one source of weight 1 it is
-//! the policy's own, with autoregressive reward models as further sources it is GenARM (arXiv 2410.08193, Eq. 7).
-//! Constants added to a source's logits change nothing, so raw logits and log-probabilities are the same here.
+//! The law drawn from is what a [`Rule`] makes of the models' logits, after the [`Sampling`] settings: with one model it
+//! is the policy's own, as `softmax(Σ_m w_m · logits_m)` with autoregressive reward models it is GenARM (arXiv 2410.08193,
+//! Eq. 7).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
@@ -16,19 +16,10 @@ use rayon::prelude::*;
 use crate::capability::{Error, Logits, RowId, Sample, SampleAsk, Session, Step};
 use crate::completion::{Completion, End, TokenId};
 use crate::ledger::Ledger;
+use crate::mix::{Mix, Rule, Source};
 use crate::prefix::Prefixes;
 use crate::sampling::{Sampling, log_sum_exp};
 use crate::stream::Chance;
-
-/// A model of the product and its weight.
-#[expect(missing_debug_implementations, reason = "a policy has nothing to show")]
-#[derive(Clone, Copy)]
-pub struct Source<'a> {
-    /// The model.
-    pub policy: &'a dyn Step,
-    /// Its weight; a source of weight 0 runs only if it is the reference.
-    pub weight: f64,
-}
 
 /// Limits of the engine.
 #[derive(Debug, Clone, Copy)]
@@ -83,46 +74,36 @@ struct Filling {
     rows: Vec<(RowId, usize)>,
 }
 
-/// How logits of several sources become one law.
+/// How logits of several models become one law.
 struct Mixer {
-    weights: Vec<f32>,
+    rule: Box<dyn Rule>,
+    models: usize,
+    /// Tokens that are drawn from: the first of each model's outputs.
+    width: usize,
     reference: usize,
     wants_kl: bool,
+    wants_log_z: bool,
     settings: Sampling,
 }
 
 impl Mixer {
-    /// Whether a source has a part in the draw. A reference of weight 0 measures; what it costs is not the answer's.
-    fn drives(&self, source: usize) -> bool {
-        self.weights[source] != 0.0
-    }
-
     fn driving(&self) -> usize {
-        self.weights.iter().filter(|weight| **weight != 0.0).count()
+        (0..self.models).filter(|model| self.rule.drives(*model)).count()
     }
 
-    /// The law of one row, from its logits of every source; `None` where they are not numbers.
+    /// The law of one row, from its logits of every model; `None` where they are not numbers.
     fn choice(&self, logits: &[&[f32]], order: &mut Vec<u32>) -> Option<Choice> {
-        let mut mixed: Vec<f32> = logits[0].to_vec();
-        let first = self.weights[0];
-        if first != 1.0 {
-            for value in &mut mixed {
-                *value = if first == 0.0 { 0.0 } else { *value * first };
-            }
-        }
-        for (weight, logits) in self.weights.iter().zip(logits).skip(1) {
-            if *weight != 0.0 {
-                for (value, logit) in mixed.iter_mut().zip(*logits) {
-                    // What one source excludes stays excluded, whatever the sign of another's weight.
-                    *value = if *value == f32::NEG_INFINITY { *value } else { *value + weight * logit };
-                }
-            }
-        }
+        let mut mixed = Vec::with_capacity(self.width);
+        self.rule.mix(logits, &mut mixed);
         // NaN is lost by a maximum, not by a sum.
         let any = mixed.iter().any(|value| *value > f32::NEG_INFINITY);
         if !any || mixed.iter().any(|value| value.is_nan() || *value == f32::INFINITY) {
             return None;
         }
+        let scale = (self.wants_log_z && self.settings.temperature > 0.0).then(|| {
+            let greatest = mixed.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            (f64::from(greatest) - self.rule.offset(logits)) / f64::from(self.settings.temperature)
+        });
         let total = self.settings.weights(&mut mixed, order);
         let mut kl = 0.0;
         let raw = self.wants_kl.then(|| {
@@ -136,7 +117,7 @@ impl Mixer {
             }
             lse
         });
-        Some(Choice { weights: mixed, total, raw, kl })
+        Some(Choice { weights: mixed, total, raw, kl, log_z: scale.map(|scale| scale + total.ln()) })
     }
 }
 
@@ -147,6 +128,8 @@ struct Choice {
     /// `ln Σ exp` of the reference's logits, where its law is not the one drawn from.
     raw: Option<f64>,
     kl: f64,
+    /// `ln Z` of the step, where it was asked for.
+    log_z: Option<f64>,
 }
 
 impl<'a> Engine<'a> {
@@ -158,54 +141,42 @@ impl<'a> Engine<'a> {
     /// A sampler of a weighted product. `reference` names the source whose raw law [`Completion::raw_log_probs`] and
     /// [`Completion::kl`] refer to. All sources share one vocabulary; the first source's end-of-sequence tokens end a row.
     pub fn product(sources: Vec<Source<'a>>, reference: usize, settings: Sampling) -> Result<Self, Error> {
+        Self::mix(Mix::product(sources, reference)?, settings)
+    }
+
+    /// A sampler of the law that a rule makes of several models.
+    pub fn mix(mix: Mix<'a>, settings: Sampling) -> Result<Self, Error> {
         settings.check()?;
-        let Some(first) = sources.get(reference).or(sources.first()).map(|source| source.policy) else {
-            return Err(Error::Setting { key: "sources", value: "0".into(), limit: "at least one model" });
+        let width = mix.width()?;
+        let models = mix.models.len();
+        let lane = |policy: &'a dyn Step| Lane {
+            policy,
+            session: policy.session(),
+            prefixes: Prefixes::new(Limits::default().kept_tokens),
         };
-        for source in &sources {
-            if source.policy.width() != first.width() {
-                return Err(Error::Vocabulary {
-                    left: first.name().into(),
-                    left_size: first.width(),
-                    right: source.policy.name().into(),
-                    right_size: source.policy.width(),
-                });
-            }
-            if !source.weight.is_finite() {
-                return Err(Error::Setting {
-                    key: "weight",
-                    value: source.weight.to_string(),
-                    limit: "a finite number",
-                });
-            }
-        }
-        let mut kept_reference = 0;
-        let mut lanes = Vec::new();
-        let mut weights = Vec::new();
-        for (index, source) in sources.into_iter().enumerate() {
-            // A model of weight 0 has no part in the product; running it would only cost (and 0 · −∞ is not a number).
-            if index != 0 && source.weight == 0.0 && index != reference {
-                continue;
-            }
-            if index == reference {
-                kept_reference = lanes.len();
-            }
-            weights.push(source.weight as f32);
-            lanes.push(Lane {
-                policy: source.policy,
-                session: source.policy.session(),
-                prefixes: Prefixes::new(Limits::default().kept_tokens),
-            });
-        }
-        let wants_kl = lanes.len() > 1 || !settings.is_raw();
         Ok(Self {
-            lanes,
-            mixer: Mixer { weights, reference: kept_reference, wants_kl, settings },
+            lanes: mix.models.into_iter().map(lane).collect(),
+            mixer: Mixer {
+                models,
+                width,
+                reference: mix.reference,
+                wants_kl: !(mix.rule.is_plain() && settings.is_raw()),
+                wants_log_z: false,
+                rule: mix.rule,
+                settings,
+            },
             limits: Limits::default(),
             decode: None,
             watch: None,
             ledger: Ledger::default(),
         })
+    }
+
+    /// Reports [`Completion::log_z`] of every step. Greedy decoding has none.
+    #[must_use]
+    pub fn with_log_z(mut self) -> Self {
+        self.mixer.wants_log_z = true;
+        self
     }
 
     /// Looks for the settings' stop strings in what `decode` makes of a completion.
@@ -269,7 +240,7 @@ impl<'a> Engine<'a> {
                 rows.iter().zip(tokens).map(|(row, tokens)| (row[index], tokens[index].as_slice())).collect();
             let started = Instant::now();
             outputs.push(lane.session.extend(&items)?);
-            if self.mixer.drives(index) {
+            if self.mixer.rule.drives(index) {
                 self.ledger.seconds += started.elapsed().as_secs_f64();
                 self.ledger.forward_passes += 1;
             }
@@ -310,7 +281,7 @@ impl<'a> Engine<'a> {
             .enumerate()
             .map(|(index, lane)| {
                 let (row, cached) = lane.prefixes.resume(&mut *lane.session, prefix);
-                if mixer.drives(index) {
+                if mixer.rule.drives(index) {
                     ledger.cached_tokens += cached as u64;
                     ledger.prefill_tokens += (prefix.len() - cached) as u64;
                 }
@@ -389,6 +360,7 @@ impl Sample for Engine<'_> {
                         log_probs: Vec::new(),
                         raw_log_probs: Vec::new(),
                         kl: Some(0.0),
+                        log_z: Vec::new(),
                     };
                     running.push(Running { ask, rows, done: empty });
                     reads.push(stepped + place);
@@ -407,7 +379,8 @@ impl Sample for Engine<'_> {
             let choices: Vec<Option<Choice>> = distinct
                 .par_iter()
                 .map_init(Vec::new, |order, read| {
-                    let row: Vec<&[f32]> = logits.iter().map(|logits| logits.row(*read)).collect();
+                    let row: Vec<&[f32]> =
+                        logits.iter().map(|logits| &logits.row(*read)[..mixer.width]).collect();
                     mixer.choice(&row, order)
                 })
                 .collect();
@@ -431,6 +404,7 @@ impl Sample for Engine<'_> {
                 let raw = choice.raw.map_or(log_prob, |lse| f64::from(reference[token]) - lse);
                 row.done.raw_log_probs.push(raw as f32);
                 row.done.kl = row.done.kl.map(|kl| kl + choice.kl);
+                row.done.log_z.extend(choice.log_z);
                 if let Some(end) = self.ends(&asks[row.ask], &row.done) {
                     row.done.end = end;
                     self.keep(&asks[row.ask], &row);

@@ -13,6 +13,7 @@ pub mod capability;
 pub mod completion;
 pub mod engine;
 pub mod ledger;
+pub mod mix;
 pub mod prefix;
 pub mod sampling;
 pub mod schedule;
@@ -21,8 +22,9 @@ pub mod tabular;
 
 pub use capability::{Error, Logits, Reward, RowId, Sample, SampleAsk, Score, Session, Step};
 pub use completion::{Candidate, Completion, End, Prompt, TokenId};
-pub use engine::{Engine, Source};
+pub use engine::Engine;
 pub use ledger::Ledger;
+pub use mix::{Mix, Rule, Source};
 pub use sampling::Sampling;
 pub use schedule::{Ask, Reply, TextMethod};
 pub use stream::{Chance, Purpose, Stream};

@@ -119,6 +119,41 @@ fn the_kl_of_completions_is_the_kl_of_the_law() {
 }
 
 #[test]
+fn normalisers_of_steps_turn_the_product_into_the_sequence_level_optimum() {
+    for case in toys() {
+        let (base, arm) = (lm(&case, "base_conditionals"), lm(&case, "arm_conditionals"));
+        let alpha = case["alpha"].as_f64().expect("alpha");
+        for temperature in [1.0_f32, 0.6] {
+            let mut weighted: BTreeMap<Vec<u32>, f64> = BTreeMap::new();
+            Exhaustive::default()
+                .visit(
+                    |draw| {
+                        let sources = vec![
+                            Source { policy: &base as &dyn Step, weight: 1.0 },
+                            Source { policy: &arm, weight: alpha },
+                        ];
+                        let settings = Sampling { temperature, ..Sampling::default() };
+                        let mut engine =
+                            Engine::product(sources, 0, settings).expect("settings").with_log_z();
+                        let given = one(&mut engine, draw);
+                        assert_eq!(given.log_z.len(), given.ids.len());
+                        (given.ids, given.log_z.iter().sum::<f64>())
+                    },
+                    |(ids, log_z), p| *weighted.entry(ids).or_default() += p * log_z.exp(),
+                )
+                .expect("finite");
+            // E[Π Z_t 1{y}] is the unnormalised target, so E[Π Z_t] is its sum Z.
+            for (ids, weight) in weighted {
+                let ids: Vec<_> = ids.iter().map(|id| *id as _).collect();
+                let log = |lm: &Tabular| lm.lm().log_prob(&ids).expect("a sequence");
+                let want = ((log(&base) + alpha * log(&arm)) / f64::from(temperature)).exp();
+                assert!((weight - want).abs() < 2e-6, "{ids:?}: {weight} against {want}");
+            }
+        }
+    }
+}
+
+#[test]
 fn text_does_not_depend_on_batch_limits_or_order() {
     let case = &toys()[0];
     let (base, arm) = (lm(case, "base_conditionals"), lm(case, "arm_conditionals"));

@@ -36,6 +36,7 @@ fn completion(prompt: usize, sample: usize) -> Completion {
         log_probs: (0..length).map(|at| -0.1 - at as f32 / 3.0).collect(),
         raw_log_probs: (0..length).map(|at| -0.2 - at as f32 / 7.0).collect(),
         kl: (prompt != 1).then_some(1.0 / (sample + 3) as f64),
+        log_z: Vec::new(),
     }
 }
 
