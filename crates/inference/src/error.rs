@@ -23,16 +23,33 @@ pub enum Error {
         /// All that is wrong.
         problems: Vec<Problem>,
     },
-    /// GenARM's weights do not fit its models.
+    /// Weights do not fit the autoregressive reward models.
     #[error(
-        "[method.genarm] `alpha` has {alphas} weights for {} autoregressive reward models ({})\n  hint: give one weight for each model, in the models' order",
+        "[method.{method}] `{key}` has {weights} numbers for {} autoregressive reward models ({})\n  hint: give one for each model, in the models' order",
         arms.len(), arms.join(", ")
     )]
     Arms {
-        /// Number of weights.
-        alphas: usize,
+        /// The method.
+        method: &'static str,
+        /// The key of the weights.
+        key: &'static str,
+        /// How many there are.
+        weights: usize,
         /// Names of the models.
         arms: Vec<String>,
+    },
+    /// A further model is missing.
+    #[error(
+        "method {method} needs a model `{role}`, and {}\n  hint: add it to `models`, as in `models = {{ {role} = \"stage:NAME\" }}`",
+        if given.is_empty() { "no further model is named".to_owned() } else { format!("the models are {}", given.join(", ")) }
+    )]
+    Model {
+        /// The method.
+        method: &'static str,
+        /// What the model is for.
+        role: String,
+        /// What was named.
+        given: Vec<String>,
     },
     /// A method that compares samples would draw one and the same text.
     #[error(

@@ -23,6 +23,7 @@
 
 pub mod diagnostics;
 mod error;
+mod filter;
 mod method;
 pub mod methods;
 mod pooled;
@@ -32,7 +33,8 @@ pub mod setup;
 mod single;
 
 pub use error::{Error, Problem};
-pub use method::{Access, Embed, Extract, Info, Method, Need, Parts, Similarity, Tools};
+pub use filter::Filter;
+pub use method::{Access, Embed, Extract, Further, Info, Method, Need, Parts, Similarity, Tools};
 pub use pooled::{PoolTrace, pool_asks};
 pub use registry::{METHODS, MethodConfig, list};
 pub use selection::{Divergence, PoolLaw, PoolRule, PoolView};

@@ -149,8 +149,13 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
     let recipe = load(source.set_default("run.name", &stem))?;
     let places = Places::default();
     if arguments.dry_run {
-        let here = places.model(&recipe.model.path, false)?.is_some();
-        let note = if here { "" } else { " (not on this machine)" };
+        let note = |name: &ModelName| -> Result<&str, Failure> {
+            Ok(if places.model(name, false)?.is_some() { "" } else { " (not on this machine)" })
+        };
+        for name in recipe.arms.iter().chain(recipe.models.values()) {
+            print(&format!("further model {name}{}", note(name)?));
+        }
+        let note = note(&recipe.model.path)?;
         print(&format!(
             "{} on {}{note}: {} completions of each prompt of {}, at most {} new tokens",
             recipe.method.info().name,

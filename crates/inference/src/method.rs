@@ -36,6 +36,8 @@ pub enum Need {
     Reward,
     /// At least one reward of prefixes that gives next-token log-probabilities: an autoregressive reward model.
     PrefixReward,
+    /// Further models, named by what they are for.
+    Models,
     /// A similarity of two completions.
     Similarity,
     /// A way to read the final answer out of a completion.
@@ -50,6 +52,9 @@ impl Need {
         match self {
             Self::Reward => "name a reward model or a verifier as the reward",
             Self::PrefixReward => "name an autoregressive reward model; the training method `arm` makes one",
+            Self::Models => {
+                "name each under `models`, as in `models = { tuned = \"stage:dpo\", untuned = \"tiny\" }`"
+            }
             Self::Similarity => "give a similarity of completions, such as ROUGE-1 on token ids",
             Self::AnswerExtractor => {
                 "choose a task whose completions have a final answer, or a method that does not vote"
@@ -64,6 +69,7 @@ impl fmt::Display for Need {
         f.pad(match self {
             Self::Reward => "a reward",
             Self::PrefixReward => "an autoregressive reward model",
+            Self::Models => "further models",
             Self::Similarity => "a similarity",
             Self::AnswerExtractor => "an answer extractor",
             Self::Embedding => "an embedding model",
@@ -90,12 +96,49 @@ pub struct Info {
 
 /// The models that a method samples from.
 #[expect(missing_debug_implementations, reason = "policies have nothing to show")]
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Parts<'a> {
     /// The policy.
     pub policy: &'a dyn Step,
-    /// Autoregressive reward models with the names that errors use.
-    pub arms: &'a [(&'a str, &'a dyn Step)],
+    /// Autoregressive reward models with the names that errors use, in the order of the method's weights.
+    pub arms: Vec<(&'a str, &'a dyn Step)>,
+    /// The scale β_r that each of them was trained with, where it is known; missing places are unknown.
+    pub beta_r: Vec<Option<f64>>,
+    /// Further models by what they are for.
+    pub models: Vec<(&'a str, &'a dyn Step)>,
+    /// Number of tokens of the tokenizer that all models share, where it is known to be one: their outputs may then be
+    /// padded differently ([`generate::Mix::tokens`]).
+    pub tokens: Option<usize>,
+}
+
+impl<'a> Parts<'a> {
+    /// A policy alone.
+    pub fn new(policy: &'a dyn Step) -> Self {
+        Self { policy, arms: Vec::new(), beta_r: Vec::new(), models: Vec::new(), tokens: None }
+    }
+
+    /// The model named `role`.
+    pub(crate) fn model(&self, method: &'static str, role: &str) -> Result<&'a dyn Step, Error> {
+        let found = self.models.iter().find(|(name, _)| *name == role);
+        found.map(|(_, model)| *model).ok_or_else(|| Error::Model {
+            method,
+            role: role.to_owned(),
+            given: self.models.iter().map(|(name, _)| (*name).to_owned()).collect(),
+        })
+    }
+}
+
+/// The further models that a method runs with, and how a recipe names them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Further {
+    /// None.
+    None,
+    /// Autoregressive reward models, `arms = [...]`: so many, or any number of at least one.
+    Arms(Option<usize>),
+    /// `models = { NAME = ... }` with exactly these names.
+    Named(Vec<String>),
+    /// `models = { NAME = ... }` with any names, at least one.
+    Any,
 }
 
 /// Reads the final answer out of a completion of a prompt. The empty string stands for no answer: it is an ordinary
@@ -159,7 +202,7 @@ impl Tools {
         match need {
             Need::Reward => self.reward,
             // Models are parts of the engine, which checks them.
-            Need::PrefixReward => true,
+            Need::PrefixReward | Need::Models => true,
             Need::Similarity => self.similarity.is_some(),
             Need::AnswerExtractor => self.extract.is_some(),
             Need::Embedding => self.embed.is_some(),
@@ -186,6 +229,23 @@ pub trait Method {
     /// The sampling settings it runs with where `sampling` was asked for.
     fn sampling(&self, sampling: Sampling) -> Sampling {
         sampling
+    }
+
+    /// The further models that it runs with, under these settings.
+    fn further(&self) -> Further {
+        if self.needs().contains(&Need::PrefixReward) { Further::Arms(None) } else { Further::None }
+    }
+
+    /// Refuses sampling settings that do not go with its own, and autoregressive reward models whose scale β_r it would
+    /// have to know (`beta_r` is empty where the models are not at hand). No model needs to be loaded for it.
+    fn suits(&self, sampling: &Sampling, _beta_r: &[Option<f64>]) -> Result<(), Error> {
+        random_enough(self, sampling.clone()).map(|_| ())
+    }
+
+    /// The temperature at which the policy alone is what this method would be with untrained further models, where that
+    /// is not the policy at `temperature` itself: the row that a comparison should have beside it.
+    fn control(&self, _beta_r: &[Option<f64>], _arms: usize, _temperature: f64) -> Option<f64> {
+        None
     }
 
     /// The sampler that its machine draws from. [`generate::Completion::kl`] refers to the policy's raw law.

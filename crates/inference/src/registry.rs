@@ -6,15 +6,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Problem};
-use crate::method::{Info, Method, Need, Parts, Tools};
+use crate::method::{Further, Info, Method, Need, Parts, Tools};
 use crate::methods::{
-    best_of_n, genarm, greedy, majority, mbr, mbr_bon, pessimism, qalign, rbon_kl, rbon_l, sample,
-    soft_best_of_n, srbon_kl, srbon_wd, weighted_majority, worst_of_n,
+    best_of_n, contrastive, eft, genarm, genarm_smc, greedy, majority, mbr, mbr_bon, multi_objective, pessimism,
+    qalign, rbon_kl, rbon_l, sample, soft_best_of_n, srbon_kl, srbon_wd, weighted_majority, worst_of_n,
 };
 use crate::selection::PoolRule;
 
 /// What each method is, in the order of a listing.
-pub static METHODS: [&Info; 16] = [
+pub static METHODS: [&Info; 20] = [
     &sample::INFO,
     &greedy::INFO,
     &best_of_n::INFO,
@@ -30,6 +30,10 @@ pub static METHODS: [&Info; 16] = [
     &srbon_wd::INFO,
     &pessimism::INFO,
     &genarm::INFO,
+    &genarm_smc::INFO,
+    &multi_objective::INFO,
+    &eft::INFO,
+    &contrastive::INFO,
     &qalign::INFO,
 ];
 
@@ -68,6 +72,15 @@ pub enum MethodConfig {
     /// Guidance by autoregressive reward models.
     #[serde(rename = "genarm")]
     GenArm(genarm::GenArm),
+    /// Particles guided by autoregressive reward models, weighted to the sequence-level optimum.
+    #[serde(rename = "genarm-smc")]
+    GenArmSmc(genarm_smc::GenArmSmc),
+    /// Several aligned policies as one.
+    Mod(multi_objective::MultiObjective),
+    /// The policy moved by what tuning did to another model.
+    Eft(eft::Eft),
+    /// The policy moved away from a weaker model.
+    Contrastive(contrastive::Contrastive),
     /// A Markov chain over completions.
     #[serde(rename = "qalign")]
     QAlign(qalign::QAlign),
@@ -92,6 +105,10 @@ impl MethodConfig {
             "srbon-wd" => Self::SrbonWd(srbon_wd::SrbonWd::default()),
             "pessimism" => Self::Pessimism(pessimism::Pessimism::default()),
             "genarm" => Self::GenArm(genarm::GenArm::default()),
+            "genarm-smc" => Self::GenArmSmc(genarm_smc::GenArmSmc::default()),
+            "mod" => Self::Mod(multi_objective::MultiObjective::default()),
+            "eft" => Self::Eft(eft::Eft::default()),
+            "contrastive" => Self::Contrastive(contrastive::Contrastive::default()),
             "qalign" => Self::QAlign(qalign::QAlign::default()),
             _ => return None,
         })
@@ -115,6 +132,10 @@ impl MethodConfig {
             Self::SrbonWd(method) => method,
             Self::Pessimism(method) => method,
             Self::GenArm(method) => method,
+            Self::GenArmSmc(method) => method,
+            Self::Mod(method) => method,
+            Self::Eft(method) => method,
+            Self::Contrastive(method) => method,
             Self::QAlign(method) => method,
         }
     }
@@ -135,6 +156,15 @@ impl Method for MethodConfig {
     }
     fn sampling(&self, sampling: Sampling) -> Sampling {
         self.method().sampling(sampling)
+    }
+    fn further(&self) -> Further {
+        self.method().further()
+    }
+    fn suits(&self, sampling: &Sampling, beta_r: &[Option<f64>]) -> Result<(), Error> {
+        self.method().suits(sampling, beta_r)
+    }
+    fn control(&self, beta_r: &[Option<f64>], arms: usize, temperature: f64) -> Option<f64> {
+        self.method().control(beta_r, arms, temperature)
     }
     fn engine<'a>(&self, parts: &Parts<'a>, sampling: Sampling) -> Result<Engine<'a>, Error> {
         self.method().engine(parts, sampling)

@@ -5,10 +5,8 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Toy, answer, assert_law, method, small, toys};
-use generate::{Chance, Prompt, Sampling, Step};
-use inference::methods::genarm::GenArm;
+use generate::{Chance, Prompt, Sampling};
 use inference::{Method, Parts};
-use objective::draw::Exhaustive;
 use serde_json::json;
 
 /// Logits are `f32`.
@@ -111,68 +109,9 @@ fn one_sample_is_the_sample_for_every_rule() {
 }
 
 #[test]
-fn genarm_follows_the_product_step_by_step() {
-    for toy in toys() {
-        let got = toy.law_of(&method(json!({ "genarm": { "alpha": [toy.alpha] } })));
-        assert_law(&toy.name, &got, &toy.law("genarm_tokenwise"), TOLERANCE);
-        let kl = Exhaustive::mean(|draw| {
-            vec![toy.replay(&method(json!({ "genarm": { "alpha": [toy.alpha] } })), draw).kl.expect("known")]
-        });
-        let want = toy.case["summary"]["genarm_tokenwise"]["kl_to_base"].as_f64().expect("a number");
-        assert!((kl.expect("finite")[0] - want).abs() < 1e-5);
-    }
-}
-
-#[test]
-fn an_untrained_model_sharpens_the_base() {
-    let toy = toys().remove(0);
-    let guided = GenArm { alpha: vec![0.5, 0.25] };
-    let law = |method: &dyn Method, arms: &[(&str, &dyn Step)], temperature: f32| {
-        let given = Exhaustive::law(|draw| {
-            let parts = Parts { policy: &toy.base, arms };
-            let sampling = Sampling { temperature, ..Sampling::default() };
-            let mut engine = method.engine(&parts, sampling).expect("an engine");
-            let machine = method.machine(&toy.tools()).expect("a machine");
-            let mut services =
-                generate::schedule::Services { sampler: &mut engine, scorer: None, reward: None };
-            generate::schedule::run(
-                &*machine,
-                &[toy.base.prompt()],
-                &[common::stream(0)],
-                &mut services,
-                &mut Chance::Replay(draw),
-                &mut |_| true,
-            )
-            .expect("the toy fits")
-            .expect("nothing stops it")
-            .remove(0)
-            .ids
-        });
-        toy.align(given.expect("finite"))
-    };
-    let sample = method(json!({ "sample": {} }));
-    let untrained: [(&str, &dyn Step); 2] = [("a", &toy.base), ("b", &toy.base)];
-    let want = law(&sample, &[], guided.base_at(1.4) as f32);
-    assert_law("control", &law(&guided, &untrained, 1.4), &want, TOLERANCE);
-}
-
-#[test]
-fn genarm_says_which_models_it_misses() {
-    let toy = small();
-    let refused = |alpha: Vec<f64>, arms: &[(&str, &dyn Step)]| {
-        let parts = Parts { policy: &toy.base, arms };
-        GenArm { alpha }.engine(&parts, Sampling::default()).err().expect("refused").to_string()
-    };
-    assert!(refused(vec![1.0], &[]).starts_with("method genarm needs an autoregressive reward model"));
-    let text = refused(vec![1.0, 2.0], &[("help", &toy.arm)]);
-    assert!(text.contains("2 weights for 1 autoregressive reward models (help)"), "{text}");
-    assert!(refused(vec![-1.0], &[("help", &toy.arm)]).contains("`alpha`: -1"));
-}
-
-#[test]
 fn many_samples_at_temperature_zero_are_refused() {
     let toy = small();
-    let parts = Parts { policy: &toy.base, arms: &[] };
+    let parts = Parts::new(&toy.base);
     let refused = method(json!({ "best-of-n": { "n": 4 } })).engine(&parts, Sampling::greedy());
     assert!(refused.err().expect("refused").to_string().contains("temperature 0 makes them all equal"));
     assert!(method(json!({ "sample": {} })).engine(&parts, Sampling::greedy()).is_ok());

@@ -41,7 +41,11 @@ pub fn describe(job: &Job) -> Result<String, Error> {
         }
         for run in &compare.runs {
             use inference::Method as _;
-            line("run", format!("{} on {}", run.method.info().name, run.policy));
+            let further = run.arms.iter().map(|arm| format!(" {arm}"));
+            let named = run.models.iter().map(|(role, model)| format!(" {role}={model}"));
+            let with: String = further.chain(named).collect();
+            let with = if with.is_empty() { with } else { format!(" with{with}") };
+            line("run", format!("{} on {}{with}", run.method.info().name, run.policy));
         }
         let split = match recipe.data.path.location() {
             recipe::DataLocation::Wordmath => format!(" {}", recipe.data.split),

@@ -71,7 +71,7 @@ fn names_of_stages(recipe: &Recipe) -> Vec<String> {
     models.extend(recipe.reward.as_ref().and_then(RewardTable::model));
     if let Method::Compare(compare) = &recipe.method {
         models.extend(compare.policies.iter().filter_map(|policy| policy.path.as_ref()));
-        models.extend(compare.runs.iter().flat_map(|run| &run.arms));
+        models.extend(compare.runs.iter().flat_map(|run| run.arms.iter().chain(run.models.values())));
         models.extend(compare.gold.model());
         models.extend(compare.proxy.as_ref().and_then(RewardTable::model));
     }

@@ -1,6 +1,8 @@
 //! `[method.compare]`.
 
-use inference::setup::{DataTable, RewardTable};
+use std::collections::BTreeMap;
+
+use inference::setup::{DataTable, RewardTable, fits};
 use inference::{Method, MethodConfig, Need};
 use recipe::{ModelName, Rules, Validate, Violation};
 use schemars::JsonSchema;
@@ -72,12 +74,23 @@ pub struct RunTable {
     /// Autoregressive reward models, in the order of their weights.
     #[serde(default)]
     pub arms: Vec<ModelName>,
+    /// Further models of the method by what they are for, as `tuned` and `untuned` of `eft`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub models: BTreeMap<String, ModelName>,
+    /// Whether a method that sharpens the policy even with untrained models (`genarm`) brings a row of the policy at the
+    /// temperature that is as sharp.
+    #[serde(default = "default_control")]
+    pub control: bool,
     /// Sampling temperature, where it is not the recipe's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub temperature: Option<f64>,
     /// The method.
     pub method: MethodConfig,
+}
+
+fn default_control() -> bool {
+    true
 }
 
 fn default_samples() -> usize {
@@ -136,7 +149,7 @@ impl Validate for PolicyTable {
 impl Validate for RunTable {
     fn validate(&self, rules: &mut Rules) {
         rules.within("method", &self.method);
-        rules.check(&["arms", "method"], arms_fit(self));
+        rules.check(&["models", "arms", "method"], fits(&self.method, &self.arms, &self.models));
     }
 }
 
@@ -208,15 +221,6 @@ fn proxy_is_there(compare: &Compare) -> Result<(), Violation> {
     }
     Err(Violation::new("methods that choose by a reward are compared, and no proxy reward is given")
         .hint("add [method.compare.proxy.model] or another reward"))
-}
-
-fn arms_fit(run: &RunTable) -> Result<(), Violation> {
-    let MethodConfig::GenArm(genarm) = &run.method else { return Ok(()) };
-    if genarm.alpha.len() == run.arms.len() {
-        return Ok(());
-    }
-    let message = format!("{} models and {} weights", run.arms.len(), genarm.alpha.len());
-    Err(Violation::new(message).hint("give `arms` one model for each weight of `method.genarm.alpha`"))
 }
 
 #[cfg(test)]

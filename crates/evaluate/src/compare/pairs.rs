@@ -5,13 +5,12 @@ use std::collections::BTreeMap;
 use ::reward::AutoregressiveModel;
 use data::render::{Example, Pair};
 use generate::{Candidate, End, Prompt, Reward, TokenId};
-use inference::MethodConfig;
 use inference::setup::{self, RewardSet, RewardTable};
 use model::Policy;
 use recipe::ModelName;
 
 use super::config::Compare;
-use super::run::{Error, Settings, load_arm};
+use super::run::{Error, Settings};
 use crate::pairwise::PairwiseAccuracy;
 use crate::stats::Resamples;
 
@@ -60,7 +59,7 @@ pub(super) fn accuracies(
         found.push((name, accuracy));
     }
     for name in arms(compare) {
-        let arm: Policy = load_arm(name, base, settings)?;
+        let arm: Policy = setup::load_beside(settings.places, name, base, settings.device)?;
         // The scale does not change the order.
         let mut reward = AutoregressiveModel::new(&arm, 1.0)?;
         let Some(accuracy) = accuracy(name.as_str(), &mut reward, &pairs, base, compare, settings)? else {
@@ -71,10 +70,10 @@ pub(super) fn accuracies(
     Ok(Some(found))
 }
 
-/// The autoregressive reward models of all GenARM runs, each once.
+/// The autoregressive reward models of all runs, each once.
 fn arms(compare: &Compare) -> Vec<&ModelName> {
     let mut names: Vec<&ModelName> = Vec::new();
-    for run in compare.runs.iter().filter(|run| matches!(run.method, MethodConfig::GenArm(_))) {
+    for run in &compare.runs {
         for arm in &run.arms {
             if !names.contains(&arm) {
                 names.push(arm);

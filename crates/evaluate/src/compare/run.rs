@@ -7,11 +7,12 @@ use std::rc::Rc;
 use ::reward::{Pool, RewardId};
 use burn::tensor::Device;
 use generate::schedule::{self, Answer, Services};
-use generate::{Candidate, Chance, Ledger, Prompt, Purpose, Sample, Sampling, Step, Stream, TokenId};
+use generate::{Candidate, Chance, Ledger, Prompt, Purpose, Sample, Sampling, Stream, TokenId};
+use inference::methods::genarm_smc::SmcTrace;
 use inference::methods::qalign::Trace;
 use inference::selection::SimilarityTable;
-use inference::setup::{self, DataTable, Loaded, Places, PoolPlan, RewardSet, RewardTable};
-use inference::{Method, MethodConfig, Parts, PoolRule, PoolTrace, Tools};
+use inference::setup::{self, DataTable, FurtherModels, Loaded, Places, PoolPlan, RewardSet, RewardTable};
+use inference::{Method, MethodConfig, PoolRule, PoolTrace, Tools};
 use model::Policy;
 use recipe::ModelName;
 use serde_json::json;
@@ -99,6 +100,9 @@ struct PolicyPool {
 /// Runs the comparison; `None` when it was stopped. Pools that were drawn are kept and found again.
 pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Report>, Error> {
     let (places, device) = (settings.places, settings.device);
+    for table in &compare.runs {
+        setup::suits(&table.method, places, &table.arms, &sampling_of(table, settings))?;
+    }
     let mut loaded: Vec<Loaded> = Vec::new();
     for table in &compare.policies {
         let policy = setup::load(places, table.path.as_ref().unwrap_or(settings.model), device)?;
@@ -187,7 +191,7 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
             comparison.add(row)?;
         }
     }
-    for table in &compare.runs {
+    for table in &with_controls(compare, settings)? {
         let place = compare.policies.iter().position(|policy| policy.name == table.policy).unwrap_or(0);
         let context = RunContext {
             compare,
@@ -228,6 +232,41 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
     comparison.setting("max_new_tokens", settings.max_new_tokens.to_string());
     comparison.setting("temperature", settings.sampling.temperature.to_string());
     Ok(Some(comparison.finish()?))
+}
+
+/// How a run draws.
+fn sampling_of(table: &RunTable, settings: &Settings<'_>) -> Sampling {
+    let temperature = table.temperature.map_or(settings.sampling.temperature, |value| value as f32);
+    Sampling { temperature, ..settings.sampling.clone() }
+}
+
+/// The runs, each followed by the control it brings: the policy at the temperature at which it is as sharp as the method
+/// would be with untrained models. A control that is there already is not run again.
+fn with_controls(compare: &Compare, settings: &Settings<'_>) -> Result<Vec<RunTable>, Error> {
+    let usual = f64::from(settings.sampling.temperature);
+    let is = |run: &RunTable, policy: &str, temperature: f64| {
+        let plain = matches!(run.method, MethodConfig::Sample(_)) && run.policy == policy;
+        plain && (run.temperature.unwrap_or(usual) - temperature).abs() < 1e-9
+    };
+    let mut runs: Vec<RunTable> = Vec::new();
+    for table in &compare.runs {
+        runs.push(table.clone());
+        let scales = setup::scales(settings.places, &table.arms)?;
+        let temperature = table.temperature.unwrap_or(usual);
+        let control = table.method.control(&scales, table.arms.len(), temperature);
+        let (Some(temperature), Some(method)) =
+            (control.filter(|_| table.control), MethodConfig::named("sample"))
+        else {
+            continue;
+        };
+        if runs.iter().chain(&compare.runs).any(|run| is(run, &table.policy, temperature)) {
+            continue;
+        }
+        let policy = table.policy.clone();
+        let (arms, models) = (Vec::new(), BTreeMap::new());
+        runs.push(RunTable { policy, arms, models, control: false, temperature: Some(temperature), method });
+    }
+    Ok(runs)
 }
 
 /// The rules of a policy at every n; the plain sample comes first.
@@ -322,19 +361,10 @@ fn run_method(
     comparison: &mut Comparison,
 ) -> Result<Option<()>, Error> {
     let method = &context.table.method;
-    let arms = context
-        .table
-        .arms
-        .iter()
-        .map(|name| load_arm(name, context.loaded, settings))
-        .collect::<Result<Vec<Policy>, Error>>()?;
-    let named: Vec<(&str, &dyn Step)> = arms.iter().map(|arm| (Step::name(arm), arm as &dyn Step)).collect();
-    let parts = Parts { policy: context.policy, arms: &named };
-    let mut sampling = settings.sampling.clone();
-    if let Some(temperature) = context.table.temperature {
-        sampling.temperature = temperature as f32;
-    }
-    let mut engine = method.engine(&parts, sampling)?;
+    let (arms, models) = (&context.table.arms, &context.table.models);
+    let further = FurtherModels::load(settings.places, arms, models, context.loaded, settings.device)?;
+    let parts = further.parts(context.policy);
+    let mut engine = method.engine(&parts, sampling_of(context.table, settings))?;
     let mut tools = Tools::new(settings.max_new_tokens);
     if context.proxy.is_some() {
         tools = tools.with_reward();
@@ -397,15 +427,6 @@ fn run_method(
     Ok(Some(()))
 }
 
-/// Loads an autoregressive reward model that reads the policies' tokens.
-pub(super) fn load_arm(name: &ModelName, base: &Loaded, settings: &Settings<'_>) -> Result<Policy, Error> {
-    let arm = setup::load(settings.places, name, settings.device)?;
-    if arm.tokenizer.hash() != base.tokenizer.hash() {
-        return Err(Error::Tokenizer { name: arm.name, base: base.name.clone() });
-    }
-    Ok(Policy::new(name.to_string(), &arm.decoder))
-}
-
 /// Answers at one point of a method's curve.
 struct Point {
     n: usize,
@@ -427,6 +448,9 @@ fn points(method: &MethodConfig, answers: &[Answer], ledger: &Ledger) -> Vec<Poi
         cost: *ledger,
         diagnostics: BTreeMap::new(),
     };
+    if let MethodConfig::GenArmSmc(_) = method {
+        return vec![Point { diagnostics: particles(answers), ..last() }];
+    }
     if !matches!(method, MethodConfig::QAlign(_)) {
         return vec![last()];
     }
@@ -474,12 +498,28 @@ fn points(method: &MethodConfig, answers: &[Answer], ledger: &Ledger) -> Vec<Poi
         .collect()
 }
 
+/// Means over the prompts of what particles report.
+fn particles(answers: &[Answer]) -> BTreeMap<String, f64> {
+    let traces: Vec<SmcTrace> =
+        answers.iter().filter_map(|answer| serde_json::from_value(answer.trace.clone()).ok()).collect();
+    let mean = |value: fn(&SmcTrace) -> f64| {
+        let total: f64 = traces.iter().map(value).sum();
+        total / traces.len().max(1) as f64
+    };
+    let numbers = [
+        ("ess", mean(|trace| trace.ess)),
+        ("log_z", mean(|trace| trace.log_z)),
+        ("resampled", mean(|trace| trace.resampled as f64)),
+    ];
+    numbers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
 /// The warnings of all prompts: each kind once, by its first text, with the number of prompts that have it.
 fn warnings(answers: &[Answer]) -> Vec<String> {
     let mut kinds: BTreeMap<String, (String, usize)> = BTreeMap::new();
     for answer in answers {
-        let Ok(trace) = serde_json::from_value::<Trace>(answer.trace.clone()) else { continue };
-        for warning in trace.warnings {
+        let listed = answer.trace.get("warnings").cloned().unwrap_or_default();
+        for warning in serde_json::from_value::<Vec<String>>(listed).unwrap_or_default() {
             // Warnings of one kind differ in their numbers.
             let kind = warning.chars().filter(|c| !c.is_ascii_digit()).collect();
             kinds.entry(kind).or_insert((warning, 0)).1 += 1;
@@ -535,6 +575,18 @@ fn answer_row(context: &RunContext<'_>, method: &MethodConfig, point: &Point) ->
     let mut params = params_of(method);
     if let Some(temperature) = context.table.temperature {
         params.insert("temperature".into(), json!(temperature));
+    }
+    // Models are named where they are all that tells two runs apart.
+    let table = context.table;
+    let twin = |other: &RunTable| {
+        let same = (&other.method, &other.policy, other.temperature)
+            == (&table.method, &table.policy, table.temperature);
+        same && (&other.arms, &other.models) != (&table.arms, &table.models)
+    };
+    if context.compare.runs.iter().any(twin) {
+        let named = table.models.iter().map(|(role, model)| format!("{role}={model}"));
+        let models: Vec<String> = table.arms.iter().map(ToString::to_string).chain(named).collect();
+        params.insert("models".into(), json!(models));
     }
     Ok(RowInput {
         method: method.info().name.to_owned(),

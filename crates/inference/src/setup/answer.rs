@@ -4,14 +4,14 @@ use std::rc::Rc;
 
 use burn::tensor::Device;
 use generate::schedule::{self, Answer, Services};
-use generate::{Chance, Ledger, Prompt, Purpose, Reward, Sample, Sampling, Step, Stream, TokenId};
+use generate::{Chance, Ledger, Prompt, Purpose, Reward, Sample, Sampling, Stream, TokenId};
 use model::Policy;
 
 use super::recipe::Recipe;
 use super::rewards::decode_of;
-use super::{Error, Loaded, Places, RewardSet, answer_of, build, embedder, load};
+use super::{Error, FurtherModels, Loaded, Places, RewardSet, answer_of, build, embedder, suits};
 use crate::selection::SimilarityTable;
-use crate::{Method, Parts, PoolRule, Tools};
+use crate::{Method, PoolRule, Tools};
 
 /// `[sampling]` as the engine takes it.
 pub fn sampling_of(table: &recipe::Sampling) -> Sampling {
@@ -49,20 +49,11 @@ pub fn answer(
     watch: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Option<Answers>, Error> {
     let places = Places::default();
+    suits(&recipe.method, &places, &recipe.arms, &sampling_of(&recipe.sampling))?;
     let policy = Policy::new(loaded.name.clone(), &loaded.decoder);
-    let mut arms = Vec::new();
-    for name in &recipe.arms {
-        let arm = load(&places, name, device)?;
-        if arm.tokenizer.hash() != loaded.tokenizer.hash() {
-            let message =
-                format!("its tokenizer is not that of {}: guidance needs one vocabulary", loaded.name);
-            return Err(Error::Data { what: name.to_string(), message });
-        }
-        arms.push(Policy::new(name.to_string(), &arm.decoder));
-    }
     let reward = recipe.reward.as_ref().map(|table| build(table, &places, loaded, device)).transpose()?;
-    let named: Vec<(&str, &dyn Step)> = arms.iter().map(|arm| (Step::name(arm), arm as &dyn Step)).collect();
-    let parts = Parts { policy: &policy, arms: &named };
+    let further = FurtherModels::load(&places, &recipe.arms, &recipe.models, loaded, device)?;
+    let parts = further.parts(&policy);
     let decode = decode_of(loaded);
     let mut engine = recipe
         .method

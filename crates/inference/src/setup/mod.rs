@@ -3,6 +3,7 @@
 mod answer;
 mod data;
 mod embedding;
+mod further;
 mod models;
 mod pools;
 mod recipe;
@@ -13,6 +14,7 @@ pub use self::recipe::Recipe;
 pub use answer::{Answers, OnToken, answer, sampling_of};
 pub use data::{Columns, DataTable, Loading, Wordmath, examples, pairs, prompts};
 pub use embedding::{Embedder, embedder};
+pub use further::{FurtherModels, fits, load_beside, scales, suits};
 pub use models::{Loaded, ModelTable, Places, load, load_for_score};
 pub use pools::{PoolPlan, pool, prompt_stream, score};
 pub use rewards::{Extract, RewardSet, RewardTable, answer_of, build};
@@ -51,6 +53,20 @@ pub enum Error {
     /// A method.
     #[error(transparent)]
     Method(#[from] crate::Error),
+    /// Two models whose next-token laws were to be combined read tokens differently.
+    #[error(
+        "{name} reads tokens by another tokenizer ({hash}) than {base} ({base_hash}): next-token laws over different tokens cannot be combined\n  hint: name a model of the same family, or guide by whole texts: best-of-n or qalign with a reward"
+    )]
+    Vocabulary {
+        /// The further model.
+        name: String,
+        /// The hash of its tokenizer.
+        hash: String,
+        /// The policy.
+        base: String,
+        /// The hash of its tokenizer.
+        base_hash: String,
+    },
     /// The name of a stage that has not run.
     #[error("stage:{name} has no output yet\n  hint: {hint}")]
     Stage {

@@ -1,10 +1,12 @@
 //! A recipe of the `inference` binary.
 
+use std::collections::BTreeMap;
+
 use recipe::{ModelName, Rules, Run, Sampling, Validate, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DataTable, ModelTable, RewardTable};
+use super::{DataTable, ModelTable, RewardTable, fits, sampling_of};
 use crate::{Method, MethodConfig, Need};
 
 /// A test-time method on the prompts of a data set.
@@ -20,6 +22,9 @@ pub struct Recipe {
     /// Autoregressive reward models, in the order of the method's weights.
     #[serde(default)]
     pub arms: Vec<ModelName>,
+    /// Further models of the method by what they are for, as `tuned` and `untuned` of `eft`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub models: BTreeMap<String, ModelName>,
     /// The prompts.
     #[serde(default)]
     pub data: DataTable,
@@ -44,7 +49,8 @@ impl Validate for Recipe {
         }
         rules.within("method", &self.method);
         rules.check(&["reward", "method"], reward_is_there(self));
-        rules.check(&["arms", "method"], arms_are_there(self));
+        rules.check(&["models", "arms", "method"], fits(&self.method, &self.arms, &self.models));
+        rules.check(&["sampling", "method"], sampling_suits(self));
     }
 }
 
@@ -57,11 +63,12 @@ fn reward_is_there(recipe: &Recipe) -> Result<(), Violation> {
         .hint("add [reward.model], [reward.answer], [reward.lexicon] or [reward.sentiment]"))
 }
 
-fn arms_are_there(recipe: &Recipe) -> Result<(), Violation> {
-    let MethodConfig::GenArm(genarm) = &recipe.method else { return Ok(()) };
-    if genarm.alpha.len() == recipe.arms.len() {
-        return Ok(());
-    }
-    let message = format!("{} models and {} weights", recipe.arms.len(), genarm.alpha.len());
-    Err(Violation::new(message).hint("give `arms` one model for each weight of `method.genarm.alpha`"))
+/// Whether models have the scales that a method asks for is seen when they are at hand.
+fn sampling_suits(recipe: &Recipe) -> Result<(), Violation> {
+    let Err(error) = recipe.method.suits(&sampling_of(&recipe.sampling), &[]) else { return Ok(()) };
+    let text = error.to_string();
+    Err(match text.split_once("\n  hint: ") {
+        Some((message, hint)) => Violation::new(message).hint(hint),
+        None => Violation::new(text),
+    })
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use generate::schedule::{Answer, Services, run};
 use generate::tabular::{Tabular, TabularReward};
 use generate::{Chance, Prompt, Purpose, Sampling, Step, Stream, TokenId};
-use inference::{Method, MethodConfig, Parts, Tools};
+use inference::{Further, Method, MethodConfig, Parts, Tools};
 use objective::draw::{Draw, Exhaustive};
 use objective::tabular::{Space, TabularLm, TabularTable};
 use serde_json::Value;
@@ -88,6 +88,21 @@ impl Toy {
         TabularReward::new(self.base.lm(), &self.rewards)
     }
 
+    /// The base with what a method needs besides: the arm, or models of which `untuned` is the base and others the arm.
+    pub(crate) fn parts<'a>(&'a self, further: &'a Further) -> Parts<'a> {
+        let mut parts = Parts::new(&self.base);
+        let by_role = |role: &str| -> &dyn Step { if role == "untuned" { &self.base } else { &self.arm } };
+        match further {
+            Further::None => {}
+            Further::Arms(_) => parts.arms = vec![("arm", &self.arm)],
+            Further::Named(roles) => {
+                parts.models = roles.iter().map(|role| (role.as_str(), by_role(role))).collect();
+            }
+            Further::Any => parts.models = vec![("untuned", by_role("untuned")), ("tuned", by_role("tuned"))],
+        }
+        parts
+    }
+
     /// Runs `method` on prompts, the `i`-th with the stream of its index.
     pub(crate) fn answers(
         &self,
@@ -96,9 +111,8 @@ impl Toy {
         chance: &mut Chance<'_>,
     ) -> Vec<Answer> {
         let streams: Vec<Stream> = prompts.iter().map(|prompt| stream(prompt.index)).collect();
-        let arms: [(&str, &dyn Step); 1] = [("arm", &self.arm)];
-        let parts = Parts { policy: &self.base, arms: &arms };
-        let mut engine = method.engine(&parts, Sampling::default()).expect("an engine");
+        let further = method.further();
+        let mut engine = method.engine(&self.parts(&further), Sampling::default()).expect("an engine");
         let mut reward = self.reward();
         let mut services =
             Services { sampler: &mut engine, scorer: Some(&self.base), reward: Some(&mut reward) };
