@@ -17,6 +17,7 @@ pub enum Filter {
 }
 
 impl Filter {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
     pub(crate) fn is_after(&self) -> bool {
         *self == Self::After
     }
@@ -28,7 +29,7 @@ impl Filter {
     }
 
     /// The mix with the filters where they belong, and the sampling settings that are left.
-    pub(crate) fn apply<'a>(self, mix: Mix<'a>, sampling: Sampling) -> (Mix<'a>, Sampling) {
+    pub(crate) fn apply(self, mix: Mix<'_>, sampling: Sampling) -> (Mix<'_>, Sampling) {
         if !self.bounds(&sampling) {
             return (mix, sampling);
         }

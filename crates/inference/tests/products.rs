@@ -393,11 +393,11 @@ fn contrastive_moves_away_among_plausible_tokens() {
                 (0..expert.len()).map(one).collect()
             })
         };
-        for (lambda, share) in [(0.5, 0.1), (2.0, 0.4), (1.0, 1e-6)] {
+        for (lambda, share) in [(0.5, 0.1), (2.0, 0.4), (0.5, 0.9), (1.0, 1e-6)] {
             assert_law("contrastive", &of(lambda, share, &toy.arm), &masked(share, lambda), TOLERANCE);
         }
         assert_eq!(of(3.0, 0.4, &toy.base), of(0.0, 0.4, &toy.arm), "an equal amateur, bit for bit");
-        assert!(total_variation(&masked(0.4, 2.0), &masked(1e-6, 2.0)) > 0.01, "the mask has a part");
+        assert!(total_variation(&masked(0.9, 0.5), &masked(1e-6, 0.5)) > 0.01, "the mask has a part");
     }
 }
 
@@ -532,6 +532,16 @@ fn small_pair() -> Toy {
     Toy { arm, ..small() }
 }
 
+/// Four sequences of up to three tokens: particles meet twice before they end.
+fn long_pair() -> Toy {
+    let space = Space::new(2, 1, 3).expect("a space");
+    let lm = |go: [f64; 3]| {
+        let rows = go.iter().enumerate().map(|(t, go)| (vec![0; t], vec![*go, 1.0 - go]));
+        Tabular::new(TabularLm::new(space, rows.collect()).expect("a law"))
+    };
+    Toy { base: lm([0.6, 0.5, 0.7]), arm: lm([0.5, 0.8, 0.1]), ..small() }
+}
+
 fn trace(answer: &Answer) -> SmcTrace {
     serde_json::from_value(answer.trace.clone()).expect("a trace")
 }
@@ -580,9 +590,10 @@ fn particles_are_properly_weighted_for_the_sequence_level_optimum() {
     let (four, _) = check(&toy, 4, 2, 0.0, 2.0);
     assert!(alone > two && two > three && three > four, "{alone} {two} {three} {four}");
     assert_eq!(never, 0);
+    let toy = long_pair();
     for threshold in [0.9, 1.0] {
-        let (off, resampled) = check(&toy, 3, 1, threshold, 2.0);
-        assert!(resampled > 0 && off < alone);
+        let (_, resampled) = check(&toy, 3, 1, threshold, 2.0);
+        assert!(resampled > 0, "weights of three particles differ after the second token");
     }
     for toy in toys() {
         let (_, resampled) = check(&toy, 2, 1, 1.0, 1.0);
@@ -596,15 +607,15 @@ fn many_particles_have_the_law_of_the_optimum_and_report_its_divergence() {
     let toy = toys().remove(0);
     let alpha = 2.0;
     let smc = method(json!({ "genarm-smc": { "alpha": [alpha], "particles": 64, "block": 1 } }));
-    let prompts: Vec<Prompt> = (0..4000).map(|index| Prompt::from_ids(index, vec![2])).collect();
+    let prompts: Vec<Prompt> = (0..3000).map(|index| Prompt::from_ids(index, vec![2])).collect();
     let answers = toy.answers(&smc, &prompts, &mut Chance::Streams);
     let want = sequence_optimum(toy.base.lm(), &[(toy.arm.lm(), alpha)]).expect("a law");
     let count = |ids: &Vec<TokenId>| answers.iter().filter(|answer| answer.ids == *ids).count() as f64;
-    let got: Vec<f64> = toy.sequences().iter().map(|ids| count(ids) / 4000.0).collect();
+    let got: Vec<f64> = toy.sequences().iter().map(|ids| count(ids) / 3000.0).collect();
     let genarm = toy.law_of(&method(json!({ "genarm": { "alpha": [alpha] } })));
     let (near, far) = (total_variation(&got, &want.law), total_variation(&genarm, &want.law));
-    assert!(near < 0.035 && far > 0.1, "{near} against {far} of genarm");
-    let mean = |value: &dyn Fn(&Answer) -> f64| answers.iter().map(value).sum::<f64>() / 4000.0;
+    assert!(near < 0.045 && far > 0.1, "{near} against {far} of genarm");
+    let mean = |value: &dyn Fn(&Answer) -> f64| answers.iter().map(value).sum::<f64>() / 3000.0;
     let log_z = mean(&|answer| trace(answer).log_z);
     assert!((log_z - want.log_partition).abs() < 0.02, "{log_z} against {}", want.log_partition);
     let divergence = kl(&want.law, &toy.base.lm().law().expect("a law"));
@@ -622,7 +633,7 @@ fn many_particles_have_the_law_of_the_optimum_and_report_its_divergence() {
 fn few_particles_and_large_weights_say_so() {
     let toy = small_pair();
     let smc =
-        method(json!({ "genarm-smc": { "alpha": [40.0], "particles": 4, "block": 1, "threshold": 0.0 } }));
+        method(json!({ "genarm-smc": { "alpha": [5.0], "particles": 4, "block": 1, "threshold": 0.0 } }));
     let prompts: Vec<Prompt> = (0..40).map(|index| Prompt::from_ids(index, vec![2])).collect();
     let answers = toy.answers(&smc, &prompts, &mut Chance::Streams);
     let warned = answers.iter().filter(|answer| !trace(answer).warnings.is_empty()).count();

@@ -101,6 +101,7 @@ impl Default for MultiObjective {
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
 fn is_exact(solution: &Solution) -> bool {
     *solution == Solution::Exact
 }
@@ -189,7 +190,8 @@ impl Method for MultiObjective {
             }
         }
         let sum: f64 = self.weights.values().sum();
-        if !self.weights.is_empty() && !(sum > 0.0 && sum <= 1.0 + ROUNDING) {
+        let shares = sum > 0.0 && sum <= 1.0 + ROUNDING;
+        if !(self.weights.is_empty() || shares) {
             let message = format!("they add up to {sum}, which is not above 0 and at most 1");
             problems.push(Problem::new("weights", message, "divide them by their sum"));
         }

@@ -35,7 +35,6 @@ pub fn fits(
         return refuse(format!("`{name}` has no use for named models"), hint.into());
     }
     match further {
-        Further::None => Ok(()),
         Further::Arms(Some(wanted)) if wanted != arms.len() => refuse(
             format!("{} models and {wanted} weights", arms.len()),
             format!("give `arms` one model for each weight of `method.{name}`, in their order"),
@@ -44,12 +43,11 @@ pub fn fits(
             format!("`{name}` needs an autoregressive reward model, and none is named"),
             "add it to `arms`; the training method `arm` makes one".into(),
         ),
-        Further::Arms(_) => Ok(()),
         Further::Any if models.is_empty() => refuse(
             format!("`{name}` needs at least one model, and none is named"),
             "add `models = { NAME = \"stage:STAGE\" }`, with a name of your choice for each".into(),
         ),
-        Further::Any => Ok(()),
+        Further::None | Further::Arms(_) | Further::Any => Ok(()),
         Further::Named(roles) => {
             let example = |role: &str| format!("add `{role} = \"stage:STAGE\"` to `models`");
             if let Some(role) = roles.iter().find(|role| !models.contains_key(*role)) {
