@@ -1,6 +1,6 @@
 //! The capabilities of a policy, from the least to the most. A method asks for the least it needs.
 
-use crate::completion::{Candidate, Completion, TokenId};
+use crate::completion::{Candidate, Completion, End, Prefix, TokenId};
 use crate::ledger::Ledger;
 use crate::stream::{Chance, Stream};
 
@@ -89,6 +89,14 @@ pub enum Error {
         /// Tokens of the tokenizer.
         tokens: usize,
     },
+    /// A policy that gives text was asked for its next-token law.
+    #[error(
+        "{name} gives text and not next-token log-probabilities\n  hint: choose a method of text access, or run the policy here"
+    )]
+    NoLogits {
+        /// The policy's name.
+        name: String,
+    },
     /// A reward could not be computed.
     #[error("reward {name}: {message}")]
     Reward {
@@ -123,10 +131,43 @@ pub struct SampleAsk {
     pub stream: Stream,
 }
 
+/// A request for the law of the token after `prefix`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NextAsk {
+    /// Prompt and completion so far; not empty.
+    pub prefix: Vec<TokenId>,
+    /// How many of the prefix's tokens are the prompt.
+    pub prompt_len: usize,
+    /// The most candidates, the likeliest first; 0 gives all.
+    pub k: usize,
+}
+
+/// A token that may come next.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NextToken {
+    /// The token.
+    pub id: TokenId,
+    /// Its natural log-probability under the law drawn from, normalised over all tokens and not over the candidates.
+    pub log_prob: f64,
+    /// Its natural log-probability under the reference's raw law.
+    pub raw_log_prob: f64,
+    /// Why a completion that gets this token ends; `None` where it goes on.
+    pub end: Option<End>,
+}
+
 /// Gives continuations of token prefixes.
 pub trait Sample {
     /// Answers every ask, in order.
     fn sample(&mut self, asks: Vec<SampleAsk>, chance: &mut Chance<'_>) -> Result<Vec<Completion>, Error>;
+
+    /// The candidates for the next token of every prefix, the likeliest first and of equals the lower id; what the
+    /// sampling settings exclude is left out. A prefix that extends one asked for before costs its new tokens.
+    ///
+    /// # Errors
+    /// A policy that gives text alone has none.
+    fn next(&mut self, _: Vec<NextAsk>) -> Result<Vec<Vec<NextToken>>, Error> {
+        Err(Error::NoLogits { name: "the policy".into() })
+    }
 
     /// What answering has cost so far.
     fn ledger(&self) -> &Ledger;
@@ -232,5 +273,21 @@ impl<R: Reward + ?Sized> Reward for &mut R {
     }
     fn range(&self) -> (f64, f64) {
         (**self).range()
+    }
+}
+
+/// A reward that can judge partial completions too, for search that prunes before texts end.
+///
+/// A reward remembers between calls what it ran, and finds the longest prefix of a text that it has seen itself. A search
+/// therefore just asks: with a sequence reward model, scoring every candidate for the next token costs one token each,
+/// and a text cut and continued elsewhere costs its new part. No method manages a cache.
+pub trait PrefixReward: Reward {
+    /// The score of each prefix as it stands, in order; within [`Reward::range`], and counted in [`Reward::ledger`].
+    fn prefix_rewards(&mut self, prefixes: &[Prefix<'_>]) -> Result<Vec<f64>, Error>;
+}
+
+impl<R: PrefixReward + ?Sized> PrefixReward for &mut R {
+    fn prefix_rewards(&mut self, prefixes: &[Prefix<'_>]) -> Result<Vec<f64>, Error> {
+        (**self).prefix_rewards(prefixes)
     }
 }

@@ -75,3 +75,12 @@ pub struct Candidate<'a> {
     /// Why the completion ended.
     pub end: End,
 }
+
+/// A prompt and the first tokens of a completion.
+#[derive(Debug, Clone, Copy)]
+pub struct Prefix<'a> {
+    /// The prompt.
+    pub prompt: &'a Prompt,
+    /// The completion so far; may be empty.
+    pub ids: &'a [TokenId],
+}

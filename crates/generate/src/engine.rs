@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use crate::capability::{Error, Logits, RowId, Sample, SampleAsk, Session, Step};
+use crate::capability::{Error, Logits, NextAsk, NextToken, RowId, Sample, SampleAsk, Session, Step};
 use crate::completion::{Completion, End, TokenId};
 use crate::ledger::Ledger;
 use crate::mix::{Mix, Rule, Source};
@@ -57,6 +57,7 @@ pub struct Engine<'a> {
     mixer: Mixer,
     limits: Limits,
     decode: Option<Decode<'a>>,
+    pause: Option<String>,
     watch: Option<Watch<'a>>,
     ledger: Ledger,
 }
@@ -167,6 +168,7 @@ impl<'a> Engine<'a> {
             },
             limits: Limits::default(),
             decode: None,
+            pause: None,
             watch: None,
             ledger: Ledger::default(),
         })
@@ -183,6 +185,14 @@ impl<'a> Engine<'a> {
     #[must_use]
     pub fn with_decode(mut self, decode: impl Fn(&[TokenId]) -> String + 'a) -> Self {
         self.decode = Some(Box::new(decode));
+        self
+    }
+
+    /// Ends each ask, as its budget does, behind the first `text` in what it draws: a search by steps looks at rows there.
+    /// Needs [`Engine::with_decode`].
+    #[must_use]
+    pub fn with_pause(mut self, text: String) -> Self {
+        self.pause = Some(text);
         self
     }
 
@@ -204,29 +214,23 @@ impl<'a> Engine<'a> {
         self
     }
 
-    fn check(&self, asks: &[SampleAsk]) -> Result<(), Error> {
-        for (row, ask) in asks.iter().enumerate() {
-            if ask.prefix.is_empty() {
-                return Err(Error::EmptyPrefix { row });
+    fn check(&self, row: usize, prefix: &[TokenId], budget: usize) -> Result<(), Error> {
+        if prefix.is_empty() {
+            return Err(Error::EmptyPrefix { row });
+        }
+        if budget == 0 {
+            return Err(Error::Setting { key: "budget", value: "0".into(), limit: "at least 1 new token" });
+        }
+        for lane in &self.lanes {
+            let (needed, limit) = (prefix.len() + budget, lane.policy.context());
+            if needed > limit {
+                let model = lane.policy.name().into();
+                return Err(Error::Context { what: "completion", row, needed, limit, model });
             }
-            if ask.budget == 0 {
-                return Err(Error::Setting {
-                    key: "budget",
-                    value: "0".into(),
-                    limit: "at least 1 new token",
-                });
-            }
-            for lane in &self.lanes {
-                let (needed, limit) = (ask.prefix.len() + ask.budget, lane.policy.context());
-                if needed > limit {
-                    let model = lane.policy.name().into();
-                    return Err(Error::Context { what: "completion", row, needed, limit, model });
-                }
-                let vocab = lane.policy.width();
-                if let Some(position) = ask.prefix.iter().position(|id| *id as usize >= vocab) {
-                    let (id, model) = (ask.prefix[position], lane.policy.name().into());
-                    return Err(Error::Token { id, position, vocab, model });
-                }
+            let vocab = lane.policy.width();
+            if let Some(position) = prefix.iter().position(|id| *id as usize >= vocab) {
+                let (id, model) = (prefix[position], lane.policy.name().into());
+                return Err(Error::Token { id, position, vocab, model });
             }
         }
         Ok(())
@@ -248,20 +252,27 @@ impl<'a> Engine<'a> {
         Ok(outputs)
     }
 
-    fn ends(&self, ask: &SampleAsk, done: &Completion) -> Option<End> {
-        let last = *done.ids.last()?;
-        if self.lanes[0].policy.eos().contains(&last) {
+    /// Why a completion that has just got its last token ends by itself. Its tokens are `kept` and `new`, which is not empty.
+    fn stops(&self, kept: &[TokenId], new: &[TokenId]) -> Option<End> {
+        if self.lanes[0].policy.eos().contains(&new[new.len() - 1]) {
             return Some(End::Eos);
         }
-        if let (Some(decode), false) = (&self.decode, self.mixer.settings.stop.is_empty()) {
-            let mut completion = ask.prefix[ask.prompt_len.min(ask.prefix.len())..].to_vec();
-            completion.extend(&done.ids);
-            let text = decode(&completion);
-            if self.mixer.settings.stop.iter().any(|stop| text.contains(stop.as_str())) {
-                return Some(End::Stop);
-            }
+        let stop = &self.mixer.settings.stop;
+        let text =
+            self.decode.as_ref().filter(|_| !stop.is_empty()).map(|decode| decode(&[kept, new].concat()))?;
+        stop.iter().any(|stop| text.contains(stop.as_str())).then_some(End::Stop)
+    }
+
+    fn ends(&self, ask: &SampleAsk, done: &Completion) -> Option<End> {
+        let kept = &ask.prefix[ask.prompt_len.min(ask.prefix.len())..];
+        if let Some(end) = self.stops(kept, &done.ids) {
+            return Some(end);
         }
-        (done.ids.len() >= ask.budget).then_some(End::Budget)
+        let pause = match (&self.decode, &self.pause) {
+            (Some(decode), Some(pause)) => decode(&done.ids).contains(pause.as_str()),
+            _ => false,
+        };
+        (pause || done.ids.len() >= ask.budget).then_some(End::Budget)
     }
 
     fn keep(&mut self, ask: &SampleAsk, running: &Running) {
@@ -273,8 +284,9 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Opens rows for a prefix and returns each lane's tokens that are still to be run.
-    fn admit(&mut self, prefix: &[TokenId]) -> Vec<(RowId, usize)> {
+    /// Opens rows for a prefix and returns each lane's tokens that are still to be run. The last `drawn` tokens of the
+    /// prefix were chosen outside: running them is decoding.
+    fn admit(&mut self, prefix: &[TokenId], drawn: usize) -> Vec<(RowId, usize)> {
         let (lanes, mixer, ledger) = (&mut self.lanes, &self.mixer, &mut self.ledger);
         lanes
             .iter_mut()
@@ -283,17 +295,42 @@ impl<'a> Engine<'a> {
                 let (row, cached) = lane.prefixes.resume(&mut *lane.session, prefix);
                 if mixer.rule.drives(index) {
                     ledger.cached_tokens += cached as u64;
-                    ledger.prefill_tokens += (prefix.len() - cached) as u64;
+                    ledger.decode_tokens += drawn as u64;
+                    ledger.prefill_tokens += (prefix.len() - cached - drawn) as u64;
                 }
                 (row, cached)
             })
             .collect()
     }
+
+    /// The candidates after `ask.prefix`; `reference` are its logits of the reference.
+    fn candidates(&self, ask: &NextAsk, choice: &Choice, reference: &[f32]) -> Vec<NextToken> {
+        let weights = &choice.weights;
+        let mut ids: Vec<TokenId> =
+            (0..weights.len() as TokenId).filter(|id| weights[*id as usize] > 0.0).collect();
+        let order = |a: &TokenId, b: &TokenId| {
+            weights[*b as usize].total_cmp(&weights[*a as usize]).then_with(|| a.cmp(b))
+        };
+        if ask.k > 0 && ask.k < ids.len() {
+            ids.select_nth_unstable_by(ask.k - 1, order);
+            ids.truncate(ask.k);
+        }
+        ids.sort_unstable_by(order);
+        let completion = &ask.prefix[ask.prompt_len.min(ask.prefix.len())..];
+        let one = |id: TokenId| {
+            let log_prob = (f64::from(weights[id as usize]) / choice.total).ln();
+            let raw_log_prob = choice.raw.map_or(log_prob, |lse| f64::from(reference[id as usize]) - lse);
+            NextToken { id, log_prob, raw_log_prob, end: self.stops(completion, &[id]) }
+        };
+        ids.into_iter().map(one).collect()
+    }
 }
 
 impl Sample for Engine<'_> {
     fn sample(&mut self, asks: Vec<SampleAsk>, chance: &mut Chance<'_>) -> Result<Vec<Completion>, Error> {
-        self.check(&asks)?;
+        for (row, ask) in asks.iter().enumerate() {
+            self.check(row, &ask.prefix, ask.budget)?;
+        }
         let mut asks = asks;
         let mut done: Vec<Option<Completion>> = asks.iter().map(|_| None).collect();
         let mut waiting: VecDeque<usize> = (0..asks.len()).collect();
@@ -314,7 +351,7 @@ impl Sample for Engine<'_> {
                     free -= 1;
                 } else if room > 0 {
                     let prefix = prefix.clone();
-                    let rows = self.admit(&prefix);
+                    let rows = self.admit(&prefix, 0);
                     let fresh = rows.iter().map(|(_, cached)| prefix.len() - cached).max().unwrap_or(0);
                     room = room.saturating_sub(fresh);
                     joining.insert(prefix, Filling { asks: vec![ask], rows });
@@ -417,6 +454,60 @@ impl Sample for Engine<'_> {
             self.ledger.seconds += started.elapsed().as_secs_f64();
         }
         Ok(done.into_iter().flatten().collect())
+    }
+
+    fn next(&mut self, asks: Vec<NextAsk>) -> Result<Vec<Vec<NextToken>>, Error> {
+        for (row, ask) in asks.iter().enumerate() {
+            self.check(row, &ask.prefix, 1)?;
+        }
+        // Each distinct prefix is run once.
+        let mut places: BTreeMap<&[TokenId], Vec<usize>> = BTreeMap::new();
+        for (place, ask) in asks.iter().enumerate() {
+            places.entry(&ask.prefix).or_default().push(place);
+        }
+        let mut given: Vec<Vec<NextToken>> = vec![Vec::new(); asks.len()];
+        let mut waiting: VecDeque<(&[TokenId], Vec<usize>)> = places.into_iter().collect();
+        while !waiting.is_empty() {
+            let (mut rows, mut tokens, mut readers) = (Vec::new(), Vec::new(), Vec::new());
+            let mut room = self.limits.prefill_tokens;
+            while rows.len() < self.limits.rows.max(1) && room > 0 {
+                let Some((prefix, asked)) = waiting.pop_front() else { break };
+                let drawn = usize::from(prefix.len() > asks[asked[0]].prompt_len);
+                let admitted = self.admit(prefix, drawn);
+                let fresh = admitted.iter().map(|(_, cached)| prefix.len() - cached).max().unwrap_or(0);
+                room = room.saturating_sub(fresh);
+                tokens.push(admitted.iter().map(|(_, cached)| prefix[*cached..].to_vec()).collect());
+                rows.push(admitted.into_iter().map(|(row, _)| row).collect::<Vec<_>>());
+                readers.push((prefix, asked));
+            }
+            let logits = self.pass(&rows, &tokens)?;
+            let started = Instant::now();
+            let mixer = &self.mixer;
+            let choices: Vec<Option<Choice>> = (0..rows.len())
+                .into_par_iter()
+                .map_init(Vec::new, |order, read| {
+                    let row: Vec<&[f32]> = logits.iter().map(|logits| logits.row(read)).collect();
+                    mixer.choice(&row, order)
+                })
+                .collect();
+            for (read, (rows, (prefix, asked))) in rows.into_iter().zip(readers).enumerate() {
+                for place in asked {
+                    let Some(choice) = &choices[read] else {
+                        return Err(Error::NotFinite {
+                            model: self.lanes[0].policy.name().into(),
+                            row: place,
+                        });
+                    };
+                    let reference = logits[self.mixer.reference].row(read);
+                    given[place] = self.candidates(&asks[place], choice, reference);
+                }
+                for (lane, row) in self.lanes.iter_mut().zip(rows) {
+                    lane.prefixes.keep(&mut *lane.session, row, prefix.to_vec());
+                }
+            }
+            self.ledger.seconds += started.elapsed().as_secs_f64();
+        }
+        Ok(given)
     }
 
     fn ledger(&self) -> &Ledger {

@@ -20,11 +20,13 @@ pub mod schedule;
 pub mod stream;
 pub mod tabular;
 
-pub use capability::{Error, Logits, Reward, RowId, Sample, SampleAsk, Score, Session, Step};
-pub use completion::{Candidate, Completion, End, Prompt, TokenId};
+pub use capability::{
+    Error, Logits, NextAsk, NextToken, PrefixReward, Reward, RowId, Sample, SampleAsk, Score, Session, Step,
+};
+pub use completion::{Candidate, Completion, End, Prefix, Prompt, TokenId};
 pub use engine::Engine;
 pub use ledger::Ledger;
 pub use mix::{Mix, Rule, Source};
 pub use sampling::Sampling;
-pub use schedule::{Ask, Reply, TextMethod};
+pub use schedule::{Ask, Reply, Services, TextMethod};
 pub use stream::{Chance, Purpose, Stream};

@@ -54,6 +54,12 @@ impl Stream {
         Self { key: *hasher.finalize().as_bytes(), position: 0 }
     }
 
+    /// This stream after `draws` more numbers: where a row that has drawn as many tokens goes on.
+    #[must_use]
+    pub fn after(self, draws: usize) -> Self {
+        Self { position: self.position + draws as u64, ..self }
+    }
+
     /// 64 random bits.
     pub fn bits(&mut self) -> u64 {
         let mut generator = ChaCha8Rng::from_seed(self.key);
@@ -164,7 +170,9 @@ mod tests {
         stream.bits();
         let text = serde_json::to_string(&stream).expect("a stream is plain data");
         let mut restored: Stream = serde_json::from_str(&text).expect("it was written by us");
+        let ahead = stream.after(1).bits();
         assert_eq!(stream.bits(), restored.bits());
+        assert_eq!(stream.bits(), ahead);
     }
 
     #[test]

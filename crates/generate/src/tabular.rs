@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use objective::tabular::TabularLm;
 
-use crate::capability::{Error, Logits, Reward, RowId, Score, Session, Step};
-use crate::completion::{Candidate, End, Prompt, TokenId};
+use crate::capability::{Error, Logits, PrefixReward, Reward, RowId, Score, Session, Step};
+use crate::completion::{Candidate, End, Prefix, Prompt, TokenId};
 use crate::ledger::Ledger;
 
 /// A table of next-symbol laws as a policy.
@@ -160,6 +160,54 @@ impl Reward for TabularReward {
 
     fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+}
+
+/// A value of every string of a table, complete or not.
+#[derive(Debug, Clone)]
+pub struct TabularValue {
+    values: BTreeMap<Vec<TokenId>, f64>,
+    ledger: Ledger,
+}
+
+impl TabularValue {
+    /// The values that `value` gives to all prefixes and all complete strings.
+    pub fn new(lm: &TabularLm, value: impl Fn(&[TokenId]) -> f64) -> Self {
+        let space = lm.space();
+        let strings = space.prefixes().into_iter().chain(space.sequences());
+        let values = strings.map(|ids| (ids.clone(), value(&ids))).collect();
+        Self { values, ledger: Ledger::default() }
+    }
+
+    fn of<'a>(&mut self, items: impl ExactSizeIterator<Item = &'a [TokenId]>) -> Result<Vec<f64>, Error> {
+        self.ledger.reward_calls += items.len() as u64;
+        let one = |ids: &[TokenId]| {
+            self.values.get(ids).copied().ok_or_else(|| Error::Reward {
+                name: "table of values".into(),
+                message: format!("{ids:?} is no string of the table"),
+            })
+        };
+        items.map(one).collect()
+    }
+}
+
+impl Reward for TabularValue {
+    fn name(&self) -> &'static str {
+        "table of values"
+    }
+
+    fn rewards(&mut self, candidates: &[Candidate<'_>]) -> Result<Vec<f64>, Error> {
+        self.of(candidates.iter().map(|candidate| candidate.ids))
+    }
+
+    fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+}
+
+impl PrefixReward for TabularValue {
+    fn prefix_rewards(&mut self, prefixes: &[Prefix<'_>]) -> Result<Vec<f64>, Error> {
+        self.of(prefixes.iter().map(|prefix| prefix.ids))
     }
 }
 

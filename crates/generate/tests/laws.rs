@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use generate::engine::Limits;
 use generate::tabular::Tabular;
-use generate::{Chance, Completion, Engine, Purpose, Sample, SampleAsk, Sampling, Source, Step, Stream};
+use generate::{
+    Chance, Completion, End, Engine, NextAsk, Purpose, Sample, SampleAsk, Sampling, Source, Step, Stream,
+};
 use objective::draw::{Draw, Exhaustive};
 use objective::tabular::{TabularLm, TabularTable};
 use serde_json::Value;
@@ -200,6 +202,81 @@ fn the_ledger_counts_what_runs() {
         engine.sample(vec![continued], &mut Chance::Streams).expect("the toy fits");
         assert_eq!(engine.ledger().cached_tokens, 1, "all but the last token of the prefix was cached");
     }
+}
+
+#[test]
+fn next_tokens_are_those_that_are_drawn() {
+    let case = &toys()[0];
+    let (base, arm) = (lm(case, "base_conditionals"), lm(case, "arm_conditionals"));
+    let ask = |completion: &[u32], k| NextAsk { prefix: [&[2], completion].concat(), prompt_len: 1, k };
+    let settings = [Sampling::default(), Sampling { temperature: 0.6, top_k: 2, ..Sampling::default() }];
+    for settings in settings {
+        let sources =
+            || vec![Source { policy: &base as &dyn Step, weight: 1.0 }, Source { policy: &arm, weight: 0.5 }];
+        let mut engine = Engine::product(sources(), 0, settings.clone()).expect("settings");
+        for completion in [vec![], vec![0], vec![1, 0]] {
+            let next = engine.next(vec![ask(&completion, 0)]).expect("the toy fits").remove(0);
+            let law = Exhaustive::law(|draw| {
+                let mut engine = Engine::product(sources(), 0, settings.clone()).expect("settings");
+                let stream = Stream::new(0, Purpose::Sample, 0, 0);
+                let prefix = ask(&completion, 0).prefix;
+                let asks = vec![SampleAsk { prefix, prompt_len: 1, budget: 1, stream }];
+                engine.sample(asks, &mut Chance::Replay(draw)).expect("the toy fits").remove(0).ids[0]
+            });
+            let law: BTreeMap<u32, f64> = law.expect("finite").into_iter().collect();
+            assert_eq!(next.len(), law.len(), "what the settings exclude is no candidate");
+            for token in &next {
+                assert!((token.log_prob.exp() - law[&token.id]).abs() < 1e-6);
+                let raw = base.lm().next(&completion).expect("a row")[token.id as usize];
+                assert!((token.raw_log_prob - raw).abs() < 1e-6);
+                assert_eq!(token.end, (token.id == 2).then_some(End::Eos));
+            }
+            assert!(next.windows(2).all(|pair| pair[0].log_prob >= pair[1].log_prob), "the likeliest first");
+            let fewer = engine.next(vec![ask(&completion, 1)]).expect("the toy fits").remove(0);
+            assert_eq!(fewer, next[..1]);
+        }
+    }
+}
+
+#[test]
+fn a_longer_prefix_costs_its_new_token() {
+    let case = &toys()[0];
+    let base = lm(case, "base_conditionals");
+    let mut engine = Engine::new(&base, Sampling::default()).expect("settings");
+    let mut cost = |completions: &[&[u32]]| {
+        let before = *engine.ledger();
+        let ask = |ids: &&[u32]| NextAsk { prefix: [&[2][..], ids].concat(), prompt_len: 1, k: 0 };
+        engine.next(completions.iter().map(ask).collect()).expect("the toy fits");
+        let cost = *engine.ledger() - before;
+        (cost.prefill_tokens, cost.decode_tokens, cost.cached_tokens)
+    };
+    assert_eq!(cost(&[&[]]), (1, 0, 0));
+    assert_eq!(cost(&[&[0], &[1]]), (0, 2, 2));
+    assert_eq!(cost(&[&[0, 1], &[0, 1], &[1, 1]]), (0, 2, 4), "equal prefixes run once");
+}
+
+#[test]
+fn rows_pause_behind_a_text() {
+    let case = &toys()[0];
+    let base = lm(case, "base_conditionals");
+    let text = |ids: &[u32]| ids.iter().map(ToString::to_string).collect::<String>();
+    let mut engine =
+        Engine::new(&base, Sampling::default()).expect("settings").with_decode(text).with_pause("1".into());
+    let mut seen = [0; 2];
+    for done in engine.sample(asks(60, 4), &mut Chance::Streams).expect("the toy fits") {
+        let place = done.ids.iter().position(|id| *id == 1 || *id == 2);
+        if let Some(place) = place {
+            assert_eq!(place + 1, done.ids.len(), "{done:?}");
+            assert_eq!(done.end, if done.ids[place] == 1 { End::Budget } else { End::Eos });
+            seen[usize::from(done.ids[place] == 1)] += 1;
+        }
+    }
+    assert!(seen[0] > 5 && seen[1] > 5, "{seen:?}");
+    // What lies before the ask does not pause it.
+    let stream = Stream::new(0, Purpose::Sample, 0, 3);
+    let ask = SampleAsk { prefix: vec![2, 1], prompt_len: 1, budget: 3, stream };
+    let more = engine.sample(vec![ask], &mut Chance::Streams).expect("the toy fits").remove(0);
+    assert!(!more.ids.is_empty() && more.ids[..more.ids.len() - 1].iter().all(|id| *id != 1));
 }
 
 #[test]

@@ -61,6 +61,30 @@ pub enum Error {
         /// How many it draws.
         samples: usize,
     },
+    /// A method that weighs the policy's next tokens would be left with one.
+    #[error(
+        "method {method} weighs next tokens by itself, and temperature 0 leaves it only one\n  hint: set `sampling.temperature` above 0; 1 is the policy's own law"
+    )]
+    NothingToWeigh {
+        /// The method.
+        method: &'static str,
+    },
+    /// The method does not fit the horizon.
+    #[error(
+        "[method.{method}] `{key}` = {value} does not fit `sampling.max_new_tokens` = {horizon}\n  hint: {hint}"
+    )]
+    Horizon {
+        /// The method.
+        method: &'static str,
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        value: usize,
+        /// The most new tokens.
+        horizon: usize,
+        /// What to do.
+        hint: &'static str,
+    },
     /// The policy or the engine refused.
     #[error(transparent)]
     Policy(#[from] generate::Error),

@@ -18,8 +18,11 @@
 //! # Ok::<(), serde_json::Error>(())
 //! ```
 //!
+//! Methods that search over prefixes share `search`: blocks of tokens with choices between them, and walks that choose
+//! every token. They ask for values of partial texts, and for the policy's next-token law, and hold no cache.
+//!
 //! The laws that the methods sample from are tested against exact enumeration on the tabular policy
-//! (`tests/laws.rs`, `tests/qalign.rs`).
+//! (`tests/laws.rs`, `tests/qalign.rs`, `tests/search.rs`).
 
 pub mod diagnostics;
 mod error;
@@ -28,6 +31,7 @@ mod method;
 pub mod methods;
 mod pooled;
 mod registry;
+mod search;
 pub mod selection;
 pub mod setup;
 mod single;
@@ -37,5 +41,6 @@ pub use filter::Filter;
 pub use method::{Access, Embed, Extract, Further, Info, Method, Need, Parts, Similarity, Tools};
 pub use pooled::{PoolTrace, pool_asks};
 pub use registry::{METHODS, MethodConfig, list};
+pub use search::{RoundTrace, SearchTrace, WalkTrace};
 pub use selection::{Divergence, PoolLaw, PoolRule, PoolView};
 pub use single::SingleTrace;

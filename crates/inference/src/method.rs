@@ -38,6 +38,10 @@ pub enum Need {
     PrefixReward,
     /// Further models, named by what they are for.
     Models,
+    /// A value of completions that have not ended.
+    PrefixValue,
+    /// A second policy that looks ahead.
+    Rollout,
     /// A similarity of two completions.
     Similarity,
     /// A way to read the final answer out of a completion.
@@ -55,6 +59,10 @@ impl Need {
             Self::Models => {
                 "name each under `models`, as in `models = { tuned = \"stage:dpo\", untuned = \"tiny\" }`"
             }
+            Self::PrefixValue => {
+                "add [value.model], [value.implicit], [value.arm], [value.lexicon] or another that judges partial texts"
+            }
+            Self::Rollout => "name the policy that looks ahead as `rollout`, such as one aligned by DPO",
             Self::Similarity => "give a similarity of completions, such as ROUGE-1 on token ids",
             Self::AnswerExtractor => {
                 "choose a task whose completions have a final answer, or a method that does not vote"
@@ -70,6 +78,8 @@ impl fmt::Display for Need {
             Self::Reward => "a reward",
             Self::PrefixReward => "an autoregressive reward model",
             Self::Models => "further models",
+            Self::PrefixValue => "a value of prefixes",
+            Self::Rollout => "a policy for rollouts",
             Self::Similarity => "a similarity",
             Self::AnswerExtractor => "an answer extractor",
             Self::Embedding => "an embedding model",
@@ -159,6 +169,10 @@ pub struct Tools {
     pub max_new_tokens: usize,
     /// Whether the services that the machine will run with have a reward.
     pub reward: bool,
+    /// Whether they have a value of prefixes.
+    pub value: bool,
+    /// Whether they have a second policy for rollouts.
+    pub rollout: bool,
     /// Reads final answers.
     pub extract: Option<Extract>,
     /// Compares completions.
@@ -171,13 +185,35 @@ impl Tools {
     /// A horizon, ROUGE-1 on token ids as similarity, and nothing else.
     pub fn new(max_new_tokens: usize) -> Self {
         let similarity: Similarity = Arc::new(rouge1_f1);
-        Self { max_new_tokens, reward: false, extract: None, similarity: Some(similarity), embed: None }
+        Self {
+            max_new_tokens,
+            reward: false,
+            value: false,
+            rollout: false,
+            extract: None,
+            similarity: Some(similarity),
+            embed: None,
+        }
     }
 
     /// Says that the services have a reward.
     #[must_use]
     pub fn with_reward(mut self) -> Self {
         self.reward = true;
+        self
+    }
+
+    /// Says that the services have a value of prefixes.
+    #[must_use]
+    pub fn with_value(mut self) -> Self {
+        self.value = true;
+        self
+    }
+
+    /// Says that the services have a second policy for rollouts.
+    #[must_use]
+    pub fn with_rollout(mut self) -> Self {
+        self.rollout = true;
         self
     }
 
@@ -201,6 +237,8 @@ impl Tools {
     fn has(&self, need: Need) -> bool {
         match need {
             Need::Reward => self.reward,
+            Need::PrefixValue => self.value,
+            Need::Rollout => self.rollout,
             // Models are parts of the engine, which checks them.
             Need::PrefixReward | Need::Models => true,
             Need::Similarity => self.similarity.is_some(),
@@ -220,6 +258,11 @@ pub trait Method {
 
     /// How many completions of a prompt it draws or proposes.
     fn samples(&self) -> usize;
+
+    /// The most prefixes of a prompt that it comes back to: as many caches of the prompts that run together must hold.
+    fn rows(&self) -> usize {
+        1
+    }
 
     /// What it needs besides the policy, under these settings.
     fn needs(&self) -> Vec<Need> {
@@ -293,4 +336,17 @@ pub(crate) fn random_enough<M: Method + ?Sized>(method: &M, sampling: Sampling) 
         return Err(Error::Deterministic { method: method.info().name, samples });
     }
     Ok(settings)
+}
+
+/// The engine of a method that weighs next tokens by itself, refused where sampling leaves it one token to weigh.
+pub(crate) fn weighing_engine<'a, M: Method + ?Sized>(
+    method: &M,
+    parts: &Parts<'a>,
+    sampling: Sampling,
+) -> Result<Engine<'a>, Error> {
+    check_settings(method)?;
+    if sampling.temperature == 0.0 {
+        return Err(Error::NothingToWeigh { method: method.info().name });
+    }
+    Ok(Engine::new(parts.policy, sampling)?)
 }

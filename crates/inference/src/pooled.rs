@@ -190,7 +190,9 @@ pub(crate) fn unexpected(method: &'static str, expected: &str, reply: &Reply) ->
     let got = match reply {
         Reply::Start => "a second start".to_owned(),
         Reply::Samples(given) => format!("{} completions", given.len()),
+        Reply::Next(given) => format!("{} next-token laws", given.len()),
         Reply::Scores(given) => format!("{} scores", given.len()),
+        Reply::Values(given) => format!("{} values", given.len()),
         Reply::Rewards(given) => format!("{} rewards", given.len()),
     };
     Error::Method { method, message: format!("expected {expected}, got {got}") }

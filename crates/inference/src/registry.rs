@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Problem};
 use crate::method::{Further, Info, Method, Need, Parts, Tools};
 use crate::methods::{
-    best_of_n, contrastive, eft, genarm, genarm_smc, greedy, majority, mbr, mbr_bon, multi_objective, pessimism,
-    qalign, rbon_kl, rbon_l, sample, soft_best_of_n, srbon_kl, srbon_wd, weighted_majority, worst_of_n,
+    args, beam, best_of_n, cbs, cd, cd_blockwise, contrastive, eft, genarm, genarm_smc, greedy, majority, mbr,
+    mbr_bon, multi_objective, pessimism, qalign, rbon_kl, rbon_l, sample, soft_best_of_n, speculative_rejection,
+    srbon_kl, srbon_wd, transfer_q, treebon, twisted_smc, weighted_majority, worst_of_n,
 };
 use crate::selection::PoolRule;
 
 /// What each method is, in the order of a listing.
-pub static METHODS: [&Info; 20] = [
+pub static METHODS: [&Info; 29] = [
     &sample::INFO,
     &greedy::INFO,
     &best_of_n::INFO,
@@ -35,6 +36,15 @@ pub static METHODS: [&Info; 20] = [
     &eft::INFO,
     &contrastive::INFO,
     &qalign::INFO,
+    &cd_blockwise::INFO,
+    &cbs::INFO,
+    &treebon::INFO,
+    &speculative_rejection::INFO,
+    &beam::INFO,
+    &args::INFO,
+    &cd::INFO,
+    &transfer_q::INFO,
+    &twisted_smc::INFO,
 ];
 
 /// A method with its settings, as a recipe has it: `[method.best-of-n] n = 16`.
@@ -84,6 +94,25 @@ pub enum MethodConfig {
     /// A Markov chain over completions.
     #[serde(rename = "qalign")]
     QAlign(qalign::QAlign),
+    /// Best of k blocks, block after block.
+    CdBlockwise(cd_blockwise::CdBlockwise),
+    /// Beam search over chunks of sampled tokens.
+    Cbs(cbs::Cbs),
+    /// Best-of-n whose rows are pruned and branch.
+    #[serde(rename = "treebon")]
+    TreeBon(treebon::TreeBon),
+    /// Best-of-n that stops the rows of least value on the way.
+    SpeculativeRejection(speculative_rejection::SpeculativeRejection),
+    /// Beam search over steps by a process reward.
+    Beam(beam::BeamSearch),
+    /// The policy's candidates for the next token, by a reward of the text so far.
+    Args(args::Args),
+    /// Next tokens weighed by a value of prefixes.
+    Cd(cd::Cd),
+    /// Next tokens weighed by what an aligned policy makes of them.
+    TransferQ(transfer_q::TransferQ),
+    /// Particles that follow the tilted policy.
+    TwistedSmc(twisted_smc::TwistedSmc),
 }
 
 impl MethodConfig {
@@ -110,6 +139,17 @@ impl MethodConfig {
             "eft" => Self::Eft(eft::Eft::default()),
             "contrastive" => Self::Contrastive(contrastive::Contrastive::default()),
             "qalign" => Self::QAlign(qalign::QAlign::default()),
+            "cd-blockwise" => Self::CdBlockwise(cd_blockwise::CdBlockwise::default()),
+            "cbs" => Self::Cbs(cbs::Cbs::default()),
+            "treebon" => Self::TreeBon(treebon::TreeBon::default()),
+            "speculative-rejection" => {
+                Self::SpeculativeRejection(speculative_rejection::SpeculativeRejection::default())
+            }
+            "beam" => Self::Beam(beam::BeamSearch::default()),
+            "args" => Self::Args(args::Args::default()),
+            "cd" => Self::Cd(cd::Cd::default()),
+            "transfer-q" => Self::TransferQ(transfer_q::TransferQ::default()),
+            "twisted-smc" => Self::TwistedSmc(twisted_smc::TwistedSmc::default()),
             _ => return None,
         })
     }
@@ -137,6 +177,15 @@ impl MethodConfig {
             Self::Eft(method) => method,
             Self::Contrastive(method) => method,
             Self::QAlign(method) => method,
+            Self::CdBlockwise(method) => method,
+            Self::Cbs(method) => method,
+            Self::TreeBon(method) => method,
+            Self::SpeculativeRejection(method) => method,
+            Self::Beam(method) => method,
+            Self::Args(method) => method,
+            Self::Cd(method) => method,
+            Self::TransferQ(method) => method,
+            Self::TwistedSmc(method) => method,
         }
     }
 }
@@ -150,6 +199,9 @@ impl Method for MethodConfig {
     }
     fn samples(&self) -> usize {
         self.method().samples()
+    }
+    fn rows(&self) -> usize {
+        self.method().rows()
     }
     fn needs(&self) -> Vec<Need> {
         self.method().needs()
@@ -236,7 +288,7 @@ mod tests {
             );
             assert!(list().contains(info.name) && list().contains(info.summary));
         }
-        assert_eq!(MethodConfig::named("beam"), None);
+        assert_eq!(MethodConfig::named("best"), None);
         let schema = serde_json::to_value(schemars::schema_for!(MethodConfig)).expect("JSON");
         assert_eq!(schema["oneOf"].as_array().map(Vec::len), Some(METHODS.len()));
     }
@@ -287,6 +339,10 @@ mod tests {
         assert!(refusal("majority", &bare).starts_with("method majority needs an answer extractor"));
         assert!(refusal("weighted-majority", &bare).starts_with("method weighted-majority needs a reward"));
         assert!(refusal("qalign", &bare.clone().with_reward()).contains("answer extractor"));
+        assert!(refusal("cbs", &bare).starts_with("method cbs needs a value of prefixes"));
+        let scored = bare.clone().with_reward();
+        assert!(refusal("treebon", &scored).contains("[value.model]"));
+        assert!(refusal("transfer-q", &scored).contains("needs a policy for rollouts"));
         assert!(refusal("sample", &Tools::new(0)).starts_with("max_new_tokens = 0"));
     }
 }

@@ -30,7 +30,7 @@ fn replay(
 ) -> Answer {
     let mut engine = method.engine(parts, sampling.clone()).expect("an engine");
     let machine = method.machine(&toy.tools()).expect("a machine");
-    let mut services = Services { sampler: &mut engine, scorer: None, reward: None };
+    let mut services = Services::new(&mut engine);
     let chance = &mut Chance::Replay(draw);
     run(&*machine, &[toy.base.prompt()], &[stream(0)], &mut services, chance, &mut |_| true)
         .expect("the toy fits")

@@ -37,6 +37,34 @@ fn an_answer_does_not_depend_on_the_other_prompts() {
     }
 }
 
+#[test]
+fn how_many_prompts_run_together_changes_nothing() {
+    let toy = toys().remove(0);
+    for name in ["cbs", "cd", "twisted-smc", "best-of-n"] {
+        let method = MethodConfig::named(name).expect("listed");
+        let want = toy.answers(&method, &prompts(0..7), &mut Chance::Streams);
+        for at_once in [1, 3] {
+            let parts = inference::Parts { policy: &toy.base, arms: &[] };
+            let mut engine = method.engine(&parts, Sampling::default()).expect("an engine");
+            let (mut reward, mut value) = (toy.reward(), toy.value.clone());
+            let mut services = Services::new(&mut engine)
+                .with_reward(Some(&mut reward))
+                .with_value(Some(&mut value))
+                .at_once(at_once);
+            let machine = method.machine(&toy.tools()).expect("a machine");
+            let streams: Vec<_> = (0..7).map(stream).collect();
+            let mut seen = Vec::new();
+            let given =
+                run(&*machine, &prompts(0..7), &streams, &mut services, &mut Chance::Streams, &mut |done| {
+                    seen.push(done);
+                    true
+                });
+            assert_eq!(given.expect("the toy fits").expect("nothing stops it"), want, "{name} {at_once}");
+            assert!(seen.windows(2).all(|pair| pair[1] - pair[0] <= at_once), "{seen:?}");
+        }
+    }
+}
+
 fn trace(toy: &common::Toy, method: &MethodConfig, index: usize) -> Trace {
     let answer = toy.answers(method, &prompts([index]), &mut Chance::Streams).remove(0);
     serde_json::from_value(answer.trace).expect("a trace")
@@ -144,7 +172,7 @@ fn a_completion_is_scored_once() {
     let mut engine = Engine::new(&toy.base, Sampling::default()).expect("settings");
     let chain = method(json!({ "qalign": { "steps": 50, "chains": 3 } }));
     let machine = chain.machine(&toy.tools()).expect("a machine");
-    let mut services = Services { sampler: &mut engine, scorer: None, reward: Some(&mut reward) };
+    let mut services = Services::new(&mut engine).with_reward(Some(&mut reward));
     let given =
         run(&*machine, &prompts([0]), &[stream(0)], &mut services, &mut Chance::Streams, &mut |_| true)
             .expect("the toy fits")
@@ -247,7 +275,7 @@ fn infinite_rewards_are_refused_where_they_make_no_law() {
         let mut reward = Infinite(Ledger::default());
         let mut engine = Engine::new(&toy.base, Sampling::default()).expect("settings");
         let machine = method(value).machine(&toy.tools()).expect("a machine");
-        let mut services = Services { sampler: &mut engine, scorer: None, reward: Some(&mut reward) };
+        let mut services = Services::new(&mut engine).with_reward(Some(&mut reward));
         run(&*machine, &prompts([4]), &[stream(4)], &mut services, &mut Chance::Streams, &mut |_| true)
     };
     let refusal = attempt(json!({ "qalign": {} })).expect_err("no law").to_string();

@@ -6,11 +6,10 @@
 
 use std::time::Instant;
 
-use generate::{Candidate, Error, Ledger, Reward, Score, Step, TokenId};
+use generate::{Candidate, Error, Ledger, Prefix, PrefixReward, Reward, Score, Step, TokenId};
 
 use crate::error::SetupError;
 use crate::memory::{Memory, Text};
-use crate::prefix_reward::{Prefix, PrefixReward};
 use crate::sequence::Limits;
 
 /// An autoregressive reward model, as a reward of whole and of partial completions.
@@ -24,7 +23,8 @@ pub struct AutoregressiveModel<'a> {
     ledger: Ledger,
 }
 
-struct Runner<'a> {
+/// A model of next tokens that scores texts in batches.
+pub(crate) struct Runner<'a> {
     name: String,
     model: &'a dyn Score,
     beta: f64,
@@ -40,12 +40,9 @@ impl<'a> AutoregressiveModel<'a> {
     /// # Errors
     /// The model has a scalar head, or `beta` is not above 0.
     pub fn new(model: &'a dyn Step, beta: f64) -> Result<Self, SetupError> {
-        if model.width() == 1 {
-            return Err(SetupError::NotAutoregressive { model: model.name().into() });
-        }
-        let mut arm = Self::from_scores(model.name(), model, beta)?;
-        arm.runner.bounds = Some((model.context(), model.width()));
-        Ok(arm)
+        let limits = Limits::default();
+        let runner = Runner::new(model, beta)?;
+        Ok(Self { memory: Memory::new(limits.remembered), runner, ledger: Ledger::default() })
     }
 
     /// As [`AutoregressiveModel::new`], for a model that gives log-probabilities and nothing else, such as a server.
@@ -53,12 +50,8 @@ impl<'a> AutoregressiveModel<'a> {
     /// # Errors
     /// `beta` is not above 0.
     pub fn from_scores(name: impl Into<String>, model: &'a dyn Score, beta: f64) -> Result<Self, SetupError> {
-        if !(beta > 0.0 && beta.is_finite()) {
-            return Err(SetupError::Setting { key: "beta_r", value: beta, limit: "above 0 and finite" });
-        }
         let limits = Limits::default();
-        let most = (limits.rows, limits.tokens);
-        let runner = Runner { name: name.into(), model, beta, bounds: None, most };
+        let runner = Runner::from_scores(name, model, beta)?;
         Ok(Self { memory: Memory::new(limits.remembered), runner, ledger: Ledger::default() })
     }
 
@@ -77,8 +70,25 @@ impl<'a> AutoregressiveModel<'a> {
     }
 }
 
-impl Runner<'_> {
-    fn check(&self, texts: &[Text]) -> Result<(), Error> {
+impl<'a> Runner<'a> {
+    pub(crate) fn new(model: &'a dyn Step, beta: f64) -> Result<Self, SetupError> {
+        if model.width() == 1 {
+            return Err(SetupError::NotAutoregressive { model: model.name().into() });
+        }
+        let mut runner = Self::from_scores(model.name(), model, beta)?;
+        runner.bounds = Some((model.context(), model.width()));
+        Ok(runner)
+    }
+
+    fn from_scores(name: impl Into<String>, model: &'a dyn Score, beta: f64) -> Result<Self, SetupError> {
+        if !(beta > 0.0 && beta.is_finite()) {
+            return Err(SetupError::Setting { key: "beta_r", value: beta, limit: "above 0 and finite" });
+        }
+        let limits = Limits::default();
+        Ok(Self { name: name.into(), model, beta, bounds: None, most: (limits.rows, limits.tokens) })
+    }
+
+    pub(crate) fn check(&self, texts: &[Text]) -> Result<(), Error> {
         for text in texts {
             let row = text.row;
             if text.prompt_len == 0 {
@@ -97,11 +107,16 @@ impl Runner<'_> {
         Ok(())
     }
 
-    fn run(&self, texts: &[&Text], ledger: &mut Ledger) -> Result<Vec<f64>, Error> {
+    /// The log-probability of each token of the completions, in nats.
+    pub(crate) fn token_log_probs(
+        &self,
+        texts: &[&Text],
+        ledger: &mut Ledger,
+    ) -> Result<Vec<Vec<f32>>, Error> {
         let (most_rows, most_tokens) = self.most;
-        let mut scores = Vec::with_capacity(texts.len());
-        while scores.len() < texts.len() {
-            let rest = &texts[scores.len()..];
+        let mut given = Vec::with_capacity(texts.len());
+        while given.len() < texts.len() {
+            let rest = &texts[given.len()..];
             let mut tokens = 0;
             let fits = |text: &&&Text| {
                 tokens += text.ids.len();
@@ -115,15 +130,17 @@ impl Runner<'_> {
             ledger.seconds += started.elapsed().as_secs_f64();
             ledger.forward_passes += 1;
             ledger.reward_tokens += batch.iter().map(|text| text.ids.len() as u64).sum::<u64>();
-            for (text, log_probs) in batch.iter().zip(log_probs) {
-                let sum: f64 = log_probs.iter().fold(0.0, |sum, log_prob| sum + f64::from(*log_prob));
-                if !sum.is_finite() {
-                    return Err(Error::NotFinite { model: self.name.clone(), row: text.row });
-                }
-                scores.push(self.beta * sum);
+            if let Some(bad) = log_probs.iter().position(|logs| logs.iter().any(|log| !log.is_finite())) {
+                return Err(Error::NotFinite { model: self.name.clone(), row: batch[bad].row });
             }
+            given.extend(log_probs);
         }
-        Ok(scores)
+        Ok(given)
+    }
+
+    fn run(&self, texts: &[&Text], ledger: &mut Ledger) -> Result<Vec<f64>, Error> {
+        let sum = |logs: Vec<f32>| self.beta * logs.iter().fold(0.0, |sum, log| sum + f64::from(*log));
+        Ok(self.token_log_probs(texts, ledger)?.into_iter().map(sum).collect())
     }
 }
 

@@ -1,11 +1,10 @@
 //! Rewards made of rewards.
 
-use generate::{Candidate, Error, Ledger, Reward};
+use generate::{Candidate, Error, Ledger, Prefix, PrefixReward, Reward};
 use objective::rank::Ties;
 
 use crate::calibration::{Calibration, CalibrationError};
 use crate::error::SetupError;
-use crate::prefix_reward::{Prefix, PrefixReward};
 
 /// `Σ_i w_i r_i`. A part of weight −1 is negated; one of weight 0 is not run.
 #[expect(missing_debug_implementations, reason = "rewards have nothing to show")]

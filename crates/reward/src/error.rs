@@ -23,6 +23,18 @@ pub enum SetupError {
         /// The model's name.
         model: String,
     },
+    /// Two policies of a ratio that read tokens differently.
+    #[error(
+        "{name}: vocabularies of {left} and {right} tokens\n  hint: a ratio needs a policy and what it was tuned from"
+    )]
+    Vocabularies {
+        /// The ratio.
+        name: String,
+        /// Size of the vocabulary of the tuned policy.
+        left: usize,
+        /// Size of that of the reference.
+        right: usize,
+    },
     /// A number is out of its range.
     #[error("{key} = {value} is out of range: {limit}")]
     Setting {

@@ -30,6 +30,8 @@ pub(crate) struct Fake {
     /// The token whose row gives NaN, and the one whose row fails.
     pub(crate) poison: Option<TokenId>,
     pub(crate) trap: Option<TokenId>,
+    /// Models of different salts differ.
+    pub(crate) salt: u32,
 }
 
 impl Fake {
@@ -45,7 +47,7 @@ impl Fake {
             return f32::NAN;
         }
         let mut hasher = blake3::Hasher::new();
-        for id in ids.iter().copied().chain([at as u32]) {
+        for id in ids.iter().copied().chain([at as u32 ^ self.salt.rotate_right(8)]) {
             hasher.update(&id.to_le_bytes());
         }
         let mut bytes = [0; 4];

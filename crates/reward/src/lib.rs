@@ -4,10 +4,11 @@
 //! |---|---|
 //! | [`SequenceModel`] | the scalar head of a reward model, at the last token |
 //! | [`AutoregressiveModel`] | `β_r` times the log-probability of the completion under an autoregressive reward model |
+//! | [`ImplicitReward`] | the log-ratio of a tuned policy to its reference |
 //! | [`Verifier`] of a [`Check`] | [`FinalAnswer`], [`Brevity`], [`Pattern`], [`Lexicon`], [`Sentiment`] |
 //! | [`WeightedSum`], [`Clipped`], [`Calibrated`] | other rewards, combined |
 //!
-//! All of them are [`generate::Reward`]s; those that can judge a text before it ends are [`PrefixReward`]s too. A
+//! All of them are [`generate::Reward`]s; those that can judge a text before it ends are [`generate::PrefixReward`]s too. A
 //! [`Pool`] keeps the samples of a policy and what rewards gave them, under an address made of everything that decides
 //! about them; [`Calibration`] reads a pool's rewards as ranks.
 //!
@@ -42,9 +43,9 @@ mod combine;
 mod error;
 #[cfg(test)]
 mod fake;
+mod implicit;
 mod memory;
 mod pool;
-mod prefix_reward;
 mod sequence;
 mod verifier;
 
@@ -52,8 +53,8 @@ pub use autoregressive::AutoregressiveModel;
 pub use calibration::{Calibration, CalibrationError};
 pub use combine::{Calibrated, Clipped, WeightedSum};
 pub use error::SetupError;
+pub use implicit::{Discount, ImplicitReward};
 pub use pool::{Pool, PoolError, PoolKey, PoolSample, RewardColumn, RewardId, prompts_hash};
-pub use prefix_reward::{Prefix, PrefixReward};
 pub use sequence::{Limits, SequenceModel};
 pub use verifier::{
     Brevity, Check, Decode, Extract, FinalAnswer, Lexicon, Occurrences, Pattern, PerText, Scope, Sentiment,

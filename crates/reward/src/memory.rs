@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use generate::{Candidate, Error, Ledger, TokenId};
-
-use crate::prefix_reward::Prefix;
+use generate::{Candidate, Error, Ledger, Prefix, TokenId};
 
 /// A text to be scored.
 #[derive(Debug)]

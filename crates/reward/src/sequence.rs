@@ -9,11 +9,10 @@ use std::time::Instant;
 
 use generate::capability::Logits;
 use generate::prefix::Prefixes;
-use generate::{Candidate, Error, Ledger, Reward, RowId, Session, Step, TokenId};
+use generate::{Candidate, Error, Ledger, Prefix, PrefixReward, Reward, RowId, Session, Step, TokenId};
 
 use crate::error::SetupError;
 use crate::memory::{Memory, Text};
-use crate::prefix_reward::{Prefix, PrefixReward};
 
 /// A beginning that several texts of a batch share gets a pass of its own when that saves at least this many tokens.
 /// Passes cost a fixed amount too; the score does not depend on it.

@@ -85,11 +85,9 @@ fn qalign_step_reusing_prefixes(bencher: Bencher<'_, '_>, reuse: bool) {
     bencher.counter(ItemsCount::new(CHAINS * STEPS)).bench_local(|| {
         let mut engine = engine(&POLICY, 64).with_limits(Limits { kept_tokens, ..Limits::default() });
         let mut reward = Verifier::new(Brevity::tokens(), std::sync::Arc::new(|_: &[u32]| String::new()));
-        let mut services = Services {
-            sampler: &mut engine,
-            scorer: Some(&*POLICY),
-            reward: Some(&mut reward as &mut dyn Reward),
-        };
+        let mut services = Services::new(&mut engine)
+            .with_scorer(&*POLICY)
+            .with_reward(Some(&mut reward as &mut dyn Reward));
         let mut chance = Chance::Streams;
         schedule::run(&*machine, &prompts, &streams, &mut services, &mut chance, &mut |_| true).expect("room")
     });

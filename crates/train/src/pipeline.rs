@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use ::recipe::{DataLocation, ModelLocation, fingerprint};
-use inference::setup::{Places, RewardTable};
+use inference::setup::{Places, RewardTable, ValueTable};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic;
@@ -72,6 +72,8 @@ fn names_of_stages(recipe: &Recipe) -> Vec<String> {
     if let Method::Compare(compare) = &recipe.method {
         models.extend(compare.policies.iter().filter_map(|policy| policy.path.as_ref()));
         models.extend(compare.runs.iter().flat_map(|run| run.arms.iter().chain(run.models.values())));
+        models.extend(compare.runs.iter().filter_map(|run| run.rollout.as_ref()));
+        models.extend(compare.runs.iter().filter_map(|run| run.value.as_ref()).flat_map(ValueTable::models));
         models.extend(compare.gold.model());
         models.extend(compare.proxy.as_ref().and_then(RewardTable::model));
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use inference::setup::{DataTable, RewardTable, fits};
+use inference::setup::{DataTable, RewardTable, ValueTable, fits, rollout_is_there, value_is_there};
 use inference::{Method, MethodConfig, Need};
 use recipe::{ModelName, Rules, Validate, Violation};
 use schemars::JsonSchema;
@@ -81,6 +81,12 @@ pub struct RunTable {
     /// temperature that is as sharp.
     #[serde(default = "default_control")]
     pub control: bool,
+    /// What judges completions that have not ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<ValueTable>,
+    /// The policy that looks ahead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<ModelName>,
     /// Sampling temperature, where it is not the recipe's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
@@ -149,7 +155,12 @@ impl Validate for PolicyTable {
 impl Validate for RunTable {
     fn validate(&self, rules: &mut Rules) {
         rules.within("method", &self.method);
+        if let Some(value) = &self.value {
+            rules.within("value", value);
+        }
         rules.check(&["models", "arms", "method"], fits(&self.method, &self.arms, &self.models));
+        rules.check(&["value", "method"], value_is_there(&self.method, self.value.is_some()));
+        rules.check(&["rollout", "method"], rollout_is_there(&self.method, self.rollout.is_some()));
     }
 }
 

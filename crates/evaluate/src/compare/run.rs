@@ -7,12 +7,16 @@ use std::rc::Rc;
 use ::reward::{Pool, RewardId};
 use burn::tensor::Device;
 use generate::schedule::{self, Answer, Services};
-use generate::{Candidate, Chance, Ledger, Prompt, Purpose, Sample, Sampling, Stream, TokenId};
+use generate::{
+    Candidate, Chance, Engine, Ledger, PrefixReward, Prompt, Purpose, Sample, Sampling, Stream, TokenId,
+};
 use inference::methods::genarm_smc::SmcTrace;
 use inference::methods::qalign::Trace;
 use inference::selection::SimilarityTable;
-use inference::setup::{self, DataTable, FurtherModels, Loaded, Places, PoolPlan, RewardSet, RewardTable};
-use inference::{Method, MethodConfig, PoolRule, PoolTrace, Tools};
+use inference::setup::{
+    self, DataTable, FurtherModels, Loaded, Places, PoolPlan, RewardSet, RewardTable, ValueSet,
+};
+use inference::{Method, MethodConfig, PoolRule, Tools};
 use model::Policy;
 use recipe::ModelName;
 use serde_json::json;
@@ -262,9 +266,16 @@ fn with_controls(compare: &Compare, settings: &Settings<'_>) -> Result<Vec<RunTa
         if runs.iter().chain(&compare.runs).any(|run| is(run, &table.policy, temperature)) {
             continue;
         }
-        let policy = table.policy.clone();
-        let (arms, models) = (Vec::new(), BTreeMap::new());
-        runs.push(RunTable { policy, arms, models, control: false, temperature: Some(temperature), method });
+        runs.push(RunTable {
+            policy: table.policy.clone(),
+            arms: Vec::new(),
+            models: BTreeMap::new(),
+            control: false,
+            value: None,
+            rollout: None,
+            temperature: Some(temperature),
+            method,
+        });
     }
     Ok(runs)
 }
@@ -364,8 +375,28 @@ fn run_method(
     let (arms, models) = (&context.table.arms, &context.table.models);
     let further = FurtherModels::load(settings.places, arms, models, context.loaded, settings.device)?;
     let parts = further.parts(context.policy);
-    let mut engine = method.engine(&parts, sampling_of(context.table, settings))?;
+    let sampling = sampling_of(context.table, settings);
+    let value = context
+        .table
+        .value
+        .as_ref()
+        .map(|table| setup::build_value(table, settings.places, context.loaded, settings.device))
+        .transpose()?;
+    let beside = |name| setup::load_beside(settings.places, name, context.loaded, settings.device);
+    let ahead = context.table.rollout.as_ref().map(beside).transpose()?;
+    let mut rollout = match &ahead {
+        Some(policy) => Some(Engine::new(policy, sampling.clone())?),
+        None => None,
+    };
+    let decode = setup::decode_of(context.loaded);
+    let mut engine = method.engine(&parts, sampling)?.with_decode(move |ids| decode(ids));
     let mut tools = Tools::new(settings.max_new_tokens);
+    if value.is_some() {
+        tools = tools.with_value();
+    }
+    if ahead.is_some() {
+        tools = tools.with_rollout();
+    }
     if context.proxy.is_some() {
         tools = tools.with_reward();
     }
@@ -383,6 +414,7 @@ fn run_method(
     }
     let text_method = method.machine(&tools)?;
     let mut proxy = context.proxy.map(RewardSet::open).transpose()?;
+    let mut judge = value.as_ref().map(ValueSet::open).transpose()?;
     let title = format!("{} of {}", method.info().name, context.table.policy);
     // Methods start from a stream of their own, so that none repeats the draws of the pools.
     let streams: Vec<Stream> = context
@@ -392,11 +424,12 @@ fn run_method(
         .collect();
     let total = context.prompts.len() as f64;
     let answers = {
-        let mut services = Services {
-            sampler: &mut engine,
-            scorer: Some(context.policy),
-            reward: proxy.as_deref_mut().map(|reward| reward as &mut dyn generate::Reward),
-        };
+        let mut services = Services::new(&mut engine)
+            .with_scorer(context.policy)
+            .with_reward(proxy.as_deref_mut().map(|reward| reward as &mut dyn generate::Reward))
+            .with_value(judge.as_deref_mut().map(|value| value as &mut dyn PrefixReward))
+            .with_rollout(rollout.as_mut().map(|engine| engine as &mut dyn Sample))
+            .at_once(setup::prompts_at_once(method, context.prompts, settings.max_new_tokens));
         let watch = &mut settings.watch;
         schedule::run(
             &*text_method,
@@ -414,6 +447,12 @@ fn run_method(
     }
     if let Some(model) = &embedder {
         ledger += model.ledger();
+    }
+    if let Some(value) = &judge {
+        ledger += *value.ledger();
+    }
+    if let Some(rollout) = &rollout {
+        ledger += *rollout.ledger();
     }
     drop(engine);
 
@@ -444,7 +483,7 @@ fn points(method: &MethodConfig, answers: &[Answer], ledger: &Ledger) -> Vec<Poi
         kl: answers.iter().map(|answer| answer.kl).collect(),
         kl_reason: answers
             .iter()
-            .find_map(|answer| serde_json::from_value::<PoolTrace>(answer.trace.clone()).ok()?.kl_reason),
+            .find_map(|answer| Some(answer.trace.get("kl_reason")?.as_str()?.to_owned())),
         cost: *ledger,
         diagnostics: BTreeMap::new(),
     };
@@ -575,6 +614,12 @@ fn answer_row(context: &RunContext<'_>, method: &MethodConfig, point: &Point) ->
     let mut params = params_of(method);
     if let Some(temperature) = context.table.temperature {
         params.insert("temperature".into(), json!(temperature));
+    }
+    if let Some(value) = &context.table.value {
+        params.insert("value".into(), json!(value.label()));
+    }
+    if let Some(rollout) = &context.table.rollout {
+        params.insert("rollout".into(), json!(rollout.to_string()));
     }
     // Models are named where they are all that tells two runs apart.
     let table = context.table;

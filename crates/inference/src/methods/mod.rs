@@ -1,6 +1,11 @@
 //! The methods, one file each: the settings, their defaults and where they come from, and what the method does.
 
+pub mod args;
+pub mod beam;
 pub mod best_of_n;
+pub mod cbs;
+pub mod cd;
+pub mod cd_blockwise;
 pub mod contrastive;
 pub mod eft;
 pub mod genarm;
@@ -16,7 +21,11 @@ pub mod rbon_kl;
 pub mod rbon_l;
 pub mod sample;
 pub mod soft_best_of_n;
+pub mod speculative_rejection;
 pub mod srbon_kl;
 pub mod srbon_wd;
+pub mod transfer_q;
+pub mod treebon;
+pub mod twisted_smc;
 pub mod weighted_majority;
 pub mod worst_of_n;

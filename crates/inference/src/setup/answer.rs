@@ -4,12 +4,18 @@ use std::rc::Rc;
 
 use burn::tensor::Device;
 use generate::schedule::{self, Answer, Services};
-use generate::{Chance, Ledger, Prompt, Purpose, Reward, Sample, Sampling, Stream, TokenId};
+use generate::{
+    Chance, Engine, Ledger, PrefixReward, Prompt, Purpose, Reward, Sample, Sampling, Stream, TokenId,
+};
 use model::Policy;
+use recipe::ModelName;
 
 use super::recipe::Recipe;
 use super::rewards::decode_of;
-use super::{Error, FurtherModels, Loaded, Places, RewardSet, answer_of, build, embedder, suits};
+use super::values::{build_value, prompts_at_once};
+use super::{
+    Error, FurtherModels, Loaded, Places, RewardSet, ValueSet, answer_of, build, embedder, load_beside, suits,
+};
 use crate::selection::SimilarityTable;
 use crate::{Method, PoolRule, Tools};
 
@@ -51,10 +57,21 @@ pub fn answer(
     let places = Places::default();
     suits(&recipe.method, &places, &recipe.arms, &sampling_of(&recipe.sampling))?;
     let policy = Policy::new(loaded.name.clone(), &loaded.decoder);
+    let beside = |name| load_beside(&places, name, loaded, device);
+    let ahead = recipe.rollout.as_ref().map(beside).transpose()?;
+    let value = recipe.value.as_ref().map(|table| build_value(table, &places, loaded, device)).transpose()?;
     let reward = recipe.reward.as_ref().map(|table| build(table, &places, loaded, device)).transpose()?;
     let further = FurtherModels::load(&places, &recipe.arms, &recipe.models, loaded, device)?;
     let parts = further.parts(&policy);
     let decode = decode_of(loaded);
+    let mut rollout = match &ahead {
+        Some(policy) => {
+            let decode = decode.clone();
+            let engine = Engine::new(policy, sampling_of(&recipe.sampling))?;
+            Some(engine.with_decode(move |ids| decode(ids)))
+        }
+        None => None,
+    };
     let mut engine = recipe
         .method
         .engine(&parts, sampling_of(&recipe.sampling))?
@@ -66,6 +83,12 @@ pub fn answer(
     if reward.is_some() {
         tools = tools.with_reward();
     }
+    if value.is_some() {
+        tools = tools.with_value();
+    }
+    if ahead.is_some() {
+        tools = tools.with_rollout();
+    }
     let similarity = recipe.method.rule().and_then(PoolRule::similarity).and_then(SimilarityTable::model);
     let embedding = similarity.map(|name| embedder(name, &places, loaded, device)).transpose()?.map(Rc::new);
     if let Some(model) = embedding.clone() {
@@ -73,16 +96,18 @@ pub fn answer(
     }
     let method = recipe.method.machine(&tools)?;
     let mut chooser = reward.as_ref().map(RewardSet::open).transpose()?;
+    let mut judge = value.as_ref().map(ValueSet::open).transpose()?;
     let streams: Vec<Stream> = prompts
         .iter()
         .map(|prompt| Stream::new(recipe.run.seed, Purpose::Method, 0, prompt.index as u64))
         .collect();
     let given = {
-        let mut services = Services {
-            sampler: &mut engine,
-            scorer: Some(&policy),
-            reward: chooser.as_deref_mut().map(|reward| reward as &mut dyn Reward),
-        };
+        let mut services = Services::new(&mut engine)
+            .with_scorer(&policy)
+            .with_reward(chooser.as_deref_mut().map(|reward| reward as &mut dyn Reward))
+            .with_value(judge.as_deref_mut().map(|value| value as &mut dyn PrefixReward))
+            .with_rollout(rollout.as_mut().map(|engine| engine as &mut dyn Sample))
+            .at_once(prompts_at_once(&recipe.method, prompts, recipe.sampling.max_new_tokens));
         schedule::run(&*method, prompts, &streams, &mut services, &mut Chance::Streams, watch)?
     };
     let Some(answers) = given else { return Ok(None) };
@@ -92,6 +117,12 @@ pub fn answer(
     }
     if let Some(model) = &embedding {
         ledger += model.ledger();
+    }
+    if let Some(value) = &judge {
+        ledger += *value.ledger();
+    }
+    if let Some(rollout) = &rollout {
+        ledger += *rollout.ledger();
     }
     let rewards = match &reward {
         Some(set) => {

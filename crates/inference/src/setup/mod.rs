@@ -9,16 +9,18 @@ mod pools;
 mod recipe;
 mod rewards;
 mod score;
+mod values;
 
-pub use self::recipe::Recipe;
+pub use self::recipe::{Recipe, rollout_is_there, value_is_there};
 pub use answer::{Answers, OnToken, answer, sampling_of};
 pub use data::{Columns, DataTable, Loading, Wordmath, examples, pairs, prompts};
 pub use embedding::{Embedder, embedder};
 pub use further::{FurtherModels, fits, load_beside, scales, suits};
 pub use models::{Loaded, ModelTable, Places, load, load_for_score};
 pub use pools::{PoolPlan, pool, prompt_stream, score};
-pub use rewards::{Extract, RewardSet, RewardTable, answer_of, build};
+pub use rewards::{Extract, RewardSet, RewardTable, answer_of, build, decode_of};
 pub use score::score_file;
+pub use values::{DiscountName, ImplicitTable, ValueSet, ValueTable, build_value, prompts_at_once};
 
 /// Why something that a recipe names cannot be had.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@ use recipe::{ModelName, Rules, Run, Sampling, Validate, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DataTable, ModelTable, RewardTable, fits, sampling_of};
+use super::{DataTable, ModelTable, RewardTable, ValueTable, fits, sampling_of};
 use crate::{Method, MethodConfig, Need};
 
 /// A test-time method on the prompts of a data set.
@@ -34,6 +34,12 @@ pub struct Recipe {
     /// What the method chooses by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward: Option<RewardTable>,
+    /// What judges completions that have not ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<ValueTable>,
+    /// The policy that looks ahead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<ModelName>,
     /// The method.
     pub method: MethodConfig,
 }
@@ -47,11 +53,34 @@ impl Validate for Recipe {
         if let Some(reward) = &self.reward {
             rules.within("reward", reward);
         }
+        if let Some(value) = &self.value {
+            rules.within("value", value);
+        }
         rules.within("method", &self.method);
         rules.check(&["reward", "method"], reward_is_there(self));
         rules.check(&["models", "arms", "method"], fits(&self.method, &self.arms, &self.models));
         rules.check(&["sampling", "method"], sampling_suits(self));
+        rules.check(&["value", "method"], value_is_there(&self.method, self.value.is_some()));
+        rules.check(&["rollout", "method"], rollout_is_there(&self.method, self.rollout.is_some()));
     }
+}
+
+/// Refuses a method that judges partial texts without a value of them.
+pub fn value_is_there(method: &MethodConfig, given: bool) -> Result<(), Violation> {
+    there(method, Need::PrefixValue, given)
+}
+
+/// Refuses a method that looks ahead by a second policy without one.
+pub fn rollout_is_there(method: &MethodConfig, given: bool) -> Result<(), Violation> {
+    there(method, Need::Rollout, given)
+}
+
+fn there(method: &MethodConfig, need: Need, given: bool) -> Result<(), Violation> {
+    if given || !method.needs().contains(&need) {
+        return Ok(());
+    }
+    let message = format!("the method `{}` needs {need}, and none is given", method.info().name);
+    Err(Violation::new(message).hint(need.remedy()))
 }
 
 fn reward_is_there(recipe: &Recipe) -> Result<(), Violation> {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use generate::{Prompt, Reward, TokenId};
+use generate::{PrefixReward, Prompt, Reward, TokenId};
 use model::Policy;
 use recipe::{ModelName, Rules, Validate, Violation};
 use reward::{
@@ -161,7 +161,7 @@ impl std::fmt::Debug for DecodeOf {
 }
 
 /// Turns ids of `loaded`'s tokenizer into text without special tokens.
-pub(crate) fn decode_of(loaded: &Loaded) -> Decode {
+pub fn decode_of(loaded: &Loaded) -> Decode {
     let tokenizer = loaded.tokenizer.clone();
     Arc::new(move |ids| tokenizer.decode(ids, true).unwrap_or_default())
 }
@@ -205,6 +205,11 @@ pub fn build(
 impl RewardSet {
     /// The reward.
     pub fn open(&self) -> Result<Box<dyn Reward + '_>, Error> {
+        Ok(self.open_value()?)
+    }
+
+    /// The reward, which judges partial texts as they stand too.
+    pub fn open_value(&self) -> Result<Box<dyn PrefixReward + '_>, Error> {
         let decode = || self.decode.0.clone();
         Ok(match (&self.table, &self.model) {
             (RewardTable::Model(_), Some(model)) => Box::new(SequenceModel::new(model)?),

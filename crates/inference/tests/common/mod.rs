@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use generate::schedule::{Answer, Services, run};
-use generate::tabular::{Tabular, TabularReward};
-use generate::{Chance, Prompt, Purpose, Sampling, Step, Stream, TokenId};
+use generate::tabular::{Tabular, TabularReward, TabularValue};
+use generate::{Chance, Engine, Prefix, PrefixReward, Prompt, Purpose, Sampling, Step, Stream, TokenId};
 use inference::{Further, Method, MethodConfig, Parts, Tools};
 use objective::draw::{Draw, Exhaustive};
 use objective::tabular::{Space, TabularLm, TabularTable};
@@ -20,6 +20,8 @@ pub(crate) struct Toy {
     pub(crate) beta: f64,
     pub(crate) alpha: f64,
     pub(crate) case: Value,
+    /// What judges partial strings: `E_base[r | s]`, unless a test says otherwise.
+    pub(crate) value: TabularValue,
 }
 
 pub(crate) fn numbers(value: &Value) -> Vec<f64> {
@@ -49,9 +51,16 @@ pub(crate) fn toys() -> Vec<Toy> {
             beta: case["beta"].as_f64().expect("a number"),
             alpha: case["alpha"].as_f64().expect("a number"),
             case: case.clone(),
+            value: TabularValue::new(lm("base_conditionals").lm(), |_| 0.0),
         }
     };
-    toy["cases"].as_array().expect("cases").iter().map(one).collect()
+    toy["cases"]
+        .as_array()
+        .expect("cases")
+        .iter()
+        .map(one)
+        .map(|toy| toy.judged_by(Toy::mean_value))
+        .collect()
 }
 
 /// A policy of seven sequences, small enough for every 4-tuple and for chains of two moves; its rewards have ties.
@@ -61,7 +70,10 @@ pub(crate) fn small() -> Toy {
         [(vec![], vec![0.5, 0.3, 0.2]), (vec![0], vec![0.1, 0.2, 0.7]), (vec![1], vec![0.4, 0.35, 0.25])];
     let lm = || Tabular::new(TabularLm::new(space, BTreeMap::from(rows.clone())).expect("a law"));
     let rewards = vec![0.5, -1.0, 0.5, 1.2, 0.5, -0.3, 1.2];
-    Toy { name: "small".into(), base: lm(), arm: lm(), rewards, beta: 0.7, alpha: 1.0, case: Value::Null }
+    let value = TabularValue::new(lm().lm(), |_| 0.0);
+    let (name, case) = ("small".into(), Value::Null);
+    let toy = Toy { name, base: lm(), arm: lm(), rewards, beta: 0.7, alpha: 1.0, case, value };
+    toy.judged_by(Toy::mean_value)
 }
 
 impl Toy {
@@ -81,7 +93,44 @@ impl Toy {
 
     /// Tools with everything: the final answer of a sequence is [`answer`].
     pub(crate) fn tools(&self) -> Tools {
-        Tools::new(self.horizon()).with_reward().with_extract(|_, ids| answer(ids))
+        let tools = Tools::new(self.horizon()).with_reward().with_value().with_rollout();
+        tools.with_extract(|_, ids| answer(ids))
+    }
+
+    /// The toy whose partial and complete strings have these values.
+    pub(crate) fn judged_by(mut self, value: impl Fn(&Self, &[TokenId]) -> f64) -> Self {
+        self.value = TabularValue::new(self.base.lm(), |ids| value(&self, ids));
+        self
+    }
+
+    /// The value of a string, as methods get it.
+    pub(crate) fn value_of(&self, ids: &[TokenId]) -> f64 {
+        let (prompt, mut value) = (self.base.prompt(), self.value.clone());
+        value.prefix_rewards(&[Prefix { prompt: &prompt, ids }]).expect("a string")[0]
+    }
+
+    /// The value `E_base[r | ids]` of a string; that of a complete one is its reward.
+    pub(crate) fn mean_value(&self, ids: &[TokenId]) -> f64 {
+        self.mean_below(ids, &|r| r)
+    }
+
+    /// The value `β ln E_base[e^{r/β} | ids]`.
+    pub(crate) fn soft_value(&self, ids: &[TokenId]) -> f64 {
+        self.beta * self.mean_below(ids, &|r| (r / self.beta).exp()).ln()
+    }
+
+    /// `E_base[f(r) | ids]`.
+    fn mean_below(&self, ids: &[TokenId], f: &dyn Fn(f64) -> f64) -> f64 {
+        let lm = self.base.lm();
+        if lm.space().is_complete(ids) {
+            let place = self.sequences().iter().position(|sequence| sequence == ids).expect("complete");
+            return f(self.rewards[place]);
+        }
+        let next = lm.next(ids).expect("a row");
+        let below = |(symbol, log): (usize, &f64)| {
+            log.exp() * self.mean_below(&[ids, &[symbol as TokenId]].concat(), f)
+        };
+        next.iter().enumerate().map(below).sum()
     }
 
     pub(crate) fn reward(&self) -> TabularReward {
@@ -114,8 +163,13 @@ impl Toy {
         let further = method.further();
         let mut engine = method.engine(&self.parts(&further), Sampling::default()).expect("an engine");
         let mut reward = self.reward();
-        let mut services =
-            Services { sampler: &mut engine, scorer: Some(&self.base), reward: Some(&mut reward) };
+        let mut value = self.value.clone();
+        let mut rollout = Engine::new(&self.arm, Sampling::default()).expect("settings");
+        let mut services = Services::new(&mut engine)
+            .with_scorer(&self.base)
+            .with_reward(Some(&mut reward))
+            .with_value(Some(&mut value))
+            .with_rollout(Some(&mut rollout));
         let machine = method.machine(&self.tools()).expect("a machine");
         run(&*machine, prompts, &streams, &mut services, chance, &mut |_| true)
             .expect("the toy fits")

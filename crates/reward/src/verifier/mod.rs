@@ -10,15 +10,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use generate::{Candidate, Error, Ledger, Prompt, Reward, TokenId};
+use generate::{Candidate, Error, Ledger, Prefix, PrefixReward, Prompt, Reward, TokenId};
 
 pub use brevity::Brevity;
 pub use final_answer::{Extract, FinalAnswer};
 pub use lexicon::{Lexicon, PerText};
 pub use pattern::{Occurrences, Pattern};
 pub use sentiment::Sentiment;
-
-use crate::prefix_reward::{Prefix, PrefixReward};
 
 /// Turns token ids into the text that is verified; whether special tokens show in it is the caller's choice.
 pub type Decode = Arc<dyn Fn(&[TokenId]) -> String + Send + Sync>;
