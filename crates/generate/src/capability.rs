@@ -1,5 +1,7 @@
 //! The capabilities of a policy, from the least to the most. A method asks for the least it needs.
 
+use serde::{Deserialize, Serialize};
+
 use crate::completion::{Candidate, Completion, End, Prefix, TokenId};
 use crate::ledger::Ledger;
 use crate::stream::{Chance, Stream};
@@ -119,7 +121,7 @@ pub enum Error {
 }
 
 /// A request to continue `prefix` by at most `budget` tokens.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SampleAsk {
     /// Prompt and what is kept of a completion; not empty.
     pub prefix: Vec<TokenId>,
@@ -132,7 +134,7 @@ pub struct SampleAsk {
 }
 
 /// A request for the law of the token after `prefix`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextAsk {
     /// Prompt and completion so far; not empty.
     pub prefix: Vec<TokenId>,
