@@ -22,8 +22,9 @@
 //! every token. They ask for values of partial texts, and for the policy's next-token law, and hold no cache.
 //!
 //! The laws that the methods sample from are tested against exact enumeration on the tabular policy
-//! (`tests/laws.rs`, `tests/qalign.rs`, `tests/search.rs`).
+//! (`tests/laws.rs`, `tests/chains.rs`, `tests/search.rs`, `tests/products.rs`, `tests/pool_rules.rs`).
 
+pub mod chain;
 pub mod diagnostics;
 mod error;
 mod filter;
@@ -38,7 +39,9 @@ mod single;
 
 pub use error::{Error, Problem};
 pub use filter::Filter;
-pub use method::{Access, Embed, Extract, Further, Info, Method, Need, Parts, Similarity, Tools};
+pub use method::{
+    Access, Embed, EndsStep, Extract, Further, Info, Method, Need, Parts, Similarity, Tools,
+};
 pub use pooled::{PoolTrace, pool_asks};
 pub use registry::{METHODS, MethodConfig, list};
 pub use search::{RoundTrace, SearchTrace, WalkTrace};

@@ -48,6 +48,8 @@ pub enum Need {
     AnswerExtractor,
     /// A model whose hidden states stand for completions.
     Embedding,
+    /// A way to tell which tokens end a step of a solution.
+    StepEnds,
 }
 
 impl Need {
@@ -68,6 +70,7 @@ impl Need {
                 "choose a task whose completions have a final answer, or a method that does not vote"
             }
             Self::Embedding => "name a model that reads the policy's tokens, or use the similarity rouge-1",
+            Self::StepEnds => "set `cut` to \"uniform\" or \"early\"",
         }
     }
 }
@@ -83,6 +86,7 @@ impl fmt::Display for Need {
             Self::Similarity => "a similarity",
             Self::AnswerExtractor => "an answer extractor",
             Self::Embedding => "an embedding model",
+            Self::StepEnds => "the ends of steps",
         })
     }
 }
@@ -155,6 +159,9 @@ pub enum Further {
 /// class of its own, which can win a vote.
 pub type Extract = Arc<dyn Fn(&Prompt, &[TokenId]) -> String>;
 
+/// Whether a token ends a step of a solution, such as a line.
+pub type EndsStep = Arc<dyn Fn(TokenId) -> bool>;
+
 /// Similarity of a completion to a reference; larger is more alike.
 pub type Similarity = Arc<dyn Fn(&[TokenId], &[TokenId]) -> f64>;
 
@@ -179,6 +186,8 @@ pub struct Tools {
     pub similarity: Option<Similarity>,
     /// Embeds completions, by the model that the method names.
     pub embed: Option<Embed>,
+    /// Tells where steps end.
+    pub ends_step: Option<EndsStep>,
 }
 
 impl Tools {
@@ -193,6 +202,7 @@ impl Tools {
             extract: None,
             similarity: Some(similarity),
             embed: None,
+            ends_step: None,
         }
     }
 
@@ -234,6 +244,13 @@ impl Tools {
         self
     }
 
+    /// Adds a way to tell where steps end.
+    #[must_use]
+    pub fn with_ends_step(mut self, ends_step: impl Fn(TokenId) -> bool + 'static) -> Self {
+        self.ends_step = Some(Arc::new(ends_step));
+        self
+    }
+
     fn has(&self, need: Need) -> bool {
         match need {
             Need::Reward => self.reward,
@@ -244,6 +261,7 @@ impl Tools {
             Need::Similarity => self.similarity.is_some(),
             Need::AnswerExtractor => self.extract.is_some(),
             Need::Embedding => self.embed.is_some(),
+            Need::StepEnds => self.ends_step.is_some(),
         }
     }
 }

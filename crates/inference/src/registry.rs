@@ -8,14 +8,15 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Problem};
 use crate::method::{Further, Info, Method, Need, Parts, Tools};
 use crate::methods::{
-    args, beam, best_of_n, cbs, cd, cd_blockwise, contrastive, eft, genarm, genarm_smc, greedy, majority, mbr,
-    mbr_bon, multi_objective, pessimism, qalign, rbon_kl, rbon_l, sample, soft_best_of_n, speculative_rejection,
-    srbon_kl, srbon_wd, transfer_q, treebon, twisted_smc, weighted_majority, worst_of_n,
+    args, beam, best_of_n, cbs, cd, cd_blockwise, contrastive, eft, genarm, genarm_smc, greedy, independence_mh,
+    majority, mbr, mbr_bon, multi_objective, pessimism, power, qalign, quest, random_cut, rbon_kl, rbon_l, sample,
+    soft_best_of_n, speculative_rejection, srbon_kl, srbon_wd, transfer_q, treebon, twisted_smc,
+    weighted_majority, worst_of_n,
 };
 use crate::selection::PoolRule;
 
 /// What each method is, in the order of a listing.
-pub static METHODS: [&Info; 29] = [
+pub static METHODS: [&Info; 33] = [
     &sample::INFO,
     &greedy::INFO,
     &best_of_n::INFO,
@@ -45,6 +46,10 @@ pub static METHODS: [&Info; 29] = [
     &cd::INFO,
     &transfer_q::INFO,
     &twisted_smc::INFO,
+    &quest::INFO,
+    &power::INFO,
+    &independence_mh::INFO,
+    &random_cut::INFO,
 ];
 
 /// A method with its settings, as a recipe has it: `[method.best-of-n] n = 16`.
@@ -113,6 +118,14 @@ pub enum MethodConfig {
     TransferQ(transfer_q::TransferQ),
     /// Particles that follow the tilted policy.
     TwistedSmc(twisted_smc::TwistedSmc),
+    /// A Markov chain without the policy as a prior.
+    Quest(quest::Quest),
+    /// A Markov chain towards a power of the policy's law.
+    Power(power::Power),
+    /// A Markov chain by whole fresh completions.
+    IndependenceMh(independence_mh::IndependenceMh),
+    /// Resampling at random cuts, without accept and reject.
+    RandomCut(random_cut::RandomCut),
 }
 
 impl MethodConfig {
@@ -150,6 +163,10 @@ impl MethodConfig {
             "cd" => Self::Cd(cd::Cd::default()),
             "transfer-q" => Self::TransferQ(transfer_q::TransferQ::default()),
             "twisted-smc" => Self::TwistedSmc(twisted_smc::TwistedSmc::default()),
+            "quest" => Self::Quest(quest::Quest::default()),
+            "power" => Self::Power(power::Power::default()),
+            "independence-mh" => Self::IndependenceMh(independence_mh::IndependenceMh::default()),
+            "random-cut" => Self::RandomCut(random_cut::RandomCut::default()),
             _ => return None,
         })
     }
@@ -186,6 +203,10 @@ impl MethodConfig {
             Self::Cd(method) => method,
             Self::TransferQ(method) => method,
             Self::TwistedSmc(method) => method,
+            Self::Quest(method) => method,
+            Self::Power(method) => method,
+            Self::IndependenceMh(method) => method,
+            Self::RandomCut(method) => method,
         }
     }
 }

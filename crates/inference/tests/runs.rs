@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use common::{answer, method, stream, toys};
 use generate::schedule::{Services, run};
 use generate::{Candidate, Chance, Engine, Error, Ledger, Prompt, Reward, Sampling};
-use inference::methods::qalign::Trace;
+use inference::chain::Trace;
 use inference::selection::{majority, mbr, rouge1_f1, weighted_majority};
 use inference::{METHODS, Method, MethodConfig};
 use serde_json::json;

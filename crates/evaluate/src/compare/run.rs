@@ -10,8 +10,8 @@ use generate::schedule::{self, Answer, Services};
 use generate::{
     Candidate, Chance, Engine, Ledger, PrefixReward, Prompt, Purpose, Sample, Sampling, Stream, TokenId,
 };
+use inference::chain::{Rates, Trace};
 use inference::methods::genarm_smc::SmcTrace;
-use inference::methods::qalign::Trace;
 use inference::selection::SimilarityTable;
 use inference::setup::{
     self, DataTable, FurtherModels, Loaded, Places, PoolPlan, RewardSet, RewardTable, ValueSet,
@@ -412,6 +412,7 @@ fn run_method(
     if let Some(model) = embedder.clone() {
         tools = tools.with_embed(move |prompt, completions| model.embed(prompt, completions));
     }
+    tools = tools.with_ends_step(setup::ends_step_of(context.loaded));
     let text_method = method.machine(&tools)?;
     let mut proxy = context.proxy.map(RewardSet::open).transpose()?;
     let mut judge = value.as_ref().map(ValueSet::open).transpose()?;
@@ -490,11 +491,9 @@ fn points(method: &MethodConfig, answers: &[Answer], ledger: &Ledger) -> Vec<Poi
     if let MethodConfig::GenArmSmc(_) = method {
         return vec![Point { diagnostics: particles(answers), ..last() }];
     }
-    if !matches!(method, MethodConfig::QAlign(_)) {
-        return vec![last()];
-    }
     let traces: Vec<Trace> =
         answers.iter().filter_map(|answer| serde_json::from_value(answer.trace.clone()).ok()).collect();
+    // A method without a trace of chains has one point, its end.
     if traces.len() != answers.len() {
         return vec![last()];
     }
@@ -506,8 +505,7 @@ fn points(method: &MethodConfig, answers: &[Answer], ledger: &Ledger) -> Vec<Poi
             let at: Vec<_> = traces.iter().map(|trace| &trace.curve[place]).collect();
             let share = at.iter().map(|point| point.drawn_tokens).sum::<u64>() as f64 / whole.max(1) as f64;
             let part = |count: u64| (count as f64 * share).round() as u64;
-            let chains = traces.first().map_or(1, |trace| trace.chains);
-            let rates = |pick: fn(&inference::methods::qalign::Rates) -> u64| -> f64 {
+            let rates = |pick: fn(&Rates) -> u64| -> f64 {
                 traces.iter().map(|trace| pick(&trace.rates)).sum::<u64>() as f64
             };
             let mut diagnostics = BTreeMap::new();
@@ -517,11 +515,16 @@ fn points(method: &MethodConfig, answers: &[Answer], ledger: &Ledger) -> Vec<Poi
                 diagnostics.insert("changed".to_owned(), rates(|r| r.changed) / proposals);
             }
             Point {
-                n: (at[0].steps + 1) * chains,
+                // Chains that stop when their vote is decided differ in what they drew.
+                n: at.iter().map(|point| point.samples).max().unwrap_or(0),
                 answers: at.iter().map(|point| (point.ids.clone(), point.end)).collect(),
                 // The estimate is of the chain's target, which the end of the chain comes closest to.
                 kl: answers.iter().map(|answer| answer.kl.filter(|_| place + 1 == steps)).collect(),
-                kl_reason: Some("estimated for the target of the chain, at its end".to_owned()),
+                kl_reason: if place + 1 == steps {
+                    traces.iter().find_map(|trace| trace.kl_reason.clone())
+                } else {
+                    Some("estimated for the target of the chain, at its end".to_owned())
+                },
                 cost: Ledger {
                     decode_tokens: part(ledger.decode_tokens),
                     prefill_tokens: part(ledger.prefill_tokens),

@@ -11,7 +11,7 @@ use model::Policy;
 use recipe::ModelName;
 
 use super::recipe::Recipe;
-use super::rewards::decode_of;
+use super::rewards::{decode_of, ends_step_of};
 use super::values::{build_value, prompts_at_once};
 use super::{
     Error, FurtherModels, Loaded, Places, RewardSet, ValueSet, answer_of, build, embedder, load_beside, suits,
@@ -80,6 +80,7 @@ pub fn answer(
     let extract = answer_of(loaded);
     let mut tools =
         Tools::new(recipe.sampling.max_new_tokens).with_extract(move |prompt, ids| extract(prompt, ids));
+    tools = tools.with_ends_step(ends_step_of(loaded));
     if reward.is_some() {
         tools = tools.with_reward();
     }

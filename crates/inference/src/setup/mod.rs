@@ -18,7 +18,7 @@ pub use embedding::{Embedder, embedder};
 pub use further::{FurtherModels, fits, load_beside, scales, suits};
 pub use models::{Loaded, ModelTable, Places, load, load_for_score};
 pub use pools::{PoolPlan, pool, prompt_stream, score};
-pub use rewards::{Extract, RewardSet, RewardTable, answer_of, build, decode_of};
+pub use rewards::{Extract, RewardSet, RewardTable, answer_of, build, decode_of, ends_step_of};
 pub use score::score_file;
 pub use values::{DiscountName, ImplicitTable, ValueSet, ValueTable, build_value, prompts_at_once};
 

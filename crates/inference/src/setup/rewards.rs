@@ -172,6 +172,12 @@ pub fn answer_of(loaded: &Loaded) -> Extract {
     Arc::new(move |_, ids| final_number(&decode(ids)).unwrap_or_default())
 }
 
+/// Whether a token of `loaded`'s tokenizer has a line break: where steps of a solution end.
+pub fn ends_step_of(loaded: &Loaded) -> impl Fn(TokenId) -> bool + use<> {
+    let decode = decode_of(loaded);
+    move |id| decode(&[id]).contains('\n')
+}
+
 fn final_number(text: &str) -> Option<String> {
     data::wordmath::extract_answer(text).map(|answer| answer.to_string())
 }

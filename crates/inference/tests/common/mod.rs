@@ -76,6 +76,23 @@ pub(crate) fn small() -> Toy {
     toy.judged_by(Toy::mean_value)
 }
 
+/// A policy of fifteen sequences with another law after every prefix.
+pub(crate) fn middle() -> Toy {
+    let space = Space::new(3, 2, 3).expect("a space");
+    let mut stream = Stream::new(23, Purpose::Init, 0, 0);
+    let prefixes = [vec![], vec![0], vec![1], vec![0, 0], vec![0, 1], vec![1, 0], vec![1, 1]];
+    let row = |prefix: Vec<_>| {
+        let weights: Vec<f64> = (0..3).map(|_| 0.1 + stream.uniform()).collect();
+        let total: f64 = weights.iter().sum();
+        (prefix, weights.into_iter().map(|weight| weight / total).collect())
+    };
+    let rows: BTreeMap<Vec<_>, Vec<f64>> = prefixes.into_iter().map(row).collect();
+    let lm = || Tabular::new(TabularLm::new(space, rows.clone()).expect("a law"));
+    let mut stream = Stream::new(24, Purpose::Init, 0, 0);
+    let rewards = (0..15).map(|_| stream.normal()).collect();
+    Toy { name: "middle".into(), base: lm(), arm: lm(), rewards, beta: 0.6, alpha: 1.0, case: Value::Null }
+}
+
 impl Toy {
     /// All sequences, in the order of laws.
     pub(crate) fn sequences(&self) -> Vec<Vec<TokenId>> {
@@ -91,10 +108,10 @@ impl Toy {
         numbers(&self.case["distributions"][name])
     }
 
-    /// Tools with everything: the final answer of a sequence is [`answer`].
+    /// Tools with everything: the final answer of a sequence is [`answer`], and symbol 1 ends a step.
     pub(crate) fn tools(&self) -> Tools {
         let tools = Tools::new(self.horizon()).with_reward().with_value().with_rollout();
-        tools.with_extract(|_, ids| answer(ids))
+        tools.with_extract(|_, ids| answer(ids)).with_ends_step(|id| id == 1)
     }
 
     /// The toy whose partial and complete strings have these values.

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use crate::diagnostics::Diagnostic;
 use crate::selection::Importance;
 
-/// Counts of proposals. Sums over prompts of these are the counts of all prompts.
+/// Counts of moves or swaps. Sums over prompts of these are the counts of all prompts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rates {
-    /// Proposals made.
+    /// Moves proposed; several tries at one cut are one proposal.
     pub proposals: u64,
     /// Proposals accepted; those equal to the current state always are.
     pub accepted: u64,
@@ -41,6 +41,8 @@ impl Rates {
 pub struct Point {
     /// Steps of each chain.
     pub steps: usize,
+    /// Completions drawn and proposed so far by all chains.
+    pub samples: usize,
     /// The completion given as answer.
     pub ids: Vec<TokenId>,
     /// Why it ended.
@@ -53,22 +55,64 @@ pub struct Point {
     pub reward_calls: u64,
 }
 
+/// One rung of a ladder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rung {
+    /// Its `beta` or `alpha`.
+    pub parameter: f64,
+    /// Moves of its chains.
+    pub rates: Rates,
+    /// Swaps with the next rung; `None` for the last.
+    pub swaps: Option<Rates>,
+}
+
+/// One move of one chain.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Move {
+    /// Which step of the chain, from 1.
+    pub step: usize,
+    /// Which chain.
+    pub chain: usize,
+    /// Which rung of the ladder; 0 has the target.
+    pub rung: usize,
+    /// How many tokens of the state were kept.
+    pub cut: usize,
+    /// Tokens of the state before the move.
+    pub length: usize,
+    /// Reward of the state before the move, where there is one.
+    pub reward: Option<f64>,
+    /// The proposal; of several tries the one that was chosen.
+    pub proposal: Vec<TokenId>,
+    /// Its reward, where there is one.
+    pub proposal_reward: Option<f64>,
+    /// Logarithm of the acceptance ratio, not cut off at 0.
+    pub log_alpha: f64,
+    /// Whether the proposal became the state.
+    pub accepted: bool,
+}
+
 /// A run of chains on one prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Trace {
     /// Number of chains.
     pub chains: usize,
-    /// Moves of each.
+    /// Moves of each: fewer than the settings say where the vote was decided before.
     pub steps: usize,
-    /// All proposals.
+    /// The step at which no votes still to come could change the winner, where the chains stopped for it.
+    pub decided_at: Option<usize>,
+    /// `beta` or `alpha` of the target, as it was frozen for this prompt; `None` without a target.
+    pub parameter: Option<f64>,
+    /// All moves of the chains of the target.
     pub rates: Rates,
     /// Proposals by relative cut position: entry `k` has those with `i / n` in `[k/10, (k+1)/10)`.
     pub by_cut: Vec<Rates>,
-    /// Mean reward of the chains' states after each number of steps, from 0.
+    /// The rungs, the target's first; empty without a ladder.
+    pub rungs: Vec<Rung>,
+    /// Mean reward of the chains' states after each number of steps, from 0; empty where nothing is scored.
     pub rewards: Vec<f64>,
-    /// Split-R̂ of the reward over the states that count.
+    /// Split-R̂ of the reward over the states that count; without rewards, of the raw log-probability or of the length.
     pub rhat: Diagnostic,
-    /// Effective number of independent states for the mean reward.
+    /// Effective number of independent states for the mean of the same.
     pub ess: Diagnostic,
     /// Split-R̂ of the indicator of the winning answer, where the rule is a vote.
     pub answer_rhat: Option<Diagnostic>,
@@ -87,6 +131,9 @@ pub struct Trace {
     pub kl_reason: Option<String>,
     /// The answer after the numbers of steps that were asked for, and at the end.
     pub curve: Vec<Point>,
+    /// Every move, where moves are recorded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moves: Vec<Move>,
     /// What the reader of the numbers should know.
     pub warnings: Vec<String>,
 }
