@@ -1,21 +1,29 @@
 //! `inference RECIPE`, `inference generate`, `inference score`.
 
+mod unfinished;
+
 use std::cell::RefCell;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 use data::chat::Message;
 use data::rows::Text;
+use generate::schedule::Progress;
 use generate::{Ledger, Prompt};
 use inference::setup::{self, Places, Recipe};
 use inference::{Method as _, MethodConfig, list};
 use model::DeviceName;
 use recipe::{ModelName, RecipeErrors, Source, schema_text};
-use serde_json::json;
+use serde_json::{Value, json};
+use unfinished::{Unfinished, write};
+
+/// How often a run is saved while it goes on.
+const SAVE_EVERY: Duration = Duration::from_secs(60);
 
 /// Tensors come and go at every operation: the system's allocator would give their memory back each time.
 #[global_allocator]
@@ -24,7 +32,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Runs a test-time method on the prompts of a recipe, answers one prompt, or scores a file.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
-#[command(after_help = "Exit codes: 0 done, 1 the run failed, 2 the recipe is wrong, 130 interrupted.")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 the run failed, 2 the recipe is wrong, 130 interrupted: the same command goes on."
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -174,18 +184,43 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
     let room = loaded.decoder.config.max_position_embeddings.saturating_sub(recipe.sampling.max_new_tokens);
     let prompts = setup::prompts(&recipe.data, &places, &loaded, recipe.run.seed, room)?;
     let total = prompts.rows.len();
-    let mut shown = 0;
-    let given = setup::answer(&recipe, &loaded, &prompts.rows, &device, &mut |_, _| {}, &mut |done| {
+    let folder = recipe.run.folder();
+    let text = recipe::resolved(&recipe)?;
+    let unfinished = Unfinished::new(&folder, &text, &loaded.hash, &prompts.rows)?;
+    let saved = unfinished.load()?;
+    if saved.is_some() {
+        say(&format!("going on from {}", unfinished.path().display()));
+    }
+    let (mut shown, mut last) = (0, Instant::now());
+    let mut on_round = |progress: &Progress<'_>| -> Result<bool, generate::Error> {
+        let done = progress.done();
         if done * 10 / total > shown {
             shown = done * 10 / total;
             say(&format!("{done} of {total} prompts"));
         }
-        !stop.load(Ordering::Relaxed)
-    })?;
-    let Some(given) = given else { return Ok(false) };
-    let folder = recipe.run.folder();
-    let mut lines = String::new();
-    for (place, (prompt, answer)) in prompts.rows.iter().zip(&given.answers).enumerate() {
+        let stopping = stop.load(Ordering::Relaxed) && done < total;
+        if (stopping || last.elapsed() >= SAVE_EVERY) && done < total {
+            unfinished.save(&progress.save()?).map_err(|error| generate::Error::Backend(Box::new(error)))?;
+            last = Instant::now();
+        }
+        if stopping {
+            say(&format!("stopped with {done} of {total} prompts done; the same command goes on from here"));
+        }
+        Ok(!stopping)
+    };
+    let given =
+        setup::answer(&recipe, &loaded, &prompts.rows, &device, saved, &mut |_, _| {}, &mut on_round)?;
+    let Some(mut given) = given else { return Ok(false) };
+    let (mut lines, mut moves) = (String::new(), String::new());
+    for (place, (prompt, answer)) in prompts.rows.iter().zip(&mut given.answers).enumerate() {
+        for mut step in moves_of(&mut answer.trace) {
+            let ids: Vec<u32> = serde_json::from_value(step["proposal"].take())?;
+            step["proposal"] = json!(loaded.tokenizer.decode(&ids, true)?);
+            step["proposal_ids"] = json!(ids);
+            step["prompt"] = json!(place);
+            moves.push_str(&step.to_string());
+            moves.push('\n');
+        }
         let mut row = json!({
             "prompt": prompt.text,
             "completion": loaded.tokenizer.decode(&answer.ids, true)?,
@@ -200,9 +235,13 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
         lines.push_str(&row.to_string());
         lines.push('\n');
     }
-    write(&folder.join("recipe.toml"), recipe::resolved(&recipe)?.as_bytes())?;
+    write(&folder.join("recipe.toml"), text.as_bytes())?;
     write(&folder.join("answers.jsonl"), lines.as_bytes())?;
+    if !moves.is_empty() {
+        write(&folder.join("moves.jsonl"), moves.as_bytes())?;
+    }
     write(&folder.join("ledger.json"), serde_json::to_string_pretty(&given.ledger)?.as_bytes())?;
+    unfinished.remove()?;
     if let Some(rewards) = &given.rewards {
         print(&format!("mean reward {:.4} of {total} prompts", rewards.iter().sum::<f64>() / total as f64));
     }
@@ -243,7 +282,7 @@ fn answer_one(arguments: &Generate) -> Result<bool, Failure> {
             let _ = write!(out, "{piece}").and_then(|()| out.flush());
         }
     };
-    let given = setup::answer(&recipe, &loaded, &[prompt], &device, &mut on_token, &mut |_| true)?;
+    let given = setup::answer(&recipe, &loaded, &[prompt], &device, None, &mut on_token, &mut |_| Ok(true))?;
     let Some(given) = given else { return Ok(false) };
     if streams {
         print(&stream.into_inner().finish()?);
@@ -266,17 +305,12 @@ fn score_file(arguments: &Score) -> Result<bool, Failure> {
     Ok(true)
 }
 
-/// Writes beside, syncs, renames.
-fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    if let Some(folder) = path.parent() {
-        fs_err::create_dir_all(folder)?;
+/// Takes the recorded moves out of a trace: they have a file of their own.
+fn moves_of(trace: &mut Value) -> Vec<Value> {
+    match trace.as_object_mut().and_then(|trace| trace.remove("moves")) {
+        Some(Value::Array(moves)) => moves,
+        _ => Vec::new(),
     }
-    let part = path.with_extension("part");
-    let mut file = fs_err::File::create(&part)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs_err::rename(&part, path)?;
-    Ok(())
 }
 
 fn ledger_text(ledger: &Ledger) -> String {

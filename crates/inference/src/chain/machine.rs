@@ -165,7 +165,7 @@ impl Run {
             if drawn.len() != completion.ids.len() || raw.len() != completion.ids.len() {
                 return Err(self.refused("the policy gave a completion without log-probabilities"));
             }
-            let before = |logs: &'_ [f32]| logs[..cut.min(logs.len())].to_vec();
+            let before = |logs: &[f32]| logs[..cut.min(logs.len())].to_vec();
             let (old_drawn, old_raw) = if cut == 0 {
                 (Vec::new(), Vec::new())
             } else {

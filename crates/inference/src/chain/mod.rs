@@ -5,7 +5,7 @@
 //! or stays. With `q` the law drawn from and `w = target / q`, it is accepted with `min(1, w(y') c(i|y') / (w(y) c(i|y)))`:
 //! the cut is an auxiliary variable, each cut is balanced by itself, and `q` cancels.
 //!
-//! [`Law`] says what `w` is, [`CutLaw`] what `c` is, [`Kernel`] makes a move. [`Plan`] is a method's settings with
+//! [`Law`] says what `w` is, [`CutLaw`] what `c` is, [`Kernel`] makes a move. `Plan` is a method's settings with
 //! everything resolved; the machine made from it runs the chains of a prompt in lock step and can be saved at any ask.
 
 mod budget;
@@ -22,7 +22,7 @@ mod tally;
 mod trace;
 
 pub use cuts::CutLaw;
-pub use kernel::{Cut, Kernel, Odds};
+pub use kernel::{Cut, Decision, Kernel, Odds};
 pub use law::{Law, Scored};
 pub use plan::AnswerBy;
 pub use trace::{Move, Point, Rates, Rung, Trace};

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use burn::tensor::Device;
-use generate::schedule::{self, Answer, Services};
+use generate::schedule::{self, Answer, Progress, Saved, Services};
 use generate::{
     Chance, Engine, Ledger, PrefixReward, Prompt, Purpose, Reward, Sample, Sampling, Stream, TokenId,
 };
@@ -44,15 +44,19 @@ pub struct Answers {
 /// A token as it is drawn: the ask's place, and the token.
 pub type OnToken<'w> = dyn FnMut(usize, TokenId) + 'w;
 
-/// Answers `prompts`. `on_token` is told tokens as they are drawn, `watch` the number of prompts that are done; `None`
-/// when `watch` stopped the run.
+/// Sees a run between two rounds; may save it, and stops it by `false`.
+pub type OnRound<'w> = dyn FnMut(&Progress<'_>) -> Result<bool, generate::Error> + 'w;
+
+/// Answers `prompts`, going on from `saved` where a run of the same recipe was saved. `on_token` is told tokens as they are
+/// drawn; `None` when `watch` stopped the run.
 pub fn answer(
     recipe: &Recipe,
     loaded: &Loaded,
     prompts: &[Prompt],
     device: &Device,
+    saved: Option<Saved>,
     on_token: &mut OnToken<'_>,
-    watch: &mut dyn FnMut(usize) -> bool,
+    watch: &mut OnRound<'_>,
 ) -> Result<Option<Answers>, Error> {
     let places = Places::default();
     suits(&recipe.method, &places, &recipe.arms, &sampling_of(&recipe.sampling))?;
@@ -102,6 +106,7 @@ pub fn answer(
         .iter()
         .map(|prompt| Stream::new(recipe.run.seed, Purpose::Method, 0, prompt.index as u64))
         .collect();
+    let mut ledger = saved.as_ref().map_or_else(Ledger::default, |saved| saved.ledger);
     let given = {
         let mut services = Services::new(&mut engine)
             .with_scorer(&policy)
@@ -109,10 +114,10 @@ pub fn answer(
             .with_value(judge.as_deref_mut().map(|value| value as &mut dyn PrefixReward))
             .with_rollout(rollout.as_mut().map(|engine| engine as &mut dyn Sample))
             .at_once(prompts_at_once(&recipe.method, prompts, recipe.sampling.max_new_tokens));
-        schedule::run(&*method, prompts, &streams, &mut services, &mut Chance::Streams, watch)?
+        schedule::resume(&*method, prompts, &streams, &mut services, &mut Chance::Streams, saved, watch)?
     };
     let Some(answers) = given else { return Ok(None) };
-    let mut ledger = *engine.ledger();
+    ledger += *engine.ledger();
     if let Some(reward) = &chooser {
         ledger += *reward.ledger();
     }

@@ -12,7 +12,7 @@ mod score;
 mod values;
 
 pub use self::recipe::{Recipe, rollout_is_there, value_is_there};
-pub use answer::{Answers, OnToken, answer, sampling_of};
+pub use answer::{Answers, OnRound, OnToken, answer, sampling_of};
 pub use data::{Columns, DataTable, Loading, Wordmath, examples, pairs, prompts};
 pub use embedding::{Embedder, embedder};
 pub use further::{FurtherModels, fits, load_beside, scales, suits};

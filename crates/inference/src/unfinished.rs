@@ -1,0 +1,122 @@
+//! The state of a run that was interrupted.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use generate::Prompt;
+use generate::schedule::Saved;
+use serde::{Deserialize, Serialize};
+
+/// Why a saved run cannot be taken up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The file system.
+    #[error(transparent)]
+    File(#[from] std::io::Error),
+    /// What is there is no saved run.
+    #[error("{}: {error}\n  hint: remove the file to start anew", path.display())]
+    Unreadable { path: PathBuf, error: serde_json::Error },
+    /// It is of another run.
+    #[error(
+        "{} is of another recipe, model or data\n  hint: restore the recipe to go on, remove the file to start anew, or set another `run.name`",
+        path.display()
+    )]
+    Other { path: PathBuf },
+}
+
+#[derive(Serialize, Deserialize)]
+struct File {
+    /// Hash of all that decides about the run.
+    identity: String,
+    run: Saved,
+}
+
+/// The file `state.json` in the folder of a run, while the run is not done.
+pub(crate) struct Unfinished {
+    path: PathBuf,
+    identity: String,
+}
+
+impl Unfinished {
+    /// For a resolved recipe, the hash of the model and the prompts.
+    pub(crate) fn new(folder: &Path, recipe: &str, model: &str, prompts: &[Prompt]) -> Result<Self, Error> {
+        let path = folder.join("state.json");
+        let prompts = serde_json::to_string(prompts)
+            .map_err(|error| Error::Unreadable { path: path.clone(), error })?;
+        let mut hasher = blake3::Hasher::new();
+        for part in [recipe, model, &prompts] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+        Ok(Self { path, identity: hasher.finalize().to_hex().to_string() })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What was saved, if the last run was interrupted.
+    pub(crate) fn load(&self) -> Result<Option<Saved>, Error> {
+        let text = match fs_err::read_to_string(&self.path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            text => text?,
+        };
+        let file: File = serde_json::from_str(&text)
+            .map_err(|error| Error::Unreadable { path: self.path.clone(), error })?;
+        if file.identity != self.identity {
+            return Err(Error::Other { path: self.path.clone() });
+        }
+        Ok(Some(file.run))
+    }
+
+    pub(crate) fn save(&self, run: &Saved) -> std::io::Result<()> {
+        let file = File { identity: self.identity.clone(), run: run.clone() };
+        write(&self.path, &serde_json::to_vec(&file)?)
+    }
+
+    /// After the run is done.
+    pub(crate) fn remove(&self) -> std::io::Result<()> {
+        match fs_err::remove_file(&self.path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Writes beside, syncs, renames.
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs_err::create_dir_all(folder)?;
+    }
+    let part = path.with_extension("part");
+    let mut file = fs_err::File::create(&part)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs_err::rename(&part, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_saved_run_is_found_by_the_same_run_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let of = |recipe: &str, prompts: &[Prompt]| {
+            Unfinished::new(folder.path(), recipe, "m", prompts).expect("plain data")
+        };
+        let mine = of("steps = 4", &[]);
+        assert!(mine.load().expect("nothing there").is_none());
+        let saved = Saved::default();
+        mine.save(&saved).expect("room");
+        assert_eq!(mine.load().expect("readable"), Some(saved));
+        let refusal = of("steps = 5", &[]).load().expect_err("another recipe").to_string();
+        assert!(refusal.contains("of another recipe, model or data"), "{refusal}");
+        assert!(of("steps = 4", &[Prompt::from_ids(0, vec![1])]).load().is_err());
+        mine.remove().expect("there");
+        mine.remove().expect("removing what is not there is no failure");
+        assert!(mine.load().expect("nothing there").is_none());
+        fs_err::write(mine.path(), "{").expect("room");
+        assert!(mine.load().expect_err("no JSON").to_string().contains("remove the file"));
+    }
+}
