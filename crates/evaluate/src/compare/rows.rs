@@ -148,11 +148,20 @@ pub(super) fn rule_row(
 
 /// The settings that tell two rows of a method apart, without what is `n`.
 pub(super) fn params_of(method: &MethodConfig) -> BTreeMap<String, Value> {
-    let value = serde_json::to_value(method).unwrap_or_default();
-    let table = value.as_object().and_then(|tagged| tagged.values().next()).cloned().unwrap_or(json!({}));
-    let hidden = ["n", "steps", "at", "burn_in", "rao_blackwell", "answer"];
-    let fields = table.as_object().cloned().unwrap_or_default();
+    let fields_of = |method: &MethodConfig| {
+        let value = serde_json::to_value(method).unwrap_or_default();
+        let table = value.as_object().and_then(|tagged| tagged.values().next()).cloned().unwrap_or(json!({}));
+        table.as_object().cloned().unwrap_or_default()
+    };
+    let hidden = ["n", "steps", "at", "burn_in", "rao_blackwell", "answer", "record_moves"];
+    // Options of chains, which are named where they are used.
+    let options = ["cut", "tries", "ladder", "pilot", "stop_when_decided"];
+    let defaults = MethodConfig::named(method.info().name).as_ref().map(fields_of).unwrap_or_default();
     // A switch that is off tells nothing.
-    let shown = |key: &str, value: &Value| !hidden.contains(&key) && *value != Value::Bool(false);
-    fields.into_iter().filter(|(key, value)| shown(key, value)).collect()
+    let is_shown = |key: &str, value: &Value| {
+        !hidden.contains(&key)
+            && *value != Value::Bool(false)
+            && (!options.contains(&key) || defaults.get(key) != Some(value))
+    };
+    fields_of(method).into_iter().filter(|(key, value)| is_shown(key, value)).collect()
 }
