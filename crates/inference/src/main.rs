@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use unfinished::{Unfinished, write};
 
 /// How often a run is saved while it goes on.
-const SAVE_EVERY: Duration = Duration::from_secs(60);
+const SAVE_EVERY: Duration = Duration::from_mins(1);
 
 /// Tensors come and go at every operation: the system's allocator would give their memory back each time.
 #[global_allocator]

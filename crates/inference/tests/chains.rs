@@ -87,8 +87,6 @@ fn one_move(
                 rounds += 1;
                 Reply::Samples(engine.sample(asks, &mut chance).expect("the toy fits"))
             }
-            // The second move is proposed: the first is decided.
-            Ask::Sample(_) => return states(&*machine),
             Ask::Reward(items) => {
                 let candidates: Vec<generate::Candidate<'_>> = items
                     .iter()
@@ -96,8 +94,12 @@ fn one_move(
                     .collect();
                 Reply::Rewards(reward.rewards(&candidates).expect("complete strings"))
             }
-            Ask::Score(_) => panic!("chains need no scores"),
-            Ask::Done(answer) => return vec![answer.ids],
+            Ask::Sample(_) | Ask::Score(_) => panic!("one move needs one proposal"),
+            Ask::Done(answer) => {
+                let states = states(&*machine);
+                assert_eq!(states[0], answer.ids);
+                return states;
+            }
         };
     }
 }
@@ -172,7 +174,9 @@ fn every_law_of_cuts_and_number_of_tries_has_the_target() {
     for toy in [small(), middle()] {
         let quest = normalised(toy.rewards.iter().map(|r| (r / toy.beta).exp()));
         for cut in ["uniform", "step-boundaries", "early"] {
-            for tries in [1, 2] {
+            // Every pair of suffixes from every state of the larger toy is too many to run for all.
+            let most = if toy.name == "small" || cut == "step-boundaries" { 2 } else { 1 };
+            for tries in 1..=most {
                 let settings = |key: &str, value: f64| json!({ key: value, "cut": cut, "tries": tries });
                 let what = format!("{} {cut} {tries}", toy.name);
                 let law = law_at(&toy, &last("qalign", settings("beta", toy.beta)), 1.0);
@@ -221,9 +225,9 @@ fn a_ladder_has_the_product_of_its_targets() {
         let name = config.info().name;
         assert_law(name, &stationary(&rows).expect("irreducible"), &want, STATIONARY);
     };
-    let qalign = method(json!({ "qalign": { "steps": 2, "beta": 0.4, "ladder": [1.5], "answer": "last" } }));
+    let qalign = method(json!({ "qalign": { "steps": 1, "beta": 0.4, "ladder": [1.5], "answer": "last" } }));
     check(&qalign, &tilted(&toy, 1.0, 0.4), &tilted(&toy, 1.0, 1.5));
-    let power = method(json!({ "power": { "steps": 2, "alpha": 3.0, "ladder": [1.0] } }));
+    let power = method(json!({ "power": { "steps": 1, "alpha": 3.0, "ladder": [1.0] } }));
     check(&power, &powered(&toy, 3.0), &powered(&toy, 1.0));
 }
 
@@ -562,7 +566,7 @@ fn moves_are_recorded_as_they_were_made() {
     let plain =
         method(json!({ "qalign": { "steps": 12, "chains": 2, "answer": "last", "record_moves": true } }));
     let prompt = Prompt::from_ids(3, vec![2]);
-    let answer = toy.answers(&chain, &[prompt.clone()], &mut Chance::Streams).remove(0);
+    let answer = toy.answers(&chain, std::slice::from_ref(&prompt), &mut Chance::Streams).remove(0);
     let trace: Trace = serde_json::from_value(answer.trace).expect("a trace");
     assert_eq!(trace.moves.len(), 12 * 6);
     assert_eq!(trace.rungs.iter().map(|rung| rung.parameter).collect::<Vec<_>>(), [0.5, 1.0, 3.0]);
@@ -575,8 +579,8 @@ fn moves_are_recorded_as_they_were_made() {
     assert_eq!(trace.curve[0].samples, 6 + 12 * 6 * 2);
     let answer = toy.answers(&plain, &[prompt], &mut Chance::Streams).remove(0);
     let trace: Trace = serde_json::from_value(answer.trace).expect("a trace");
-    let accepted = trace.moves.iter().filter(|step| step.chain == 0 && step.accepted);
-    assert_eq!(accepted.last().map(|step| &step.proposal), Some(&answer.ids));
+    let mut accepted = trace.moves.iter().filter(|step| step.chain == 0 && step.accepted);
+    assert_eq!(accepted.next_back().map(|step| &step.proposal), Some(&answer.ids));
     assert!(trace.moves.iter().all(|step| step.cut < step.length && step.log_alpha.is_finite()));
 }
 

@@ -188,12 +188,9 @@ impl Run {
         if self.state.step == 0 {
             self.freeze()?;
         }
-        let mut weights: Vec<Vec<(usize, f64)>> = vec![Vec::new(); chains];
+        let mut outcomes = Vec::with_capacity(self.state.walkers.len());
         for number in 0..self.state.walkers.len() {
-            let moved = self.decide(number, chance);
-            if number < chains && self.plan.rao_blackwell {
-                weights[number] = moved;
-            }
+            outcomes.push(self.decide(number, chance));
         }
         if self.state.step > 0 {
             self.swap(chance);
@@ -204,10 +201,11 @@ impl Run {
             if *step < self.plan.common.burn_in {
                 continue;
             }
-            if weights[chain].is_empty() {
+            if !self.plan.rao_blackwell || outcomes[chain].is_empty() {
                 record.tally.add(walker.state, 1.0);
+                continue;
             }
-            for (slot, weight) in &weights[chain] {
+            for (slot, weight) in &outcomes[chain] {
                 record.tally.add(*slot, *weight);
             }
         }

@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn a_reward_is_needed_where_it_decides() {
-        let needs = |answer, beta| RandomCut { answer, beta, ..RandomCut::default() }.needs();
+        let needs = |answer, beta| RandomCut { beta, answer, ..RandomCut::default() }.needs();
         assert_eq!(needs(AnswerBy::Best, None), [Need::Reward]);
         assert_eq!(needs(AnswerBy::Vote, None), [Need::AnswerExtractor]);
         assert_eq!(needs(AnswerBy::Vote, Some(0.5)), [Need::Reward, Need::AnswerExtractor]);
