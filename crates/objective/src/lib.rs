@@ -5,6 +5,8 @@
 //! - [`law`], [`bon`], [`pool`]: tilts, divergences, best-of-N with ties, and its estimates from pools of samples;
 //! - [`power_mean`]: what several aligned policies make together under an α-divergence;
 //! - [`rank`]: rewards seen through ranks among cached samples;
+//! - [`rank`], [`tilt`], [`design`]: rewards seen through ranks among cached samples, tilts of them, and what those win;
+//! - [`algebra`], [`game`]: on-policy methods as value, divergence and estimator; the win-rate game;
 //! - [`losses`], [`advantage`], [`kl`]: objectives as pure functions with analytic gradients.
 //!
 //! Quantities are natural logarithms and nats. Functions that take data from outside return typed errors
@@ -28,9 +30,12 @@
 //! ```
 
 pub mod advantage;
+pub mod algebra;
 pub mod bon;
+pub mod design;
 pub mod draw;
 pub mod error;
+pub mod game;
 pub mod kl;
 pub mod law;
 pub mod losses;
@@ -39,3 +44,4 @@ pub mod pool;
 pub mod power_mean;
 pub mod rank;
 pub mod tabular;
+pub mod tilt;
