@@ -22,6 +22,8 @@ pub enum Purpose {
     Order,
     /// Resampling for intervals.
     Bootstrap,
+    /// Rollouts of the model that a policy is trained against.
+    Anchor,
 }
 
 /// A stream of random numbers, addressed by (seed, purpose, step, row) and a position.

@@ -47,12 +47,13 @@ pub fn step_name(step: usize) -> String {
     format!("step-{step:06}")
 }
 
-/// Writes a checkpoint and points `latest` to it.
+/// Writes a checkpoint and points `latest` to it. `more` are files of the task, named from the checkpoint's folder.
 pub fn save(
     folder: &Path,
     learner: &Learner,
     moments: &Moments,
     state: &TrainerState,
+    more: Vec<(String, Vec<u8>)>,
     card: &str,
 ) -> Result<PathBuf, Error> {
     let mut files = match &learner.adapter {
@@ -69,6 +70,7 @@ pub fn save(
     let state_json = serde_json::to_vec_pretty(state).map_err(Error::other)?;
     files.push(("state/trainer.json".into(), state_json));
     files.push(("state/optimizer.safetensors".into(), serialize(&moments.save(), Float::F32)?));
+    files.extend(more);
     let name = step_name(state.step);
     let path = folder.join(&name);
     atomic::write_folder(&path, &files)?;

@@ -56,6 +56,11 @@ pub fn describe(job: &Job) -> Result<String, Error> {
         return Ok(text);
     }
     line("model", format!("{} {}", recipe.model.path, here(job, &recipe.model.path)));
+    if let Some(settings) = recipe.method.on_policy() {
+        for (name, value) in settings.forecast() {
+            line(name, value);
+        }
+    }
     let directory =
         job.places.model(&recipe.model.path, false).ok().flatten().filter(|d| d.join("config.json").exists());
     let Some(directory) = directory else {

@@ -1,5 +1,6 @@
 //! The training loop, checkpoints and resume, one file per method, and the binary that runs recipes.
 
+pub mod anchor;
 pub mod atomic;
 pub mod card;
 pub mod checkpoint;
@@ -8,6 +9,7 @@ mod error;
 pub mod lanes;
 pub mod meters;
 pub mod methods;
+pub mod on_policy;
 pub mod optimizer;
 pub mod pipeline;
 pub mod progress;

@@ -7,12 +7,19 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::methods::arm::Arm;
+use crate::methods::bon_aware::BonAware;
+use crate::methods::bond::Bond;
+use crate::methods::ctrl::Ctrl;
 use crate::methods::dpo::Dpo;
+use crate::methods::j_bond::JBond;
 use crate::methods::pool::Pool;
 use crate::methods::pretrain::Pretrain;
 use crate::methods::reward::RewardModel;
+use crate::methods::rl::Rl;
 use crate::methods::sft::Sft;
 use crate::methods::vbon::Vbon;
+use crate::methods::wind::Wind;
+use crate::on_policy::Compose;
 
 /// A recipe: one method, the model it starts from, and the data it uses.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -62,6 +69,18 @@ pub enum Method {
     Dpo(Dpo),
     /// Variational best-of-N.
     Vbon(Vbon),
+    /// KL-regularised reinforcement learning on the reward.
+    Rl(Rl),
+    /// The same on a transform of the calibrated reward.
+    Ctrl(Ctrl),
+    /// Best-of-N distillation by the Jeffreys divergence.
+    Bond(Bond),
+    /// Best-of-2 of a moving average of the policy.
+    JBond(JBond),
+    /// The win-rate game against itself.
+    Wind(Wind),
+    /// What the policy earns under best-of-N.
+    BonAware(BonAware),
     /// A pool of scored samples, and preference pairs drawn from it.
     Pool(Pool),
     /// A head-to-head comparison.
@@ -82,7 +101,7 @@ pub struct Info {
 }
 
 /// All methods.
-pub const METHODS: [Info; 8] = [
+pub const METHODS: [Info; 14] = [
     Info {
         name: "pretrain",
         needs: "wordmath",
@@ -115,6 +134,42 @@ pub const METHODS: [Info; 8] = [
         summary: "variational best-of-N: distils best-of-N into one policy",
     },
     Info {
+        name: "rl",
+        needs: "prompts, a reward",
+        paper: "Ahmadian et al. 2024, arXiv 2402.14740; Shao et al. 2024, arXiv 2402.03300",
+        summary: "KL-regularised reinforcement learning on the reward (REINFORCE, RLOO, GRPO)",
+    },
+    Info {
+        name: "ctrl",
+        needs: "prompts, a reward",
+        paper: "Balashankar et al. 2025, arXiv 2412.19792",
+        summary: "calibrate, transform, RL: a policy for best-of-N or worst-of-N at test time",
+    },
+    Info {
+        name: "bond",
+        needs: "prompts, a reward",
+        paper: "Sessa et al. 2025, arXiv 2407.14622",
+        summary: "best-of-N distillation by the Jeffreys divergence, once or repeatedly",
+    },
+    Info {
+        name: "j-bond",
+        needs: "prompts, a reward",
+        paper: "Sessa et al. 2025, arXiv 2407.14622",
+        summary: "best-of-2 of a moving average of the policy, three answers a prompt",
+    },
+    Info {
+        name: "wind",
+        needs: "prompts, a reward",
+        paper: "Yang et al. 2025, arXiv 2410.20727",
+        summary: "the win-rate game against itself, by rounds of regression",
+    },
+    Info {
+        name: "bon-aware",
+        needs: "prompts, a reward",
+        paper: "Chow et al. 2025, arXiv 2412.15287",
+        summary: "reinforcement learning for what the policy earns under best-of-N",
+    },
+    Info {
         name: "pool",
         needs: "prompts, a reward",
         paper: "-",
@@ -138,6 +193,12 @@ impl Method {
             Self::Arm(_) => "arm",
             Self::Dpo(_) => "dpo",
             Self::Vbon(_) => "vbon",
+            Self::Rl(_) => "rl",
+            Self::Ctrl(_) => "ctrl",
+            Self::Bond(_) => "bond",
+            Self::JBond(_) => "j-bond",
+            Self::Wind(_) => "wind",
+            Self::BonAware(_) => "bon-aware",
             Self::Pool(_) => "pool",
             Self::Compare(_) => "compare",
         }
@@ -146,6 +207,20 @@ impl Method {
     /// Whether it updates weights.
     pub fn trains(&self) -> bool {
         !matches!(self, Self::Pool(_) | Self::Compare(_))
+    }
+
+    /// Its settings, where it learns from the policy's own answers.
+    pub fn on_policy(&self) -> Option<&dyn Compose> {
+        match self {
+            Self::Vbon(settings) => Some(settings),
+            Self::Rl(settings) => Some(settings),
+            Self::Ctrl(settings) => Some(settings),
+            Self::Bond(settings) => Some(settings),
+            Self::JBond(settings) => Some(settings),
+            Self::Wind(settings) => Some(settings),
+            Self::BonAware(settings) => Some(settings),
+            _ => None,
+        }
     }
 
     /// Whether it reads preference pairs.
@@ -169,22 +244,33 @@ impl Validate for Recipe {
             rules.within("reward", reward);
         }
         match &self.method {
-            Method::Vbon(vbon) => {
-                rules.within("method.vbon", vbon);
-                rules.check(&["sampling.temperature", "method"], raw_rollouts(&self.sampling));
-                rules.check(&["optim.batch_size", "method.vbon.rollouts"], batch_holds_rollouts(self, vbon));
-            }
+            Method::Vbon(vbon) => rules.within("method.vbon", vbon),
+            Method::Rl(rl) => rules.within("method.rl", rl),
+            Method::Ctrl(ctrl) => rules.within("method.ctrl", ctrl),
+            Method::Bond(bond) => rules.within("method.bond", bond),
+            Method::JBond(j_bond) => rules.within("method.j-bond", j_bond),
+            Method::Wind(wind) => rules.within("method.wind", wind),
+            Method::BonAware(bon_aware) => rules.within("method.bon-aware", bon_aware),
             Method::Pool(pool) => rules.within("method.pool", pool),
             Method::Compare(compare) => rules.within("method.compare", compare.as_ref()),
             Method::Pretrain(pretrain) => rules.within("method.pretrain", pretrain),
             _ => {}
+        }
+        if let Some(settings) = self.method.on_policy() {
+            let keys = ["temperature", "top_p", "top_k", "min_p", "stop"];
+            for key in keys.map(|key| format!("sampling.{key}")) {
+                rules.check(&[&key, "method"], raw_rollouts(&self.sampling, &key));
+            }
+            let (key, count) = settings.answers();
+            let key = format!("method.{}.{key}", self.method.name());
+            rules.check(&["optim.batch_size", &key], batch_holds_answers(self, &key, count));
         }
         rules.check(&["reward", "method"], reward_is_there(self));
     }
 }
 
 fn reward_is_there(recipe: &Recipe) -> Result<(), Violation> {
-    let needed = matches!(recipe.method, Method::Vbon(_) | Method::Pool(_));
+    let needed = recipe.method.on_policy().is_some() || matches!(recipe.method, Method::Pool(_));
     if !needed || recipe.reward.is_some() {
         return Ok(());
     }
@@ -193,22 +279,29 @@ fn reward_is_there(recipe: &Recipe) -> Result<(), Violation> {
         .hint("add [reward.model], [reward.answer], [reward.lexicon] or [reward.sentiment]"))
 }
 
-fn raw_rollouts(sampling: &Sampling) -> Result<(), Violation> {
-    if sampling.temperature == 1.0 && sampling.top_p == 1.0 && sampling.top_k == 0 && sampling.min_p == 0.0 {
+/// What `key` of `[sampling]` has to be: ratios and KL terms are those of the policy's own law.
+fn raw_rollouts(sampling: &Sampling, key: &str) -> Result<(), Violation> {
+    let (raw, value) = match key {
+        "sampling.temperature" => (sampling.temperature == 1.0, "temperature = 1"),
+        "sampling.top_p" => (sampling.top_p == 1.0, "top_p = 1"),
+        "sampling.top_k" => (sampling.top_k == 0, "top_k = 0"),
+        "sampling.min_p" => (sampling.min_p == 0.0, "min_p = 0"),
+        _ => (sampling.stop.is_empty(), "leave `stop` out"),
+    };
+    if raw {
         return Ok(());
     }
-    let message =
-        "rollouts have to be drawn from the policy itself: the KL term compares its raw log-probabilities";
-    Err(Violation::new(message).hint("temperature = 1, top_p = 1, top_k = 0, min_p = 0"))
+    let message = "answers have to be drawn from the policy itself: another law biases every ratio to the anchor and the KL";
+    Err(Violation::new(message).hint(value))
 }
 
-fn batch_holds_rollouts(recipe: &Recipe, vbon: &Vbon) -> Result<(), Violation> {
-    if recipe.optim.batch_size.is_multiple_of(vbon.rollouts) {
+fn batch_holds_answers(recipe: &Recipe, key: &str, count: usize) -> Result<(), Violation> {
+    if count > 0 && recipe.optim.batch_size.is_multiple_of(count) {
         return Ok(());
     }
     let message = format!(
-        "a batch of {} completions is not a whole number of prompts with {} rollouts each",
-        recipe.optim.batch_size, vbon.rollouts
+        "a batch of {} completions is not a whole number of prompts with {count} each",
+        recipe.optim.batch_size
     );
-    Err(Violation::new(message).hint("make `optim.batch_size` a multiple of `method.vbon.rollouts`"))
+    Err(Violation::new(message).hint(format!("make `optim.batch_size` a multiple of `{key}`")))
 }

@@ -20,7 +20,8 @@ use crate::card;
 use crate::checkpoint::Learner;
 use crate::error::Error;
 use crate::methods::pretrain::PretrainTask;
-use crate::methods::{dpo, pool, vbon};
+use crate::methods::{dpo, pool};
+use crate::on_policy::{Compose, OnPolicy, Parts};
 use crate::progress::Progress;
 use crate::recipe::{Method, Recipe};
 use crate::supervised::{Objective, Supervised};
@@ -99,7 +100,13 @@ pub fn run(recipe: &Recipe, site: &Site<'_>) -> Result<Ended, Error> {
             let rows = dpo::referenced(&reference, rows)?;
             supervise(recipe, site, loaded, settings.clone(), rows, &device)
         }
-        Method::Vbon(settings) => distil(recipe, settings, site, &device),
+        Method::Vbon(settings) => on_policy(recipe, settings, site, &device),
+        Method::Rl(settings) => on_policy(recipe, settings, site, &device),
+        Method::Ctrl(settings) => on_policy(recipe, settings, site, &device),
+        Method::Bond(settings) => on_policy(recipe, settings, site, &device),
+        Method::JBond(settings) => on_policy(recipe, settings, site, &device),
+        Method::Wind(settings) => on_policy(recipe, settings, site, &device),
+        Method::BonAware(settings) => on_policy(recipe, settings, site, &device),
     }
 }
 
@@ -326,25 +333,39 @@ fn draw_pool(
     Ok(Ended::Done)
 }
 
-fn distil(recipe: &Recipe, settings: &vbon::Vbon, site: &Site<'_>, device: &Device) -> Result<Ended, Error> {
+fn on_policy(
+    recipe: &Recipe,
+    settings: &dyn Compose,
+    site: &Site<'_>,
+    device: &Device,
+) -> Result<Ended, Error> {
     let Some(table) = &recipe.reward else { return Ok(Ended::Done) };
     let loaded = setup::load(&site.places, &recipe.model.path, device).map_err(Error::other)?;
     let reward = setup::build(table, &site.places, &loaded, device).map_err(Error::other)?;
     let reference = Policy::new(loaded.hash.clone(), &loaded.decoder);
     let raw = generate::Sampling::default();
-    let Some(Drawn { prompts, samples, id }) =
-        scored_pool(recipe, site, &loaded, &reference, &reward, &raw, settings.pool_samples)?
-    else {
-        return Ok(Ended::Interrupted);
+    let samples = settings.pool_samples();
+    let (prompts, cached) = if samples == 0 {
+        let found =
+            setup::prompts(&recipe.data, &site.places, &loaded, recipe.run.seed, room(&loaded, recipe));
+        (found.map_err(Error::other)?.rows, Vec::new())
+    } else {
+        let pool = scored_pool(recipe, site, &loaded, &reference, &reward, &raw, samples)?;
+        let Some(Drawn { prompts, samples, id }) = pool else { return Ok(Ended::Interrupted) };
+        let cached = samples
+            .rewards(&id)
+            .map_err(Error::other)?
+            .into_iter()
+            .map(|row| CachedRewards::new(row.to_vec()).map_err(Error::other))
+            .collect::<Result<Vec<_>, _>>()?;
+        (prompts, cached)
     };
-    let cached = samples
-        .rewards(&id)
-        .map_err(Error::other)?
-        .into_iter()
-        .map(|row| CachedRewards::new(row.to_vec()).map_err(Error::other))
-        .collect::<Result<Vec<_>, _>>()?;
+    let plan = settings.compose(&cached)?;
+    if let Some(note) = &plan.note {
+        Progress::say(&format!("{}: {note}", site.title));
+    }
     let tokenizer = loaded.tokenizer.clone();
-    let parts = vbon::Parts {
+    let parts = Parts {
         prompts,
         cached,
         reference: &reference,
@@ -352,7 +373,7 @@ fn distil(recipe: &Recipe, settings: &vbon::Vbon, site: &Site<'_>, device: &Devi
         budget: recipe.sampling.max_new_tokens,
         decode: Box::new(move |ids| tokenizer.decode(ids, true).unwrap_or_default()),
     };
-    let mut task = vbon::VbonTask::new(settings, &recipe.optim, parts, recipe.run.seed);
+    let mut task = OnPolicy::new(plan, &recipe.optim, parts, recipe.run.seed);
     let mut learner = learner(recipe, loaded)?;
     train(recipe, site, &mut learner, &mut task, device)
 }

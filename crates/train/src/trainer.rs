@@ -14,13 +14,14 @@ use crate::checkpoint::{self, Learner, TrainerState};
 use crate::error::Error;
 use crate::meters::Meters;
 use crate::optimizer::{AdamW, Moments, clip};
+use crate::progress::Progress;
 use crate::schedule::learning_rate;
 use crate::sinks::Sinks;
 
 /// What a method adds to the loop: the gradient of a step, and what is measured beside.
 ///
-/// A step is a function of the weights and of its index alone: data order and random streams are addressed by it. That is
-/// why a resumed run needs no more than weights, moments and the index.
+/// A step is a function of the weights, of its index, and of what the task itself keeps ([`Task::state`]): data order and
+/// random streams are addressed by the index. That is why a resumed run needs no more than these and the moments.
 pub trait Task {
     /// Updates in all.
     fn total_steps(&self) -> usize;
@@ -32,6 +33,28 @@ pub trait Task {
         step: usize,
         meters: &mut Meters,
     ) -> Result<(Grads, u64), Error>;
+
+    /// Called when the weights have moved; `step` updates are made.
+    fn updated(&mut self, learner: &Learner, step: usize) -> Result<(), Error> {
+        let _ = (learner, step);
+        Ok(())
+    }
+
+    /// Why the run is to end before its last step, if it is.
+    fn done(&self) -> Option<String> {
+        None
+    }
+
+    /// Files that the task needs to go on, beside weights and moments; named from the checkpoint's folder.
+    fn state(&self) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        Ok(Vec::new())
+    }
+
+    /// Takes up what [`Task::state`] left in `checkpoint`; the learner has its weights already.
+    fn restore(&mut self, learner: &Learner, checkpoint: &Path, device: &Device) -> Result<(), Error> {
+        let _ = (learner, checkpoint, device);
+        Ok(())
+    }
 
     /// Metrics on data held out, with names that begin with `eval_`.
     fn evaluate(&mut self, learner: &Learner, meters: &mut Meters) -> Result<(), Error> {
@@ -104,6 +127,7 @@ pub fn run(
                     message: "it was made by another recipe\n  hint: run without --resume under another run.name, or with the recipe.toml of the run folder".into(),
                 });
         }
+        task.restore(learner, &plan.folder.join(checkpoint::step_name(at.step)), device)?;
         (moments, state) = (found, at);
     }
     let settings = AdamW {
@@ -117,7 +141,7 @@ pub fn run(
     let mut meters = Meters::default();
     let mut saved = plan.folder.join(checkpoint::step_name(state.step));
     let mut since = (Instant::now(), state.tokens);
-    while state.step < total {
+    while state.step < total && task.done().is_none() {
         let step = state.step;
         let (mut grads, tokens) = task.gradient(learner, step, &mut meters)?;
         finite(step, "the loss", meters.mean("loss").unwrap_or(0.0))?;
@@ -134,11 +158,16 @@ pub fn run(
         moments.update(&settings, rate, &grads, &mut |visitor| learner.decoder.visit(visitor));
         state.step += 1;
         state.tokens += tokens;
+        task.updated(learner, state.step)?;
         meters.add("grad_norm", norm);
         meters.add("learning_rate", rate);
         sinks.tick(state.step);
 
-        let last = state.step == total;
+        let ends = task.done();
+        if let Some(reason) = &ends {
+            Progress::say(&format!("{}: step {}: {reason}", plan.title, state.step));
+        }
+        let last = state.step == total || ends.is_some();
         let stopping = plan.stop.load(Ordering::Relaxed);
         let save_due = last
             || stopping
@@ -162,7 +191,7 @@ pub fn run(
                 if let Some(value) = better {
                     state.best = Some((value, state.step));
                 }
-                saved = checkpoint::save(plan.folder, learner, &moments, &state, plan.card)?;
+                saved = checkpoint::save(plan.folder, learner, &moments, &state, task.state()?, plan.card)?;
                 if better.is_some() {
                     atomic::point(&plan.folder.join("best"), &checkpoint::step_name(state.step))?;
                 }

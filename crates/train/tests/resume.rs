@@ -5,12 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::Device;
 use data::wordmath::Config as Difficulty;
-use model::Grads;
+use generate::{Candidate, Ledger, Prompt, Purpose, Reward, Stream};
+use model::files::{AdapterConfig, attach};
+use model::{Grads, Policy};
 use recipe::{Log, Optim, Save};
 use train::Error;
 use train::checkpoint::Learner;
 use train::meters::Meters;
+use train::methods::j_bond::JBond;
 use train::methods::pretrain::{Pretrain, PretrainTask};
+use train::on_policy::{Compose, OnPolicy, Parts};
 use train::trainer::{Outcome, Plan, Task, run};
 
 const STEPS: usize = 6;
@@ -42,16 +46,32 @@ fn optim() -> Optim {
 }
 
 /// A task that asks to stop after a step, as Ctrl-C does, or that gives a loss that is no number.
-struct Interrupted<'a> {
-    task: PretrainTask,
+struct Interrupted<'a, T> {
+    task: T,
     at: usize,
     stop: &'a AtomicBool,
     nan_at: usize,
 }
 
-impl Task for Interrupted<'_> {
+impl<T: Task> Task for Interrupted<'_, T> {
     fn total_steps(&self) -> usize {
         self.task.total_steps()
+    }
+
+    fn updated(&mut self, learner: &Learner, step: usize) -> Result<(), Error> {
+        self.task.updated(learner, step)
+    }
+
+    fn done(&self) -> Option<String> {
+        self.task.done()
+    }
+
+    fn state(&self) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        self.task.state()
+    }
+
+    fn restore(&mut self, learner: &Learner, checkpoint: &Path, device: &Device) -> Result<(), Error> {
+        self.task.restore(learner, checkpoint, device)
     }
 
     fn gradient(
@@ -71,13 +91,24 @@ impl Task for Interrupted<'_> {
 }
 
 fn train(folder: &Path, resume: bool, at: usize, nan_at: usize) -> Result<Outcome, Error> {
-    let device = Device::flex();
     let difficulty = Difficulty::default();
     let tokenizer = settings().tokenizer(&difficulty)?;
-    let mut decoder = settings().decoder(&tokenizer, 7, &device);
-    decoder.visit(&mut |_, mut slot| slot.set_trained(true));
+    let decoder = settings().decoder(&tokenizer, 7, &Device::flex());
     let task = PretrainTask::new(&settings(), &optim(), &difficulty, 2, &tokenizer)?;
-    let mut learner = Learner { decoder, adapter: None, tokenizer, base: "test".into() };
+    let learner = Learner { decoder, adapter: None, tokenizer, base: "test".into() };
+    run_task(folder, resume, at, nan_at, learner, task)
+}
+
+fn run_task(
+    folder: &Path,
+    resume: bool,
+    at: usize,
+    nan_at: usize,
+    mut learner: Learner,
+    task: impl Task,
+) -> Result<Outcome, Error> {
+    let adapters = learner.adapter.is_some();
+    learner.decoder.visit(&mut |name, mut slot| slot.set_trained(!adapters || name.contains("lora_")));
     let stop = AtomicBool::new(false);
     let plan = Plan {
         folder,
@@ -90,7 +121,64 @@ fn train(folder: &Path, resume: bool, at: usize, nan_at: usize) -> Result<Outcom
         stop: &stop,
         card: "# Test\n",
     };
-    run(&plan, &mut learner, &mut Interrupted { task, at, stop: &stop, nan_at }, &device)
+    run(&plan, &mut learner, &mut Interrupted { task, at, stop: &stop, nan_at }, &Device::flex())
+}
+
+/// A reward that tells most texts apart.
+struct Hash {
+    ledger: Ledger,
+}
+
+impl Reward for Hash {
+    fn name(&self) -> &'static str {
+        "hash"
+    }
+
+    fn rewards(&mut self, candidates: &[Candidate<'_>]) -> Result<Vec<f64>, generate::Error> {
+        let of = |ids: &[u32]| ids.iter().fold(7_u32, |hash, id| hash.wrapping_mul(31).wrapping_add(*id));
+        Ok(candidates.iter().map(|candidate| f64::from(of(candidate.ids) % 1000)).collect())
+    }
+
+    fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+}
+
+/// J-BOND on a new model: its anchor is a moving average, so that it must be a part of the checkpoint.
+fn j_bond(
+    folder: &Path,
+    resume: bool,
+    at: usize,
+    lora: bool,
+    kl_limit: Option<f64>,
+) -> Result<Outcome, Error> {
+    let tokenizer = settings().tokenizer(&Difficulty::default())?;
+    let mut decoder = settings().decoder(&tokenizer, 7, &Device::flex());
+    let reference = Policy::new("reference", &decoder);
+    let prompts = (0..4).map(|index| Prompt::from_ids(index, vec![5 + index as u32, 9, 3])).collect();
+    let method = JBond { eta: 0.3, gamma: 0.1, kl_limit, ..JBond::default() };
+    let parts = Parts {
+        prompts,
+        cached: Vec::new(),
+        reference: &reference,
+        reward: Box::new(Hash { ledger: Ledger::default() }),
+        budget: 6,
+        decode: Box::new(|_| String::new()),
+    };
+    let task = OnPolicy::new(method.compose(&[])?, &optim(), parts, 11);
+    let config = AdapterConfig {
+        r: 2,
+        alpha: 4.0,
+        use_rslora: false,
+        targets: vec!["q_proj".into(), "up_proj".into()],
+        base: "test".into(),
+    };
+    if lora {
+        let mut stream = Stream::new(1, Purpose::Init, 1, 0);
+        attach(&mut decoder, &config, &mut || stream.uniform())?;
+    }
+    let learner = Learner { decoder, adapter: lora.then_some(config), tokenizer, base: "test".into() };
+    run_task(folder, resume, at, 99, learner, task)
 }
 
 fn weights(folder: &Path) -> Vec<u8> {
@@ -126,6 +214,44 @@ fn stopped_and_resumed_equals_never_stopped_bit_for_bit() {
     {
         assert!(whole.path().join("latest").join(file).exists(), "{file}");
     }
+}
+
+#[test]
+fn an_anchor_that_moves_is_resumed_bit_for_bit() {
+    for lora in [false, true] {
+        let (whole, parts) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        assert!(matches!(j_bond(whole.path(), false, 0, lora, None), Ok(Outcome::Done(_))));
+        let stopped = j_bond(parts.path(), false, 3, lora, None).expect("it saves and stops");
+        assert_eq!(stopped, Outcome::Interrupted(parts.path().join("step-000003")));
+        assert!(matches!(j_bond(parts.path(), true, 0, lora, None), Ok(Outcome::Done(_))));
+        assert_eq!(metrics(whole.path()), metrics(parts.path()));
+        let weights = if lora { "adapter_model.safetensors" } else { "model.safetensors" };
+        for file in [weights, "state/anchor.safetensors"] {
+            let read = |folder: &Path| fs_err::read(folder.join("latest").join(file)).expect("a checkpoint");
+            assert_eq!(read(whole.path()), read(parts.path()), "{file}");
+        }
+        // The anchor has moved, and lags behind the policy.
+        let anchor = |step: &str| {
+            fs_err::read(whole.path().join(step).join("state/anchor.safetensors")).expect("a checkpoint")
+        };
+        assert_ne!(anchor("step-000002"), anchor("step-000006"));
+        let last: serde_json::Value = serde_json::from_str(&metrics(whole.path())[STEPS - 1]).expect("JSON");
+        assert!(last["anchor/kl"].is_number() && last["j-bond/firing_rate"].is_number(), "{last}");
+        // Without the anchor's file there is nothing to go on from.
+        fs_err::remove_file(parts.path().join("step-000006/state/anchor.safetensors")).expect("it is there");
+        let error = j_bond(parts.path(), true, 0, lora, None).expect_err("it is missing").to_string();
+        assert!(error.contains("anchor") && error.contains("hint"), "{error}");
+    }
+}
+
+#[test]
+fn a_kl_limit_ends_the_run_and_resuming_does_not_go_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // The least positive distance: the first step that has one ends the run.
+    let ended = j_bond(folder.path(), false, 0, false, Some(1e-9)).expect("it ends");
+    let Outcome::Done(saved) = ended else { panic!("it is done, not interrupted") };
+    assert_ne!(saved, folder.path().join("step-000006"), "before its last step");
+    assert_eq!(j_bond(folder.path(), true, 0, false, Some(1e-9)).expect("it stays"), Outcome::Done(saved));
 }
 
 #[test]

@@ -1,0 +1,60 @@
+//! The shipped recipes of on-policy methods are valid, and what would bias them is refused with the reason.
+
+use recipe::Source;
+use train::recipe::{METHODS, Recipe};
+
+const NAMES: [&str; 7] = ["vbon", "rl", "ctrl", "bond", "j-bond", "wind", "bon-aware"];
+
+fn load(name: &str, changes: &[&str]) -> Result<Recipe, String> {
+    let path = format!("{}/../../recipes/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+    let source = Source::read(path).map_err(|errors| errors.to_string())?.set_all(changes);
+    source.load::<Recipe>().map(|loaded| loaded.value.clone()).map_err(|errors| errors.to_string())
+}
+
+#[test]
+fn the_shipped_recipes_load_and_compose() {
+    for name in NAMES {
+        let recipe = load(name, &[]).unwrap_or_else(|message| panic!("{name}: {message}"));
+        assert_eq!(recipe.method.name(), name);
+        assert!(METHODS.iter().any(|info| info.name == name), "{name} is not listed");
+        let settings = recipe.method.on_policy().expect("on-policy");
+        let cached: Vec<_> = (0..3)
+            .map(|_| {
+                let rewards = (0..settings.pool_samples().max(1)).map(|r| r as f64).collect();
+                objective::rank::CachedRewards::new(rewards).expect("finite")
+            })
+            .collect();
+        let plan = settings.compose(&cached).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let draws = plan.objective.draws();
+        assert!(draws.policy + draws.anchor >= 2, "{name}: {draws:?}");
+    }
+}
+
+#[test]
+fn what_would_bias_ratios_or_cannot_be_is_refused_with_a_remedy() {
+    for name in NAMES {
+        for (change, key) in [
+            ("sampling.temperature=0.7", "temperature = 1"),
+            ("sampling.top_p=0.9", "top_p = 1"),
+            ("sampling.top_k=50", "top_k = 0"),
+        ] {
+            let message = load(name, &[change]).expect_err("refused");
+            assert!(message.contains("biases") && message.contains(key), "{name}: {message}");
+        }
+    }
+    for (name, changes, part) in [
+        ("rl", &["optim.batch_size=66"][..], "multiple of `method.rl.rollouts`"),
+        ("wind", &["method.wind.samples=5"], "multiple of `method.wind.samples`"),
+        ("ctrl", &["method.ctrl.beta=0.1"], "keep `beta`, or `kl`"),
+        ("ctrl", &["method.ctrl.tilt={exponential={t=0.0}}"], "prefers nothing"),
+        ("ctrl", &["method.ctrl.tilt={exponential={t=20.0}}"], "raise `pool_samples` to 100"),
+        ("bond", &["method.bond.n=2.5"], "round `n`"),
+        ("bond", &["method.bond.n=16.0"], "raise `samples`"),
+        ("bon-aware", &["method.bon-aware.form=\"rlb\"", "method.bon-aware.n=8"], "raise `rollouts` to 9"),
+        ("vbon", &["method.vbon.n=100"], "raise `pool_samples`"),
+    ] {
+        let message = load(name, changes).expect_err("refused");
+        assert!(message.contains(part), "{name} {changes:?}: {message}");
+    }
+    assert!(load("bond", &["method.bond.n=2.5", "method.bond.b=1.0"]).is_ok(), "backward alone takes any N");
+}
