@@ -4,7 +4,6 @@
 //! - [`tabular`]: language models small enough to enumerate, their guided products, chains, and a learnable table;
 //! - [`law`], [`bon`], [`pool`]: tilts, divergences, best-of-N with ties, and its estimates from pools of samples;
 //! - [`power_mean`]: what several aligned policies make together under an α-divergence;
-//! - [`rank`]: rewards seen through ranks among cached samples;
 //! - [`rank`], [`tilt`], [`design`]: rewards seen through ranks among cached samples, tilts of them, and what those win;
 //! - [`algebra`], [`game`]: on-policy methods as value, divergence and estimator; the win-rate game;
 //! - [`losses`], [`advantage`], [`kl`]: objectives as pure functions with analytic gradients.

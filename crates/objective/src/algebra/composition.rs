@@ -229,8 +229,10 @@ fn log_quantile(rank: Rank, ties: Ties, record: &mut Record<'_>) -> f64 {
     record("bon/quantile", rank.fraction(Ties::MidRank), 1.0);
     record("bon/floor_hits", f64::from(u8::from(rank.count(Ties::NonStrict) == 0.0)), 1.0);
     record("bon/tie_mass", rank.tie_mass(), 1.0);
-    // Best-of-N has a mean log F of -1/N, so this ratio of sums is the N of the best-of-N that the policy equals.
-    record("bon/effective_n", 1.0, -log_f);
+    // Best-of-N wins N/(N+1) against its base, so this ratio of sums is the N that the policy's win rate stands for; ties
+    // count one half, so that the base itself has one.
+    let quantile = rank.fraction(Ties::MidRank);
+    record("bon/effective_n", quantile, 1.0 - quantile);
     log_f
 }
 
@@ -286,17 +288,25 @@ mod tests {
 
     #[test]
     fn the_effective_n_is_a_ratio_of_sums() {
-        let cached = CachedRewards::new((0..100).map(f64::from).collect()).expect("finite");
-        let (mut count, mut sum) = (0.0, 0.0);
-        // Answers of the reference itself: N is one.
-        for reward in 0..=100 {
-            let rank = cached.rank(f64::from(reward) - 0.5).expect("finite");
-            log_quantile(rank, Ties::NonStrict, &mut |name, top, bottom| {
-                if name == "bon/effective_n" {
-                    (count, sum) = (count + top, sum + bottom);
-                }
-            });
-        }
-        assert!((count / sum - 1.0).abs() < 0.02, "{}", count / sum);
+        let effective = |pool: &[f64], answers: &[f64]| {
+            let cached = CachedRewards::new(pool.to_vec()).expect("finite");
+            let (mut wins, mut losses) = (0.0, 0.0);
+            for reward in answers {
+                let rank = cached.rank(*reward).expect("finite");
+                log_quantile(rank, Ties::NonStrict, &mut |name, sum, count| {
+                    if name == "bon/effective_n" {
+                        (wins, losses) = (wins + sum, losses + count);
+                    }
+                });
+            }
+            wins / losses
+        };
+        // Answers of the reference itself: N is one, with ties too.
+        let pool: Vec<f64> = (0..100).map(f64::from).collect();
+        assert!((effective(&pool, &pool) - 1.0).abs() < 1e-12);
+        let tied: Vec<f64> = (0..100).map(|r| f64::from(r / 40)).collect();
+        assert!((effective(&tied, &tied) - 1.0).abs() < 1e-12);
+        // Three answers in four above the median of two values.
+        assert!((effective(&[0.0, 1.0], &[1.0, 1.0, 1.0, 0.0]) - 0.625 / 0.375).abs() < 1e-12);
     }
 }
