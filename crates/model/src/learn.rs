@@ -15,14 +15,15 @@ use crate::params::{Grads, Slot};
 pub struct Row<'a> {
     /// The tokens.
     pub ids: &'a [u32],
-    /// `loss[i]`: the log-probability of token `i` given those before it is wanted. Never true for the first token.
+    /// `loss[i]`: the log-probability of token `i` given those before it is wanted; of prefix scores, the score at token `i`.
+    /// Never true for the first token.
     pub loss: &'a [bool],
 }
 
 /// What a batch gave, and the way back to the weights.
 #[derive(Debug)]
 pub struct Forward {
-    /// Log-probabilities of the wanted tokens row after row, or one score a row.
+    /// Log-probabilities or scores of the wanted tokens row after row, or one score a row.
     pub values: Vec<f32>,
     /// How many of the values belong to each row.
     pub counts: Vec<usize>,
@@ -106,6 +107,22 @@ pub fn scores(decoder: &Decoder, rows: &[&[u32]], checkpointing: bool) -> Forwar
     })
 }
 
+/// As [`scores`], at every token that a row wants: the score of the text that ends there.
+pub fn prefix_scores(decoder: &Decoder, rows: &[Row<'_>], checkpointing: bool) -> Forward {
+    let batch = Padded::new(rows);
+    let (mut places, mut counts) = (Vec::new(), Vec::new());
+    for (index, row) in rows.iter().enumerate() {
+        let before = places.len();
+        let wanted = (0..row.ids.len()).filter(|position| row.loss[*position]);
+        places.extend(wanted.map(|position| index * batch.length + position));
+        counts.push(places.len() - before);
+    }
+    let count = places.len();
+    forward(decoder, batch, counts, checkpointing, |hidden| {
+        decoder.output(select(&hidden, &places)).reshape([count])
+    })
+}
+
 fn forward(
     decoder: &Decoder,
     batch: Padded,
@@ -180,4 +197,47 @@ fn collect(decoder: &mut Decoder, gradients: &burn::tensor::Gradients, grads: &m
             grads.add(name, gradient);
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Shape};
+    use burn::tensor::Device;
+
+    #[test]
+    fn the_score_of_a_prefix_is_that_of_the_text_that_ends_there() {
+        let shape = Shape {
+            vocab_size: 30,
+            hidden_size: 16,
+            intermediate_size: 24,
+            num_hidden_layers: 2,
+            num_attention_heads: 2,
+            num_key_value_heads: 1,
+            max_position_embeddings: 32,
+            eos: 1,
+            pad: 0,
+        };
+        let mut state = 0.0_f64;
+        let mut draw = || {
+            state += 1.0;
+            4.0 * (state * 12.9898).sin()
+        };
+        let decoder = Decoder::random(Config::llama(&shape), &Device::flex(), &mut draw);
+        let decoder = decoder.with_score_head(Some(0), &mut draw);
+        let (long, short) = ([3, 9, 4, 22, 7], [3, 9, 5]);
+        let rows = [
+            Row { ids: &long, loss: &[false, false, true, true, true] },
+            Row { ids: &short, loss: &[false, true, true] },
+        ];
+        let forward = prefix_scores(&decoder, &rows, false);
+        assert_eq!(forward.counts, [3, 2]);
+        let alone: Vec<&[u32]> = vec![&long[..3], &long[..4], &long, &short[..2], &short];
+        let one_by_one: Vec<f32> =
+            alone.iter().map(|ids| scores(&decoder, &[*ids], false).values[0]).collect();
+        for (got, want) in forward.values.iter().zip(&one_by_one) {
+            assert!((got - want).abs() < 1e-5, "{:?} and not {one_by_one:?}", forward.values);
+        }
+        assert!(one_by_one.windows(2).all(|pair| (pair[0] - pair[1]).abs() > 1e-4), "they differ");
+    }
 }

@@ -13,6 +13,7 @@ pub mod files;
 pub mod hub;
 pub mod learn;
 pub mod linear;
+pub mod merge;
 pub mod pages;
 pub mod params;
 pub mod policy;

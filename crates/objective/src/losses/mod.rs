@@ -4,17 +4,21 @@
 //! derivative) and reduces over examples itself. Log-probabilities of sequences are sums over the completion's tokens, EOS
 //! included, in nats. Every field's range is checked by `validate`, which names the offending value.
 
+mod bonbon;
 mod bradley_terry;
 mod dpo;
 mod policy_gradient;
 mod preference;
+mod quantile;
 mod sft;
 mod vbon;
 
+pub use bonbon::Bonbon;
 pub use bradley_terry::BradleyTerry;
 pub use dpo::{Dpo, DpoVariant, SequenceLogProbs};
 pub use policy_gradient::{Clip, PolicyGradient, clipped, reinforce};
 pub use preference::{Preference, Simpo};
+pub use quantile::{QuantileTilt, log_mean_exp, squared_ratio};
 pub use sft::{CrossEntropy, cross_entropy};
 pub use vbon::{Vbon, VbonForm};
 
