@@ -75,13 +75,19 @@ pub fn average(parts: &[Part<'_>]) -> Result<Decoder, Error> {
             own.iter().zip(&tensors[0]).find(|(a, b)| a.name != b.name || a.shape != b.shape)
         {
             let (a, b) = (format!("{} {:?}", a.name, a.shape), format!("{} {:?}", b.name, b.shape));
-            return Err(refuse(part, format!("{a}, where {} has {b}: only models of one shape can be summed", first.name)));
+            return Err(refuse(
+                part,
+                format!("{a}, where {} has {b}: only models of one shape can be summed", first.name),
+            ));
         }
     }
     let mut values: BTreeMap<&str, Vec<f32>> = BTreeMap::new();
     for (index, tensor) in tensors[0].iter().enumerate() {
-        let terms: Vec<(f64, &[f32])> =
-            parts.iter().zip(&tensors).map(|(part, own)| (part.weight, own[index].values.as_slice())).collect();
+        let terms: Vec<(f64, &[f32])> = parts
+            .iter()
+            .zip(&tensors)
+            .map(|(part, own)| (part.weight, own[index].values.as_slice()))
+            .collect();
         values.insert(&tensor.name, weighted_sum(&terms));
     }
     let device = sum.device();
@@ -131,7 +137,10 @@ pub fn average_factors(parts: &[Part<'_>]) -> Result<(Decoder, AdapterConfig), E
     for (part, config) in parts.iter().zip(&configs) {
         if config.r != configs[0].r || config.scaling() != configs[0].scaling() {
             let (own, first) = ((config.r, config.scaling()), (configs[0].r, configs[0].scaling()));
-            let message = format!("rank and scale {own:?}, where {} has {first:?}: factors can be averaged where they agree", parts[0].name);
+            let message = format!(
+                "rank and scale {own:?}, where {} has {first:?}: factors can be averaged where they agree",
+                parts[0].name
+            );
             return Err(refuse(part, message));
         }
     }
@@ -253,7 +262,8 @@ mod tests {
         decoder.visit(&mut |name, mut slot| {
             if name.contains("lora_B") {
                 let count = slot.shape().iter().product();
-                let values: Vec<f32> = (0..count).map(|i| 0.1 * ((i as f32 + seed as f32) * 0.7).sin()).collect();
+                let values: Vec<f32> =
+                    (0..count).map(|i| 0.1 * ((i as f32 + seed as f32) * 0.7).sin()).collect();
                 slot.set_flat(Tensor::from_data(TensorData::new(values, [count]), &Device::flex()));
             }
         });
@@ -290,14 +300,16 @@ mod tests {
         assert_eq!(bits(&sum), bits(&b));
         let (c, d) = (config(2), config(3));
         let (x, y) = (adapted(&a, &c, 1.0), adapted(&a, &d, 2.0));
-        let (sum, joined) = concatenate(&[part(&x, Some(&c), 0.0), part(&y, Some(&d), 1.0)]).expect("one base");
+        let (sum, joined) =
+            concatenate(&[part(&x, Some(&c), 0.0), part(&y, Some(&d), 1.0)]).expect("one base");
         assert_eq!((bits(&sum), joined), (bits(&y), d));
     }
 
     #[test]
     fn sums_are_linear_and_close_to_the_weights_by_hand() {
         let (a, b) = (random(1.0), random(2.0));
-        let mix = |w: f64| values(&average(&[part(&a, None, w), part(&b, None, 1.0 - w)]).expect("one shape"));
+        let mix =
+            |w: f64| values(&average(&[part(&a, None, w), part(&b, None, 1.0 - w)]).expect("one shape"));
         let (left, right) = (values(&a), values(&b));
         for w in [0.25, 0.5, 1.5] {
             let by_hand: Vec<f32> = left
@@ -338,7 +350,8 @@ mod tests {
         let c = config(2);
         let x = adapted(&base, &c, 1.0);
         let other = AdapterConfig { base: "another".into(), ..config(2) };
-        let error = concatenate(&[part(&x, Some(&c), 0.5), part(&x, Some(&other), 0.5)]).expect_err("two bases");
+        let error =
+            concatenate(&[part(&x, Some(&c), 0.5), part(&x, Some(&other), 0.5)]).expect_err("two bases");
         assert!(error.to_string().contains("another"), "{error}");
         assert!(concatenate(&[part(&base, None, 0.5)]).is_err() && average(&[]).is_err());
         let scored = base.clone().with_score_head(Some(0), &mut || 1.0);

@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use data::tokenizer::Tokenizer;
 use model::files::{AdapterConfig, adapter_files, model_files};
 use model::params::Slot;
-use model::weights::{Float, Weights, serialize};
+use model::weights::{Float, Named, Weights, serialize};
 use model::{Config, Decoder};
 use serde::{Deserialize, Serialize};
 
@@ -52,10 +52,33 @@ pub fn save(
     folder: &Path,
     learner: &Learner,
     moments: &Moments,
-    state: &TrainerState,
     more: Vec<(String, Vec<u8>)>,
+    state: &TrainerState,
     card: &str,
 ) -> Result<PathBuf, Error> {
+    let mut files = model_folder(learner, card)?;
+    let state_json = serde_json::to_vec_pretty(state).map_err(Error::other)?;
+    files.push(("state/trainer.json".into(), state_json));
+    files.push(("state/optimizer.safetensors".into(), serialize(&moments.save(), Float::F32)?));
+    files.extend(more);
+    write(folder, state.step, &files)
+}
+
+/// Writes a model that no run goes on from, as the checkpoint of step 0, and points `latest` to it.
+pub fn export(folder: &Path, learner: &Learner, card: &str) -> Result<PathBuf, Error> {
+    write(folder, 0, &model_folder(learner, card)?)
+}
+
+fn write(folder: &Path, step: usize, files: &[(String, Vec<u8>)]) -> Result<PathBuf, Error> {
+    let name = step_name(step);
+    let path = folder.join(&name);
+    atomic::write_folder(&path, files)?;
+    atomic::point(&folder.join("latest"), &name)?;
+    Ok(path)
+}
+
+/// The files of a model, its tokenizer and its card.
+fn model_folder(learner: &Learner, card: &str) -> Result<Vec<(String, Vec<u8>)>, Error> {
     let mut files = match &learner.adapter {
         Some(adapter) => adapter_files(&learner.decoder, adapter)?,
         None => model_files(&learner.decoder, Float::F32)?,
@@ -67,15 +90,7 @@ pub fn save(
             files.push((name.to_owned(), bytes.to_vec()));
         }
     }
-    let state_json = serde_json::to_vec_pretty(state).map_err(Error::other)?;
-    files.push(("state/trainer.json".into(), state_json));
-    files.push(("state/optimizer.safetensors".into(), serialize(&moments.save(), Float::F32)?));
-    files.extend(more);
-    let name = step_name(state.step);
-    let path = folder.join(&name);
-    atomic::write_folder(&path, &files)?;
-    atomic::point(&folder.join("latest"), &name)?;
-    Ok(path)
+    Ok(files)
 }
 
 /// Drops checkpoints beyond the last `keep`; `best` stays.

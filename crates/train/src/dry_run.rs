@@ -55,6 +55,18 @@ pub fn describe(job: &Job) -> Result<String, Error> {
         line("samples", format!("{} of each prompt and policy", compare.samples));
         return Ok(text);
     }
+    if let Method::Soup(soup) = &recipe.method {
+        for model in &soup.models {
+            line("merge", format!("{} of {} {}", model.weight, model.path, here(job, &model.path)));
+        }
+        if soup.rest() != 0.0 {
+            line(
+                "merge",
+                format!("{} of {} {}", soup.rest(), recipe.model.path, here(job, &recipe.model.path)),
+            );
+        }
+        return Ok(text);
+    }
     line("model", format!("{} {}", recipe.model.path, here(job, &recipe.model.path)));
     if let Some(settings) = recipe.method.on_policy() {
         for (name, value) in settings.forecast() {
@@ -91,7 +103,11 @@ pub fn describe(job: &Job) -> Result<String, Error> {
     let device = DeviceName::cpu().open()?;
     let loaded = setup::load(&job.places, &recipe.model.path, &device).map_err(Error::other)?;
     let rows = rows(job, &loaded)?;
-    line("data", format!("{} rows of {}", rows.count, recipe.data.path));
+    let most = if recipe.method.pooled().is_some() { "at most " } else { "" };
+    line("data", format!("{most}{} rows of {}", rows.count, recipe.data.path));
+    if let Some((samples, _)) = recipe.method.pooled() {
+        line("pool", format!("{samples} samples of each prompt, drawn and scored first"));
+    }
     if recipe.method.trains() {
         let per_step = rows.mean_tokens * recipe.optim.batch_size as f64;
         line("steps", steps(recipe, rows.count));
@@ -144,7 +160,9 @@ fn rows(job: &Job, loaded: &Loaded) -> Result<Rows, Error> {
     let prompts = setup::prompts(&recipe.data, &job.places, loaded, seed, room).map_err(Error::other)?.rows;
     let tokens: usize = prompts.iter().map(|prompt| prompt.ids.len() + recipe.sampling.max_new_tokens).sum();
     let first = prompts.iter().take(1).map(|prompt| Example::join(&prompt.ids, &[])).collect();
-    Ok(Rows { count: prompts.len(), mean_tokens: tokens as f64 / prompts.len() as f64, first })
+    let mean_tokens = tokens as f64 / prompts.len() as f64;
+    let per_prompt = recipe.method.pooled().map_or(1, |(_, rows)| rows);
+    Ok(Rows { count: prompts.len() * per_prompt, mean_tokens, first })
 }
 
 fn steps(recipe: &Recipe, rows: usize) -> String {
@@ -185,7 +203,8 @@ fn trained_parameters(recipe: &Recipe, config: &Config) -> usize {
             _ => 0,
         })
         .sum();
-    config.num_hidden_layers * per_layer + if matches!(recipe.method, Method::Reward(_)) { d } else { 0 }
+    config.num_hidden_layers * per_layer
+        + if matches!(recipe.method, Method::Reward(_) | Method::PrefixScorer(_)) { d } else { 0 }
 }
 
 /// Bytes: weights, gradients and moments of what is trained, and what a micro-batch of `tokens` keeps for backward.

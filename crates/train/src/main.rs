@@ -56,7 +56,7 @@ fn main() -> ExitCode {
     if arguments.list {
         for info in METHODS {
             Progress::print(&format!(
-                "{:9}  needs {:18}  {}\n{:11}{}",
+                "{:13}  needs {:18}  {}\n{:15}{}",
                 info.name, info.needs, info.paper, "", info.summary
             ));
         }

@@ -381,7 +381,7 @@ impl Task for OnPolicy<'_> {
         (kl > limit).then(|| format!("ended: the KL to the reference is {kl:.3} nats, the limit {limit}"))
     }
 
-    fn state(&self) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    fn state(&mut self) -> Result<Vec<(String, Vec<u8>)>, Error> {
         let mut files = Vec::new();
         if self.plan.kl_limit.is_some() {
             let watch = serde_json::to_vec_pretty(&self.watch).map_err(Error::other)?;

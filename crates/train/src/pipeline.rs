@@ -69,6 +69,11 @@ pub fn jobs(folder: &Path, stages: &[(String, Recipe)]) -> Result<Vec<Job>, Erro
 fn names_of_stages(recipe: &Recipe) -> Vec<String> {
     let mut models = vec![&recipe.model.path];
     models.extend(recipe.reward.as_ref().and_then(RewardTable::model));
+    match &recipe.method {
+        Method::Soup(soup) => models.extend(soup.models.iter().map(|model| &model.path)),
+        Method::PrefixScorer(scorer) => models.extend(&scorer.policy),
+        _ => {}
+    }
     if let Method::Compare(compare) = &recipe.method {
         models.extend(compare.policies.iter().filter_map(|policy| policy.path.as_ref()));
         models.extend(compare.runs.iter().flat_map(|run| run.arms.iter().chain(run.models.values())));

@@ -8,18 +8,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::methods::arm::Arm;
 use crate::methods::bon_aware::BonAware;
+use crate::methods::bon_sft::BonSft;
+use crate::methods::bonbon::Bonbon;
 use crate::methods::bond::Bond;
 use crate::methods::ctrl::Ctrl;
 use crate::methods::dpo::Dpo;
+use crate::methods::ipo::Ipo;
 use crate::methods::j_bond::JBond;
 use crate::methods::pool::Pool;
+use crate::methods::prefix_scorer::{PrefixScorer, Scorer};
 use crate::methods::pretrain::Pretrain;
+use crate::methods::qrpo::Qrpo;
 use crate::methods::reward::RewardModel;
 use crate::methods::rl::Rl;
 use crate::methods::sft::Sft;
+use crate::methods::soup::Soup;
+use crate::methods::sppo::Sppo;
 use crate::methods::vbon::Vbon;
 use crate::methods::wind::Wind;
 use crate::on_policy::Compose;
+use crate::pooled::Pooled;
 
 /// A recipe: one method, the model it starts from, and the data it uses.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -67,6 +75,20 @@ pub enum Method {
     Arm(Arm),
     /// Direct preference optimisation.
     Dpo(Dpo),
+    /// Identity preference optimisation.
+    Ipo(Ipo),
+    /// Supervised fine-tuning on the best of N samples (RAFT).
+    BonSft(BonSft),
+    /// Best against worst of n samples, and the likelihood of the best.
+    Bonbon(Bonbon),
+    /// Quantile reward policy optimisation.
+    Qrpo(Qrpo),
+    /// Self-play preference optimisation, one round.
+    Sppo(Sppo),
+    /// A value of partial completions, for controlled decoding.
+    PrefixScorer(PrefixScorer),
+    /// A weighted merge of models (Rewarded Soups).
+    Soup(Soup),
     /// Variational best-of-N.
     Vbon(Vbon),
     /// KL-regularised reinforcement learning on the reward.
@@ -101,7 +123,7 @@ pub struct Info {
 }
 
 /// All methods.
-pub const METHODS: [Info; 14] = [
+pub const METHODS: [Info; 21] = [
     Info {
         name: "pretrain",
         needs: "wordmath",
@@ -125,7 +147,49 @@ pub const METHODS: [Info; 14] = [
         name: "dpo",
         needs: "preference pairs",
         paper: "Rafailov et al. 2023, arXiv 2305.18290",
-        summary: "direct preference optimisation",
+        summary: "direct preference optimisation, robust, hinge and SimPO losses",
+    },
+    Info {
+        name: "ipo",
+        needs: "preference pairs",
+        paper: "Azar et al. 2024, arXiv 2310.12036",
+        summary: "identity preference optimisation: the tilt of the calibrated reward",
+    },
+    Info {
+        name: "bon-sft",
+        needs: "prompts, a reward",
+        paper: "Dong et al. 2023, arXiv 2304.06767",
+        summary: "supervised fine-tuning on the best of N samples (RAFT)",
+    },
+    Info {
+        name: "bonbon",
+        needs: "prompts, a reward",
+        paper: "Gui et al. 2024, arXiv 2406.00832",
+        summary: "best against worst of n samples, and the likelihood of the best",
+    },
+    Info {
+        name: "qrpo",
+        needs: "prompts, a reward",
+        paper: "Matrenok et al. 2025, arXiv 2507.08068",
+        summary: "regression on a tilt of the reward's quantile: the offline twin of CTRL",
+    },
+    Info {
+        name: "sppo",
+        needs: "prompts, a reward",
+        paper: "Wu et al. 2024, arXiv 2405.00675",
+        summary: "self-play preference optimisation: a round from a pool's win rates",
+    },
+    Info {
+        name: "prefix-scorer",
+        needs: "prompts, a reward",
+        paper: "Mudgal et al. 2024, arXiv 2310.17022",
+        summary: "a value of partial completions for controlled decoding (CD-FUDGE, CD-Q)",
+    },
+    Info {
+        name: "soup",
+        needs: "models",
+        paper: "Ramé et al. 2023, arXiv 2306.04488",
+        summary: "a weighted merge of models or adapters (Rewarded Soups); trains nothing",
     },
     Info {
         name: "vbon",
@@ -192,6 +256,13 @@ impl Method {
             Self::Reward(_) => "reward",
             Self::Arm(_) => "arm",
             Self::Dpo(_) => "dpo",
+            Self::Ipo(_) => "ipo",
+            Self::BonSft(_) => "bon-sft",
+            Self::Bonbon(_) => "bonbon",
+            Self::Qrpo(_) => "qrpo",
+            Self::Sppo(_) => "sppo",
+            Self::PrefixScorer(_) => "prefix-scorer",
+            Self::Soup(_) => "soup",
             Self::Vbon(_) => "vbon",
             Self::Rl(_) => "rl",
             Self::Ctrl(_) => "ctrl",
@@ -206,7 +277,7 @@ impl Method {
 
     /// Whether it updates weights.
     pub fn trains(&self) -> bool {
-        !matches!(self, Self::Pool(_) | Self::Compare(_))
+        !matches!(self, Self::Pool(_) | Self::Soup(_) | Self::Compare(_))
     }
 
     /// Its settings, where it learns from the policy's own answers.
@@ -223,9 +294,29 @@ impl Method {
         }
     }
 
+    /// Whether its loss compares log-probabilities of what was drawn, so that it has to be drawn from the raw law.
+    fn draws_raw(&self) -> bool {
+        self.on_policy().is_some() || matches!(self, Self::Bonbon(_) | Self::Qrpo(_) | Self::Sppo(_))
+    }
+
     /// Whether it reads preference pairs.
     pub fn reads_pairs(&self) -> bool {
-        matches!(self, Self::Reward(_) | Self::Arm(_) | Self::Dpo(_))
+        matches!(self, Self::Reward(_) | Self::Arm(_) | Self::Dpo(_) | Self::Ipo(_))
+    }
+
+    /// Samples of each prompt that it draws and scores before training, and the most rows that they give.
+    pub fn pooled(&self) -> Option<(usize, usize)> {
+        fn of(method: &impl Pooled) -> Option<(usize, usize)> {
+            Some((method.samples(), method.rows_per_prompt()))
+        }
+        match self {
+            Self::BonSft(method) => of(method),
+            Self::Bonbon(method) => of(method),
+            Self::Qrpo(method) => of(method),
+            Self::Sppo(method) => of(method),
+            Self::PrefixScorer(method) => of(&Scorer::new(method)),
+            _ => None,
+        }
     }
 }
 
@@ -233,7 +324,9 @@ impl Validate for Recipe {
     fn validate(&self, rules: &mut Rules) {
         rules.within("run", &self.run);
         rules.within("model", &self.model);
-        rules.within("data", &self.data);
+        if !matches!(self.method, Method::Soup(_)) {
+            rules.within("data", &self.data);
+        }
         if self.method.trains() {
             rules.within("optim", &self.optim);
         }
@@ -251,16 +344,24 @@ impl Validate for Recipe {
             Method::JBond(j_bond) => rules.within("method.j-bond", j_bond),
             Method::Wind(wind) => rules.within("method.wind", wind),
             Method::BonAware(bon_aware) => rules.within("method.bon-aware", bon_aware),
+            Method::Dpo(dpo) => rules.within("method.dpo", dpo),
+            Method::BonSft(bon_sft) => rules.within("method.bon-sft", bon_sft),
+            Method::Bonbon(bonbon) => rules.within("method.bonbon", bonbon),
+            Method::Qrpo(qrpo) => rules.within("method.qrpo", qrpo),
+            Method::PrefixScorer(scorer) => rules.within("method.prefix-scorer", scorer),
+            Method::Soup(soup) => rules.within("method.soup", soup),
             Method::Pool(pool) => rules.within("method.pool", pool),
             Method::Compare(compare) => rules.within("method.compare", compare.as_ref()),
             Method::Pretrain(pretrain) => rules.within("method.pretrain", pretrain),
             _ => {}
         }
-        if let Some(settings) = self.method.on_policy() {
+        if self.method.draws_raw() {
             let keys = ["temperature", "top_p", "top_k", "min_p", "stop"];
             for key in keys.map(|key| format!("sampling.{key}")) {
-                rules.check(&[&key, "method"], raw_rollouts(&self.sampling, &key));
+                rules.check(&[&key, "method"], raw_law(&self.sampling, &key));
             }
+        }
+        if let Some(settings) = self.method.on_policy() {
             let (key, count) = settings.answers();
             let key = format!("method.{}.{key}", self.method.name());
             rules.check(&["optim.batch_size", &key], batch_holds_answers(self, &key, count));
@@ -270,7 +371,9 @@ impl Validate for Recipe {
 }
 
 fn reward_is_there(recipe: &Recipe) -> Result<(), Violation> {
-    let needed = recipe.method.on_policy().is_some() || matches!(recipe.method, Method::Pool(_));
+    let needed = recipe.method.on_policy().is_some()
+        || recipe.method.pooled().is_some()
+        || matches!(recipe.method, Method::Pool(_));
     if !needed || recipe.reward.is_some() {
         return Ok(());
     }
@@ -280,7 +383,7 @@ fn reward_is_there(recipe: &Recipe) -> Result<(), Violation> {
 }
 
 /// What `key` of `[sampling]` has to be: ratios and KL terms are those of the policy's own law.
-fn raw_rollouts(sampling: &Sampling, key: &str) -> Result<(), Violation> {
+fn raw_law(sampling: &Sampling, key: &str) -> Result<(), Violation> {
     let (raw, value) = match key {
         "sampling.temperature" => (sampling.temperature == 1.0, "temperature = 1"),
         "sampling.top_p" => (sampling.top_p == 1.0, "top_p = 1"),

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ::recipe::ModelName;
 use burn::tensor::Device;
 use data::render::Pair;
 use evaluate::compare;
@@ -17,11 +18,15 @@ use serde_json::json;
 
 use crate::atomic;
 use crate::card;
-use crate::checkpoint::Learner;
+use crate::checkpoint::{self, Learner};
 use crate::error::Error;
+use crate::methods::pool;
+use crate::methods::prefix_scorer::Scorer;
 use crate::methods::pretrain::PretrainTask;
-use crate::methods::{dpo, pool};
+use crate::methods::soup::Soup;
 use crate::on_policy::{Compose, OnPolicy, Parts};
+use crate::pairs::{referenced, unreferenced};
+use crate::pooled::{self, Pooled, PooledRows};
 use crate::progress::Progress;
 use crate::recipe::{Method, Recipe};
 use crate::supervised::{Objective, Supervised};
@@ -79,26 +84,30 @@ pub fn run(recipe: &Recipe, site: &Site<'_>) -> Result<Ended, Error> {
             let rows = setup::examples(&recipe.data, &site.places, &loaded, recipe.run.seed)
                 .map_err(Error::other)?;
             let rows = settings.prepare(rows.rows);
-            supervise(recipe, site, loaded, settings.clone(), rows, &device)
+            hold_out_and_supervise(recipe, site, loaded, settings.clone(), rows, &device)
         }
         Method::Reward(settings) => {
             let seed = recipe.run.seed;
             let loaded = setup::load_for_score(&site.places, &recipe.model.path, &device, seed)
                 .map_err(Error::other)?;
             let rows = read_pairs(recipe, site, &loaded)?;
-            supervise(recipe, site, loaded, settings.clone(), rows, &device)
+            hold_out_and_supervise(recipe, site, loaded, settings.clone(), rows, &device)
         }
         Method::Arm(settings) => {
             let loaded = setup::load(&site.places, &recipe.model.path, &device).map_err(Error::other)?;
             let rows = read_pairs(recipe, site, &loaded)?;
-            supervise(recipe, site, loaded, settings.clone(), rows, &device)
+            hold_out_and_supervise(recipe, site, loaded, settings.clone(), rows, &device)
         }
         Method::Dpo(settings) => {
             let loaded = setup::load(&site.places, &recipe.model.path, &device).map_err(Error::other)?;
             let rows = read_pairs(recipe, site, &loaded)?;
-            let reference = Policy::new(loaded.name.clone(), &loaded.decoder);
-            let rows = dpo::referenced(&reference, rows)?;
-            supervise(recipe, site, loaded, settings.clone(), rows, &device)
+            let rows = if settings.uses_reference() {
+                let reference = Policy::new(loaded.name.clone(), &loaded.decoder);
+                referenced(&reference, rows)?
+            } else {
+                unreferenced(rows)
+            };
+            hold_out_and_supervise(recipe, site, loaded, settings.clone(), rows, &device)
         }
         Method::Vbon(settings) => on_policy(recipe, settings, site, &device),
         Method::Rl(settings) => on_policy(recipe, settings, site, &device),
@@ -107,6 +116,39 @@ pub fn run(recipe: &Recipe, site: &Site<'_>) -> Result<Ended, Error> {
         Method::JBond(settings) => on_policy(recipe, settings, site, &device),
         Method::Wind(settings) => on_policy(recipe, settings, site, &device),
         Method::BonAware(settings) => on_policy(recipe, settings, site, &device),
+        Method::Ipo(settings) => {
+            let loaded = setup::load(&site.places, &recipe.model.path, &device).map_err(Error::other)?;
+            let rows = read_pairs(recipe, site, &loaded)?;
+            let reference = Policy::new(loaded.name.clone(), &loaded.decoder);
+            let rows = referenced(&reference, rows)?;
+            hold_out_and_supervise(recipe, site, loaded, settings.clone(), rows, &device)
+        }
+        Method::BonSft(settings) => learn_from_pool(recipe, settings, site, &device),
+        Method::Bonbon(settings) => learn_from_pool(recipe, settings, site, &device),
+        Method::Qrpo(settings) => learn_from_pool(recipe, settings, site, &device),
+        Method::Sppo(settings) => learn_from_pool(recipe, settings, site, &device),
+        Method::PrefixScorer(settings) => {
+            let scorer = Scorer::new(settings);
+            let policy = settings.policy.as_ref().unwrap_or(&recipe.model.path);
+            let Some((base, made)) = pooled_rows(recipe, &scorer, policy, site, &device)? else {
+                return Ok(Ended::Interrupted);
+            };
+            let seed = recipe.run.seed;
+            let loaded = setup::load_for_score(&site.places, &recipe.model.path, &device, seed)
+                .map_err(Error::other)?;
+            if loaded.tokenizer.hash() != base.tokenizer.hash() {
+                return Err(Error::Data {
+                    what: loaded.name,
+                    message: format!(
+                        "its tokenizer is not that of {}, whose samples it is to score\n  hint: name models of one family",
+                        base.name
+                    ),
+                });
+            }
+            drop(base);
+            supervise(recipe, site, loaded, scorer, (made.train, made.held_out), &device)
+        }
+        Method::Soup(settings) => merge_models(recipe, settings, site, &device),
     }
 }
 
@@ -124,7 +166,7 @@ fn read_pairs(recipe: &Recipe, site: &Site<'_>, loaded: &Loaded) -> Result<Vec<P
     Ok(rows.rows)
 }
 
-fn supervise<O: Objective>(
+fn hold_out_and_supervise<O: Objective>(
     recipe: &Recipe,
     site: &Site<'_>,
     loaded: Loaded,
@@ -143,6 +185,18 @@ fn supervise<O: Objective>(
         });
     }
     let held = rows.split_off(rows.len() - held_out);
+    supervise(recipe, site, loaded, objective, (rows, held), device)
+}
+
+/// Trains on the first rows and measures on the second.
+fn supervise<O: Objective>(
+    recipe: &Recipe,
+    site: &Site<'_>,
+    loaded: Loaded,
+    objective: O,
+    (rows, held): (Vec<O::Row>, Vec<O::Row>),
+    device: &Device,
+) -> Result<Ended, Error> {
     let mut task = Supervised::new(objective, rows, held, &recipe.optim, recipe.run.seed)?;
     let mut learner = learner(recipe, loaded)?;
     train(recipe, site, &mut learner, &mut task, device)
@@ -329,6 +383,71 @@ fn draw_pool(
         prompts.len(),
         drawn.count,
         drawn.without
+    ));
+    Ok(Ended::Done)
+}
+
+/// Draws and scores a pool of the model that training begins with, and trains on it.
+fn learn_from_pool<M: Pooled + Clone>(
+    recipe: &Recipe,
+    settings: &M,
+    site: &Site<'_>,
+    device: &Device,
+) -> Result<Ended, Error> {
+    match pooled_rows(recipe, settings, &recipe.model.path, site, device)? {
+        None => Ok(Ended::Interrupted),
+        Some((loaded, made)) => {
+            supervise(recipe, site, loaded, settings.clone(), (made.train, made.held_out), device)
+        }
+    }
+}
+
+/// The rows that `method` makes of a scored pool of the model `name`, and that model; `None` when stopped.
+fn pooled_rows<M: Pooled>(
+    recipe: &Recipe,
+    method: &M,
+    name: &ModelName,
+    site: &Site<'_>,
+    device: &Device,
+) -> Result<Option<(Loaded, PooledRows<M::Row>)>, Error> {
+    let Some(table) = &recipe.reward else { return Ok(None) };
+    let loaded = setup::load(&site.places, name, device).map_err(Error::other)?;
+    let reward = setup::build(table, &site.places, &loaded, device).map_err(Error::other)?;
+    let policy = Policy::new(loaded.hash.clone(), &loaded.decoder);
+    let law = sampling(&recipe.sampling);
+    let Some(Drawn { prompts, samples, id }) =
+        scored_pool(recipe, site, &loaded, &policy, &reward, &law, method.samples())?
+    else {
+        return Ok(None);
+    };
+    drop(policy);
+    drop(reward);
+    let made = pooled::rows(method, &prompts, &samples, &id, recipe.data.held_out, recipe.run.seed)?;
+    Progress::say(&format!(
+        "{}: {} rows of {} prompts, {} held out; {} prompts whose samples say nothing",
+        site.title,
+        made.train.len(),
+        prompts.len(),
+        made.held_out.len(),
+        made.silent
+    ));
+    Ok(Some((loaded, made)))
+}
+
+fn merge_models(recipe: &Recipe, settings: &Soup, site: &Site<'_>, device: &Device) -> Result<Ended, Error> {
+    let learner = settings.cook(&recipe.model.path, &site.places, device)?;
+    write_run(recipe, site, &json!({ "base": learner.base }))?;
+    let path = checkpoint::export(&site.folder, &learner, &card::text(recipe, &learner.base))?;
+    let kind = match &learner.adapter {
+        Some(adapter) => format!("an adapter of rank {}", adapter.r),
+        None => "a whole model".into(),
+    };
+    let path = relative(&path);
+    Progress::say(&format!(
+        "{}: {} models merged to {kind}, {}",
+        site.title,
+        settings.models.len(),
+        path.display()
     ));
     Ok(Ended::Done)
 }

@@ -3,9 +3,13 @@
 //! The losses come from `objective::losses`: functions of log-probabilities or scores with their gradients. A method says
 //! how the rows of a batch are run and what their loss is; this file does batches, accumulation and evaluation.
 
+use std::path::Path;
+
+use burn::tensor::Device;
 use data::batch::Sampler;
 use data::render::{Example, Pair};
 use model::learn::{Forward, Row, log_probs, scores};
+use model::weights::{Float, Named, Weights, serialize};
 use model::{Decoder, Grads};
 use recipe::Optim;
 
@@ -14,6 +18,9 @@ use crate::error::Error;
 use crate::lanes;
 use crate::meters::Meters;
 use crate::trainer::Task;
+
+/// Where a checkpoint keeps what a method needs beside weights and moments.
+const STATE: &str = "state/method.safetensors";
 
 /// Loss of a batch: its value's sum, the number it is divided by, and the gradient of the *sum* with respect to each
 /// value of the forward pass.
@@ -33,6 +40,30 @@ pub trait Objective: Sync {
 
     /// What the sum of losses is divided by: tokens for next-token losses, rows for the others.
     fn weight(row: &Self::Row) -> f64;
+
+    /// Brings the rows of the micro-batches of update `step` up to date before they are run: targets that depend on the
+    /// model.
+    fn refresh(
+        &mut self,
+        learner: &Learner,
+        step: usize,
+        rows: &mut [Self::Row],
+        batches: &[Vec<usize>],
+    ) -> Result<(), Error> {
+        let _ = (learner, step, rows, batches);
+        Ok(())
+    }
+
+    /// Tensors beside weights and moments that the next step depends on; they are kept with the checkpoint.
+    fn state(&mut self) -> Vec<Named> {
+        Vec::new()
+    }
+
+    /// Takes back what [`Objective::state`] gave; `learner` has the weights of the checkpoint already.
+    fn restore(&mut self, learner: &Learner, state: &Weights) -> Result<(), Error> {
+        let _ = (learner, state);
+        Ok(())
+    }
 
     /// Runs rows forward.
     fn forward(&self, decoder: &Decoder, rows: &[&Self::Row], checkpointing: bool) -> Forward;
@@ -88,7 +119,10 @@ impl<O: Objective> Task for Supervised<O> {
         let total: f64 = batch.iter().map(|row| O::weight(&self.rows[*row])).sum();
         let mut grads = Grads::default();
         let mut tokens = 0;
-        for micro in batch.chunks(self.optim.micro_batch()) {
+        let batches: Vec<Vec<usize>> =
+            batch.chunks(self.optim.micro_batch()).map(<[usize]>::to_vec).collect();
+        self.objective.refresh(learner, step, &mut self.rows, &batches)?;
+        for micro in &batches {
             let rows: Vec<&O::Row> = micro.iter().map(|row| &self.rows[*row]).collect();
             tokens += rows.iter().map(|row| O::tokens(row) as u64).sum::<u64>();
             let (part, observed) = lanes::run(&learner.decoder, &rows, |decoder, rows| {
@@ -117,6 +151,22 @@ impl<O: Objective> Task for Supervised<O> {
             self.objective.loss(micro, &forward, "eval_", meters);
         }
         Ok(())
+    }
+
+    fn state(&mut self) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        let tensors = self.objective.state();
+        if tensors.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(vec![(STATE.to_owned(), serialize(&tensors, Float::F32)?)])
+    }
+
+    fn restore(&mut self, learner: &Learner, checkpoint: &Path, _: &Device) -> Result<(), Error> {
+        let path = checkpoint.join(STATE);
+        if !path.exists() {
+            return Ok(());
+        }
+        self.objective.restore(learner, &Weights::of_files(&[path])?)
     }
 
     fn epoch(&self, step: usize) -> Option<f64> {

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use model::Grads;
+use model::weights::{Named, Weights};
 use recipe::{Log, Optim, Save};
 use serde_json::{Value, json};
 
@@ -46,7 +47,7 @@ pub trait Task {
     }
 
     /// Files that the task needs to go on, beside weights and moments; named from the checkpoint's folder.
-    fn state(&self) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    fn state(&mut self) -> Result<Vec<(String, Vec<u8>)>, Error> {
         Ok(Vec::new())
     }
 
@@ -191,7 +192,7 @@ pub fn run(
                 if let Some(value) = better {
                     state.best = Some((value, state.step));
                 }
-                saved = checkpoint::save(plan.folder, learner, &moments, &state, task.state()?, plan.card)?;
+                saved = checkpoint::save(plan.folder, learner, &moments, task.state()?, &state, plan.card)?;
                 if better.is_some() {
                     atomic::point(&plan.folder.join("best"), &checkpoint::step_name(state.step))?;
                 }

@@ -107,8 +107,13 @@ mod tests {
         for beta in [1e-3, 0.01, 0.1, 1.0, 10.0] {
             let identity = QuantileTilt::Identity.log_partition(beta);
             let numeric = integrate(|u| u / beta);
-            assert!((identity - numeric).abs() < 1e-9 * identity.abs().max(1.0), "{beta}: {identity} {numeric}");
-            assert!((QuantileTilt::Power(1.0).log_partition(beta) - identity).abs() < 1e-9 * identity.max(1.0));
+            assert!(
+                (identity - numeric).abs() < 1e-9 * identity.abs().max(1.0),
+                "{beta}: {identity} {numeric}"
+            );
+            assert!(
+                (QuantileTilt::Power(1.0).log_partition(beta) - identity).abs() < 1e-9 * identity.max(1.0)
+            );
             let log = QuantileTilt::Log.log_partition(beta);
             assert!(beta < 0.1 || (log - integrate(|u| u.ln() / beta)).abs() < 1e-9);
         }

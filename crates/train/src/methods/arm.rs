@@ -12,8 +12,8 @@ use recipe::{Rules, Validate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::reward::right;
 use crate::meters::Meters;
+use crate::pairs::watch_pair;
 use crate::supervised::{BatchLoss, Objective, pair_log_probs, spread, sums};
 
 /// `[method.arm]`.
@@ -65,12 +65,7 @@ impl Objective for Arm {
             per_row[index] = pair.grad_chosen;
             per_row[rows.len() + index] = pair.grad_rejected;
             meters.add(&format!("{prefix}loss"), pair.loss);
-            meters.add(&format!("{prefix}rewards/chosen"), self.beta * c);
-            meters.add(&format!("{prefix}rewards/rejected"), self.beta * r);
-            meters.add(&format!("{prefix}rewards/margins"), self.beta * (c - r));
-            meters.add(&format!("{prefix}rewards/accuracies"), right(*c, *r));
-            meters.add(&format!("{prefix}logps/chosen"), *c);
-            meters.add(&format!("{prefix}logps/rejected"), *r);
+            watch_pair(meters, prefix, (self.beta * c, self.beta * r), (*c, *r));
         }
         BatchLoss { coefficients: spread(forward, &per_row) }
     }

@@ -1,73 +1,139 @@
-//! Direct preference optimisation (arXiv 2305.18290, Eq. 7) with log-probabilities of the reference computed once, before
-//! training. The reference is the model that training begins with.
+//! Direct preference optimisation (arXiv 2305.18290, Eq. 7) and the losses that share its pairs. With `z = β (h_w − h_l)`,
+//! `h` the log-ratio of policy to reference of the chosen and the rejected answer, summed over tokens:
+//!
+//! | `loss` | minimised | from |
+//! |---|---|---|
+//! | `sigmoid` | `−(1−ε) log σ(z) − ε log σ(−z)`, ε the label smoothing | DPO; conservative DPO |
+//! | `robust` | `(−(1−ε) log σ(z) + ε log σ(−z)) / (1−2ε)` | arXiv 2403.00409 |
+//! | `hinge` | `max(0, 1 − z)` | SLiC, arXiv 2305.10425 |
+//! | `ipo` | `(h̄_w − h̄_l − 1/(2β))²`, `h̄` the mean over tokens | TRL's reading of arXiv 2310.12036 |
+//! | `simpo` | `−log σ(β (log π_w/n_w − log π_l/n_l) − γ)`, n the number of tokens, no reference | arXiv 2405.14734 |
+//!
+//! The reference is the model that training begins with; its log-probabilities are computed once, before training. With
+//! `reference_free` it is left out: log-ratios are the policy's log-probabilities, which is the loss of an autoregressive
+//! reward model.
+//!
+//! Deviations: (1) `ipo` is here as TRL has it; the paper's loss, with sums, is the method `ipo`. (2) Where public code
+//! ignores label smoothing or a margin that a loss has no place for, it is refused.
 
 use data::render::Pair;
-use generate::Score;
+use model::Decoder;
 use model::learn::Forward;
-use model::{Decoder, Policy};
-use objective::losses::{Dpo as Loss, DpoVariant, SequenceLogProbs};
-use recipe::{Rules, Validate};
+use objective::losses::{Dpo as Loss, DpoVariant, PairLoss, SequenceLogProbs, Simpo};
+use recipe::{Rules, Validate, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::reward::right;
-use crate::error::Error;
 use crate::meters::Meters;
-use crate::supervised::{BatchLoss, Objective, pair_log_probs, spread, sums};
+use crate::pairs::{ReferencedPair, pair_losses};
+use crate::supervised::{BatchLoss, Objective, pair_log_probs};
 
 /// `[method.dpo]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Dpo {
-    /// Strength of the KL regularisation.
+    /// Strength of the KL regularisation; of `simpo`, the scale of the mean log-probabilities (2 and more).
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub beta: f64,
-    /// Assumed share of flipped labels.
+    /// What is minimised.
+    pub loss: PairwiseLoss,
+    /// Assumed share of flipped labels, of `sigmoid` and `robust`.
     #[schemars(range(min = 0), extend("exclusiveMaximum" = 0.5))]
     pub label_smoothing: f64,
+    /// Margin γ of `simpo`.
+    #[schemars(range(min = 0))]
+    pub gamma: f64,
+    /// Leave the reference out.
+    pub reference_free: bool,
+}
+
+/// What `dpo` minimises.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PairwiseLoss {
+    /// The logistic loss of DPO.
+    #[default]
+    Sigmoid,
+    /// Unbiased under a known share of flipped labels.
+    Robust,
+    /// The hinge of SLiC.
+    Hinge,
+    /// The square of IPO, of means over tokens.
+    Ipo,
+    /// SimPO: no reference, means over tokens, a margin.
+    Simpo,
 }
 
 impl Default for Dpo {
     fn default() -> Self {
-        Self { beta: 0.1, label_smoothing: 0.0 }
+        Self {
+            beta: 0.1,
+            loss: PairwiseLoss::Sigmoid,
+            label_smoothing: 0.0,
+            gamma: 0.0,
+            reference_free: false,
+        }
     }
 }
 
 impl Validate for Dpo {
-    fn validate(&self, _: &mut Rules) {}
+    fn validate(&self, rules: &mut Rules) {
+        rules.check(&["label_smoothing", "loss"], smoothing_has_a_place(self));
+        rules.check(&["gamma", "loss"], margin_has_a_place(self));
+    }
 }
 
-/// A pair with the reference's summed log-probabilities.
-#[derive(Debug)]
-pub struct ReferencedPair {
-    pair: Pair,
-    chosen: f64,
-    rejected: f64,
+fn smoothing_has_a_place(dpo: &Dpo) -> Result<(), Violation> {
+    if dpo.label_smoothing == 0.0 || matches!(dpo.loss, PairwiseLoss::Sigmoid | PairwiseLoss::Robust) {
+        return Ok(());
+    }
+    let message = format!("{} has no effect: only `sigmoid` and `robust` smooth labels", dpo.label_smoothing);
+    Err(Violation::new(message).hint("set `label_smoothing = 0`, or `loss = \"robust\"`"))
 }
 
-/// Scores pairs under the reference.
-pub fn referenced(reference: &Policy, pairs: Vec<Pair>) -> Result<Vec<ReferencedPair>, Error> {
-    let mut items: Vec<(&[u32], &[u32])> = Vec::with_capacity(2 * pairs.len());
-    for pair in &pairs {
-        for example in [&pair.chosen, &pair.rejected] {
-            items.push(example.ids.split_at(example.prompt_len()));
+fn margin_has_a_place(dpo: &Dpo) -> Result<(), Violation> {
+    if dpo.gamma == 0.0 || dpo.loss == PairwiseLoss::Simpo {
+        return Ok(());
+    }
+    let message = format!("{} has no effect: only `simpo` has a margin", dpo.gamma);
+    Err(Violation::new(message).hint("set `gamma = 0`, or `loss = \"simpo\"`"))
+}
+
+impl Dpo {
+    /// Whether log-probabilities of the reference are needed.
+    pub fn uses_reference(&self) -> bool {
+        !self.reference_free && self.loss != PairwiseLoss::Simpo
+    }
+
+    /// The loss of a pair; references are 0 where none is used.
+    pub fn pair(&self, chosen: SequenceLogProbs, rejected: SequenceLogProbs) -> PairLoss {
+        let (beta, label_smoothing) = (self.beta, self.label_smoothing);
+        let variant = match self.loss {
+            PairwiseLoss::Sigmoid => DpoVariant::Sigmoid { label_smoothing },
+            PairwiseLoss::Robust => DpoVariant::Robust { label_smoothing },
+            PairwiseLoss::Hinge => DpoVariant::Hinge,
+            PairwiseLoss::Ipo => DpoVariant::IpoMean,
+            PairwiseLoss::Simpo => {
+                let loss = Simpo { beta, gamma: self.gamma };
+                return loss.pair(chosen.policy, chosen.tokens, rejected.policy, rejected.tokens);
+            }
+        };
+        Loss { beta, variant }.pair(chosen, rejected)
+    }
+
+    fn reward(&self, answer: SequenceLogProbs) -> f64 {
+        match self.loss {
+            PairwiseLoss::Simpo | PairwiseLoss::Ipo => self.beta * answer.log_ratio() / answer.tokens as f64,
+            _ => self.beta * answer.log_ratio(),
         }
     }
-    let scores = reference.score(&items)?;
-    let sums: Vec<f64> = scores.iter().map(|row| row.iter().map(|x| f64::from(*x)).sum()).collect();
-    let both = sums.chunks_exact(2).map(|two| (two[0], two[1]));
-    Ok(pairs
-        .into_iter()
-        .zip(both)
-        .map(|(pair, (chosen, rejected))| ReferencedPair { pair, chosen, rejected })
-        .collect())
 }
 
 impl Objective for Dpo {
     type Row = ReferencedPair;
 
     fn tokens(row: &ReferencedPair) -> usize {
-        row.pair.chosen.ids.len() + row.pair.rejected.ids.len()
+        row.tokens()
     }
 
     fn weight(_: &ReferencedPair) -> f64 {
@@ -86,28 +152,6 @@ impl Objective for Dpo {
         prefix: &str,
         meters: &mut Meters,
     ) -> BatchLoss {
-        let variant = DpoVariant::Sigmoid { label_smoothing: self.label_smoothing };
-        let loss = Loss { beta: self.beta, variant };
-        let log_probs = sums(forward);
-        let (chosen, rejected) = log_probs.split_at(rows.len());
-        let mut per_row = vec![0.0; 2 * rows.len()];
-        for (index, row) in rows.iter().enumerate() {
-            let sequence =
-                |policy: f64, reference: f64, tokens: usize| SequenceLogProbs { policy, reference, tokens };
-            let c = sequence(chosen[index], row.chosen, forward.counts[index]);
-            let r = sequence(rejected[index], row.rejected, forward.counts[rows.len() + index]);
-            let pair = loss.pair(c, r);
-            per_row[index] = pair.grad_chosen;
-            per_row[rows.len() + index] = pair.grad_rejected;
-            let (rc, rr) = (self.beta * c.log_ratio(), self.beta * r.log_ratio());
-            meters.add(&format!("{prefix}loss"), pair.loss);
-            meters.add(&format!("{prefix}rewards/chosen"), rc);
-            meters.add(&format!("{prefix}rewards/rejected"), rr);
-            meters.add(&format!("{prefix}rewards/margins"), rc - rr);
-            meters.add(&format!("{prefix}rewards/accuracies"), right(rc, rr));
-            meters.add(&format!("{prefix}logps/chosen"), chosen[index]);
-            meters.add(&format!("{prefix}logps/rejected"), rejected[index]);
-        }
-        BatchLoss { coefficients: spread(forward, &per_row) }
+        pair_losses(rows, forward, prefix, meters, |c, r| self.pair(c, r), |answer| self.reward(answer))
     }
 }

@@ -2,14 +2,21 @@
 
 pub mod arm;
 pub mod bon_aware;
+pub mod bon_sft;
+pub mod bonbon;
 pub mod bond;
 pub mod ctrl;
 pub mod dpo;
+pub mod ipo;
 pub mod j_bond;
 pub mod pool;
+pub mod prefix_scorer;
 pub mod pretrain;
+pub mod qrpo;
 pub mod reward;
 pub mod rl;
 pub mod sft;
+pub mod soup;
+pub mod sppo;
 pub mod vbon;
 pub mod wind;

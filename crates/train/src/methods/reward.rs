@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::meters::Meters;
+use crate::pairs::right;
 use crate::supervised::{BatchLoss, Objective, pair_scores};
 
 /// `[method.reward]`.
@@ -57,14 +58,5 @@ impl Objective for RewardModel {
             meters.extend(&format!("{prefix}mean_reward"), [chosen, rejected]);
         }
         BatchLoss { coefficients }
-    }
-}
-
-/// 1 where the chosen answer leads, one half for a tie.
-pub(super) fn right(chosen: f64, rejected: f64) -> f64 {
-    match chosen.total_cmp(&rejected) {
-        std::cmp::Ordering::Greater => 1.0,
-        std::cmp::Ordering::Equal => 0.5,
-        std::cmp::Ordering::Less => 0.0,
     }
 }
