@@ -306,15 +306,15 @@ impl Method {
 
     /// Samples of each prompt that it draws and scores before training, and the most rows that they give.
     pub fn pooled(&self) -> Option<(usize, usize)> {
-        fn of(method: &impl Pooled) -> Option<(usize, usize)> {
-            Some((method.samples(), method.rows_per_prompt()))
+        fn of(method: &impl Pooled) -> (usize, usize) {
+            (method.samples(), method.rows_per_prompt())
         }
         match self {
-            Self::BonSft(method) => of(method),
-            Self::Bonbon(method) => of(method),
-            Self::Qrpo(method) => of(method),
-            Self::Sppo(method) => of(method),
-            Self::PrefixScorer(method) => of(&Scorer::new(method)),
+            Self::BonSft(method) => Some(of(method)),
+            Self::Bonbon(method) => Some(of(method)),
+            Self::Qrpo(method) => Some(of(method)),
+            Self::Sppo(method) => Some(of(method)),
+            Self::PrefixScorer(method) => Some(of(&Scorer::new(method))),
             _ => None,
         }
     }

@@ -130,7 +130,8 @@ pub fn run(recipe: &Recipe, site: &Site<'_>) -> Result<Ended, Error> {
         Method::PrefixScorer(settings) => {
             let scorer = Scorer::new(settings);
             let policy = settings.policy.as_ref().unwrap_or(&recipe.model.path);
-            let Some((base, made)) = pooled_rows(recipe, &scorer, policy, site, &device)? else {
+            let Some(FromPool { model: base, rows }) = pooled_rows(recipe, &scorer, policy, site, &device)?
+            else {
                 return Ok(Ended::Interrupted);
             };
             let seed = recipe.run.seed;
@@ -146,7 +147,7 @@ pub fn run(recipe: &Recipe, site: &Site<'_>) -> Result<Ended, Error> {
                 });
             }
             drop(base);
-            supervise(recipe, site, loaded, scorer, (made.train, made.held_out), &device)
+            supervise(recipe, site, loaded, scorer, (rows.train, rows.held_out), &device)
         }
         Method::Soup(settings) => merge_models(recipe, settings, site, &device),
     }
@@ -396,10 +397,16 @@ fn learn_from_pool<M: Pooled + Clone>(
 ) -> Result<Ended, Error> {
     match pooled_rows(recipe, settings, &recipe.model.path, site, device)? {
         None => Ok(Ended::Interrupted),
-        Some((loaded, made)) => {
-            supervise(recipe, site, loaded, settings.clone(), (made.train, made.held_out), device)
+        Some(FromPool { model, rows }) => {
+            supervise(recipe, site, model, settings.clone(), (rows.train, rows.held_out), device)
         }
     }
+}
+
+/// A model, and rows made of its samples.
+struct FromPool<R> {
+    model: Loaded,
+    rows: PooledRows<R>,
 }
 
 /// The rows that `method` makes of a scored pool of the model `name`, and that model; `None` when stopped.
@@ -409,7 +416,7 @@ fn pooled_rows<M: Pooled>(
     name: &ModelName,
     site: &Site<'_>,
     device: &Device,
-) -> Result<Option<(Loaded, PooledRows<M::Row>)>, Error> {
+) -> Result<Option<FromPool<M::Row>>, Error> {
     let Some(table) = &recipe.reward else { return Ok(None) };
     let loaded = setup::load(&site.places, name, device).map_err(Error::other)?;
     let reward = setup::build(table, &site.places, &loaded, device).map_err(Error::other)?;
@@ -431,7 +438,7 @@ fn pooled_rows<M: Pooled>(
         made.held_out.len(),
         made.silent
     ));
-    Ok(Some((loaded, made)))
+    Ok(Some(FromPool { model: loaded, rows: made }))
 }
 
 fn merge_models(recipe: &Recipe, settings: &Soup, site: &Site<'_>, device: &Device) -> Result<Ended, Error> {

@@ -142,7 +142,7 @@ fn every_loss_of_the_recipes_is_that_of_the_reference_values() {
         let dpo = |loss| Dpo { beta, loss, label_smoothing, ..Dpo::default() };
         let name = case["name"].as_str().expect("a name");
         let method = match name {
-            "dpo" => dpo(PairwiseLoss::Sigmoid),
+            "dpo" | "ipo_sum" => dpo(PairwiseLoss::Sigmoid),
             // Without a reference and with a margin it is the method `arm`.
             "dpo_reference_free" if gamma == 0.0 => {
                 Dpo { reference_free: true, ..dpo(PairwiseLoss::Sigmoid) }
@@ -152,7 +152,6 @@ fn every_loss_of_the_recipes_is_that_of_the_reference_values() {
             "dpo_hinge" => dpo(PairwiseLoss::Hinge),
             "simpo" => Dpo { gamma, ..dpo(PairwiseLoss::Simpo) },
             "ipo_mean" => dpo(PairwiseLoss::Ipo),
-            "ipo_sum" => dpo(PairwiseLoss::Sigmoid),
             other => panic!("unknown loss {other}"),
         };
         for index in 0..pc.len() {
@@ -362,7 +361,9 @@ fn the_quantile_of_qrpo_is_unbiased_and_a_sample_among_its_own_references_is_not
             by_item
         })
         .expect("finite");
-        sums.iter_mut().zip(&p).for_each(|(sum, p)| *sum /= p);
+        for (sum, p) in sums.iter_mut().zip(&p) {
+            *sum /= p;
+        }
         sums
     };
     let want: Vec<f64> =

@@ -120,7 +120,9 @@ impl Qrpo {
             Partition::Pool => log_mean_exp(&targets),
             Partition::ClosedForm => self.function().log_partition(self.beta),
         };
-        targets.iter_mut().for_each(|target| *target -= log_z);
+        for target in &mut targets {
+            *target -= log_z;
+        }
         Ok(targets)
     }
 }

@@ -98,7 +98,9 @@ impl Sppo {
             Normaliser::Half => 0.5 * self.eta,
             Normaliser::Pool => log_mean_exp(&targets),
         };
-        targets.iter_mut().for_each(|target| *target -= log_z);
+        for target in &mut targets {
+            *target -= log_z;
+        }
         targets
     }
 }
