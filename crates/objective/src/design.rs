@@ -183,8 +183,6 @@ pub struct Budgeted {
     pub beta: f64,
     /// Standard deviation over prompts of the KL of their optima, nats.
     pub spread: f64,
-    /// The most that any coefficient can spend on average: that of answers of the best rewards alone.
-    pub most: f64,
 }
 
 /// Solves for the coefficient with which the optima on the pools' own laws spend `kl` nats on average.
@@ -204,7 +202,7 @@ pub fn beta_for_budget(tilt: &Tilt, pools: &[CachedRewards], kl: f64) -> Result<
         }
         laws.push((phi, mass));
     }
-    let most = mean(&laws.iter().map(|(_, mass)| -mass[mass.len() - 1].ln()).collect::<Vec<_>>());
+    let most = most_on_average(pools);
     in_range("KL budget in nats", kl, "above 0, and below what the ties of the pools leave", |kl| {
         kl > 0.0 && kl < 0.999 * most
     })?;
@@ -212,7 +210,18 @@ pub fn beta_for_budget(tilt: &Tilt, pools: &[CachedRewards], kl: f64) -> Result<
     let spent: Vec<f64> = laws.iter().map(|(phi, mass)| tilted_kl(phi, mass, inverse).0).collect();
     let centre = mean(&spent);
     let spread = mean(&spent.iter().map(|k| (k - centre).powi(2)).collect::<Vec<_>>()).sqrt();
-    Ok(Budgeted { beta: 1.0 / inverse, spread, most })
+    Ok(Budgeted { beta: 1.0 / inverse, spread })
+}
+
+/// The most nats that a rank-based optimum can spend on average over prompts: that of the answers of the best reward alone,
+/// `-log` of their share of each pool.
+pub fn most_on_average(pools: &[CachedRewards]) -> f64 {
+    let spent = pools.iter().map(|pool| {
+        let rewards = pool.sorted();
+        let best = rewards.iter().filter(|r| **r == rewards[rewards.len() - 1]).count();
+        -(best as f64 / rewards.len() as f64).ln()
+    });
+    mean(&spent.collect::<Vec<_>>())
 }
 
 fn values(tilt: &Tilt) -> Vec<f64> {
@@ -400,6 +409,7 @@ mod tests {
         assert!((fine.beta / limit.beta - 1.0).abs() < 1e-2 && fine.spread < 1e-12);
         let both = beta_for_budget(&Tilt::Identity, &[distinct, halves.clone()], 0.5).expect("there is one");
         assert!(both.beta < fine.beta && both.spread > 0.1);
+        assert!((most_on_average(std::slice::from_ref(&halves)) - 2.0_f64.ln()).abs() < 1e-12);
         let error = beta_for_budget(&Tilt::Identity, &[halves], 0.8).expect_err("log 2 is the most");
         assert!(error.to_string().contains("ties"), "{error}");
     }

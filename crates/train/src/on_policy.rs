@@ -192,7 +192,7 @@ const ALARMS: [(&str, f64, &str); 6] = [
         0.5,
         "of the samples tie with the answer on average: the reward tells few answers apart",
     ),
-    ("j-bond/ties", 0.5, "of the pairs of anchor samples tie: J-BOND's signal hardly ever fires"),
+    ("j-bond/ties", 0.5, "of the pairs of anchor samples tie: J-BOND's signal fires seldom"),
     ("completions/clipped_ratio", 0.5, "of the answers reach sampling.max_new_tokens without an end"),
     ("bon/effective_n", 1000.0, "is the N that the policy's ranks stand for: more than the samples can tell"),
 ];

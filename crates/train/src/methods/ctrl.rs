@@ -192,11 +192,16 @@ impl Compose for Ctrl {
         let (beta, note) = match self.kl {
             None => (design.beta, None),
             Some(kl) => {
-                let solved =
-                    design::beta_for_budget(&design.tilt, cached, kl).map_err(|error| Error::Data {
+                let most = design::most_on_average(cached);
+                if kl >= 0.999 * most {
+                    return Err(Error::Data {
                         what: "method.ctrl.kl".into(),
-                        message: format!("{error}\n  hint: lower `kl`, or take a reward with fewer ties"),
-                    })?;
+                        message: format!(
+                            "{kl} nats are more than ranks can spend here: the cached samples of the best reward alone are {most:.3} nats away on average, since rewards tie\n  hint: lower `kl`, take a reward with fewer ties, or raise `pool_samples`"
+                        ),
+                    });
+                }
+                let solved = design::beta_for_budget(&design.tilt, cached, kl).map_err(Error::other)?;
                 let note = format!(
                     "ctrl: beta = {:.6} spends {kl} nats on average over prompts (deviation {:.3}; without ties beta would be {:.6})",
                     solved.beta, solved.spread, design.beta
