@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Problem};
 use crate::method::{Further, Info, Method, Need, Parts, Tools};
 use crate::methods::{
-    args, beam, best_of_n, cbs, cd, cd_blockwise, contrastive, eft, genarm, genarm_smc, greedy, independence_mh,
-    majority, mbr, mbr_bon, multi_objective, pessimism, power, qalign, quest, random_cut, rbon_kl, rbon_l, sample,
-    soft_best_of_n, speculative_rejection, srbon_kl, srbon_wd, transfer_q, treebon, twisted_smc,
-    weighted_majority, worst_of_n,
+    args, beam, best_of_n, cbs, cd, cd_blockwise, contrastive, eft, genarm, genarm_smc, greedy,
+    independence_mh, majority, mbr, mbr_bon, multi_objective, pessimism, power, qalign, quest, random_cut,
+    rbon_kl, rbon_l, sample, soft_best_of_n, speculative_rejection, srbon_kl, srbon_wd, transfer_q, treebon,
+    twisted_smc, weighted_majority, worst_of_n,
 };
 use crate::selection::PoolRule;
 

@@ -44,7 +44,14 @@ fn completion(toy: &Toy, temperature: f32, ids: &[TokenId]) -> Completion {
         log_probs.push((f64::from(logits[*id as usize]) / total).ln() as f32);
         row.push(*id);
     }
-    Completion { ids: ids.to_vec(), end: end_of(ids, 2), log_probs, raw_log_probs: raw, kl: Some(0.0) }
+    Completion {
+        ids: ids.to_vec(),
+        end: end_of(ids, 2),
+        log_probs,
+        raw_log_probs: raw,
+        kl: Some(0.0),
+        log_z: Vec::new(),
+    }
 }
 
 /// The states of all rungs that a saved machine is in.
@@ -66,7 +73,7 @@ fn one_move(
     starts: &[Ids],
     draw: &mut dyn Draw,
 ) -> Vec<Ids> {
-    let parts = Parts { policy: &toy.base, arms: &[] };
+    let parts = Parts::new(&toy.base);
     let sampling = Sampling { temperature, ..Sampling::default() };
     let drawn_at = config.sampling(sampling.clone()).temperature;
     let mut engine = config.engine(&parts, sampling).expect("an engine");
@@ -94,12 +101,12 @@ fn one_move(
                     .collect();
                 Reply::Rewards(reward.rewards(&candidates).expect("complete strings"))
             }
-            Ask::Sample(_) | Ask::Score(_) => panic!("one move needs one proposal"),
             Ask::Done(answer) => {
                 let states = states(&*machine);
                 assert_eq!(states[0], answer.ids);
                 return states;
             }
+            _ => panic!("one move needs one proposal"),
         };
     }
 }
@@ -641,8 +648,7 @@ fn log_probabilities_are_asked_for_where_they_decide() {
         let chain = last(name, json!({ "steps": 3 }));
         let mut policy = Mute(RefCell::new(Engine::new(&toy.base, Sampling::default()).expect("settings")));
         let mut reward = toy.reward();
-        let mut services =
-            generate::schedule::Services { sampler: &mut policy, scorer: None, reward: Some(&mut reward) };
+        let mut services = generate::schedule::Services::new(&mut policy).with_reward(Some(&mut reward));
         let machine = chain.machine(&toy.tools()).expect("a machine");
         let (prompts, streams) = ([toy.base.prompt()], [common::stream(0)]);
         generate::schedule::run(

@@ -122,7 +122,7 @@ fn reward_guided_search_follows_its_scores() {
 #[test]
 fn weighing_needs_more_than_one_token() {
     let toy = small();
-    let parts = Parts { policy: &toy.base, arms: &[] };
+    let parts = Parts::new(&toy.base);
     for name in ["args", "cd", "transfer-q"] {
         let refused = method(json!({ name: {} })).engine(&parts, Sampling::greedy()).err().expect("refused");
         assert!(refused.to_string().contains("temperature 0 leaves it only one"), "{refused}");

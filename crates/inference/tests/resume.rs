@@ -14,11 +14,10 @@ const PROMPTS: usize = 3;
 fn run(toy: &Toy, config: &MethodConfig, saved: Option<Saved>, rounds: usize) -> Result<Vec<Answer>, String> {
     let prompts: Vec<Prompt> = (0..PROMPTS).map(|index| Prompt::from_ids(index, vec![2])).collect();
     let streams: Vec<_> = (0..PROMPTS).map(stream).collect();
-    let arms: [(&str, &dyn generate::Step); 1] = [("arm", &toy.arm)];
-    let parts = Parts { policy: &toy.base, arms: &arms };
+    let parts = Parts { arms: vec![("arm", &toy.arm)], ..Parts::new(&toy.base) };
     let mut engine = config.engine(&parts, Sampling::default()).expect("an engine");
     let mut reward = toy.reward();
-    let mut services = Services { sampler: &mut engine, scorer: Some(&toy.base), reward: Some(&mut reward) };
+    let mut services = Services::new(&mut engine).with_scorer(&toy.base).with_reward(Some(&mut reward));
     let machine = config.machine(&toy.tools()).expect("a machine");
     let (mut seen, mut kept) = (0, String::new());
     let given =

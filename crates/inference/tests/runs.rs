@@ -44,7 +44,7 @@ fn how_many_prompts_run_together_changes_nothing() {
         let method = MethodConfig::named(name).expect("listed");
         let want = toy.answers(&method, &prompts(0..7), &mut Chance::Streams);
         for at_once in [1, 3] {
-            let parts = inference::Parts { policy: &toy.base, arms: &[] };
+            let parts = inference::Parts::new(&toy.base);
             let mut engine = method.engine(&parts, Sampling::default()).expect("an engine");
             let (mut reward, mut value) = (toy.reward(), toy.value.clone());
             let mut services = Services::new(&mut engine)

@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use data::tokenizer::Tokenizer;
 use model::files::{AdapterConfig, adapter_files, model_files};
 use model::params::Slot;
-use model::weights::{Float, Named, Weights, serialize};
+use model::weights::{Float, Weights, serialize};
 use model::{Config, Decoder};
 use serde::{Deserialize, Serialize};
 

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use model::Grads;
-use model::weights::{Named, Weights};
 use recipe::{Log, Optim, Save};
 use serde_json::{Value, json};
 

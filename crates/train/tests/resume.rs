@@ -66,7 +66,7 @@ impl<T: Task> Task for Interrupted<'_, T> {
         self.task.done()
     }
 
-    fn state(&self) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    fn state(&mut self) -> Result<Vec<(String, Vec<u8>)>, Error> {
         self.task.state()
     }
 

@@ -8,7 +8,6 @@ use generate::{
     Chance, Engine, Ledger, PrefixReward, Prompt, Purpose, Reward, Sample, Sampling, Stream, TokenId,
 };
 use model::Policy;
-use recipe::ModelName;
 
 use super::recipe::Recipe;
 use super::rewards::{decode_of, ends_step_of};

@@ -90,7 +90,10 @@ pub(crate) fn middle() -> Toy {
     let lm = || Tabular::new(TabularLm::new(space, rows.clone()).expect("a law"));
     let mut stream = Stream::new(24, Purpose::Init, 0, 0);
     let rewards = (0..15).map(|_| stream.normal()).collect();
-    Toy { name: "middle".into(), base: lm(), arm: lm(), rewards, beta: 0.6, alpha: 1.0, case: Value::Null }
+    let value = TabularValue::new(lm().lm(), |_| 0.0);
+    let (name, case) = ("middle".into(), Value::Null);
+    let toy = Toy { name, base: lm(), arm: lm(), rewards, beta: 0.6, alpha: 1.0, case, value };
+    toy.judged_by(Toy::mean_value)
 }
 
 impl Toy {
