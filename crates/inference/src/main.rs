@@ -180,7 +180,7 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
     let seen = stop.clone();
     ctrlc::set_handler(move || seen.store(true, Ordering::Relaxed))?;
     let device = recipe.run.device.to_string().parse::<DeviceName>()?.open()?;
-    let loaded = setup::load(&places, &recipe.model.path, &device)?;
+    let loaded = setup::load(&places, &recipe.model.path, &device)?.with_dtype(recipe.model.dtype)?;
     let room = loaded.decoder.config.max_position_embeddings.saturating_sub(recipe.sampling.max_new_tokens);
     let prompts = setup::prompts(&recipe.data, &places, &loaded, recipe.run.seed, room)?;
     let total = prompts.rows.len();
@@ -262,7 +262,8 @@ fn answer_one(arguments: &Generate) -> Result<bool, Failure> {
     let text = format!("[model]\npath = {model}\n[data]\nlimit = 1\n[method.{}]\n", method.info().name);
     let recipe = load(Source::from_text("generate", text).set_all(&arguments.set))?;
     let device = recipe.run.device.to_string().parse::<DeviceName>()?.open()?;
-    let loaded = setup::load(&Places::default(), &recipe.model.path, &device)?;
+    let loaded =
+        setup::load(&Places::default(), &recipe.model.path, &device)?.with_dtype(recipe.model.dtype)?;
     let renderer = loaded.renderer()?;
     let chat = loaded.tokenizer.chat_template().is_some() && !arguments.raw;
     let text = if chat {

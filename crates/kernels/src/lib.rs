@@ -18,6 +18,7 @@ mod tests;
 
 pub use cpu::{AdamStep, PAGE, Packed, Precision};
 pub use ops::{
-    adamw, attention, ema, gather_log_prob, linear, pack, rms_norm, rope, scale, silu_mul, sum_of_squares,
+    adamw, attention, ema, gather_log_prob, linear, pack, packs, rms_norm, rope, scale, silu_mul,
+    sum_of_squares,
 };
 pub use pool::{PagedPool, paged_attention};

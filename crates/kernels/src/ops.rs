@@ -24,6 +24,17 @@ pub(crate) fn is_fused(device: &Device, dtypes: &[burn::tensor::DType]) -> bool 
     flex && dtypes.iter().all(|&dtype| dtype == burn::tensor::DType::F32)
 }
 
+/// Whether weights of this device are packed, and so held in any [`Precision`].
+pub fn packs(device: &Device) -> bool {
+    #[cfg(feature = "flex")]
+    return is_fused(device, &[]);
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = device;
+        false
+    }
+}
+
 /// Packs a weight `[out, in]` for [`linear`] in a number format; `None` where packing is of no use. Pack again when the
 /// weight changes.
 ///

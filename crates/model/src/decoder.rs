@@ -264,6 +264,11 @@ impl Decoder {
         copy
     }
 
+    /// Whether its device holds the weights of policies in any [`Precision`].
+    pub fn packs(&self) -> bool {
+        kernels::packs(&self.embed_tokens.device())
+    }
+
     /// Packs the weights for decoding, where the device profits from it.
     pub fn pack(&mut self) {
         self.pack_where(Precision::F32, |_| true);

@@ -24,5 +24,6 @@ pub use config::{Config, Head, Shape};
 pub use decoder::Decoder;
 pub use device::DeviceName;
 pub use error::Error;
+pub use kernels::Precision;
 pub use params::{Grads, Slot};
 pub use policy::Policy;

@@ -367,7 +367,16 @@ impl Validate for Recipe {
             rules.check(&["optim.batch_size", &key], batch_holds_answers(self, &key, count));
         }
         rules.check(&["reward", "method"], reward_is_there(self));
+        rules.check(&["model.dtype", "method"], training_keeps_f32(self));
     }
+}
+
+fn training_keeps_f32(recipe: &Recipe) -> Result<(), Violation> {
+    if recipe.model.dtype.is_default() || !recipe.method.trains() {
+        return Ok(());
+    }
+    let message = format!("`{}` changes weights, which are kept in f32", recipe.method.name());
+    Err(Violation::new(message).hint("leave `model.dtype` out; it is for models that are only run"))
 }
 
 fn reward_is_there(recipe: &Recipe) -> Result<(), Violation> {

@@ -361,9 +361,11 @@ fn draw_pool(
     device: &Device,
 ) -> Result<Ended, Error> {
     let Some(table) = &recipe.reward else { return Ok(Ended::Done) };
-    let loaded = setup::load(&site.places, &recipe.model.path, device).map_err(Error::other)?;
+    let loaded = setup::load(&site.places, &recipe.model.path, device)
+        .and_then(|loaded| loaded.with_dtype(recipe.model.dtype))
+        .map_err(Error::other)?;
     let reward = setup::build(table, &site.places, &loaded, device).map_err(Error::other)?;
-    let policy = Policy::new(loaded.hash.clone(), &loaded.decoder);
+    let policy = loaded.policy(loaded.hash.clone());
     write_run(recipe, site, &json!({ "base": loaded.name }))?;
     let law = sampling(&recipe.sampling);
     let Some(Drawn { prompts, samples, id }) =
@@ -516,6 +518,7 @@ fn compare_policies(
     let mut run = compare::Settings {
         run: &recipe.run.name,
         model: &recipe.model.path,
+        dtype: recipe.model.dtype,
         seed: recipe.run.seed,
         data: &recipe.data,
         sampling: &sampling,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use inference::setup::{DataTable, RewardTable, ValueTable, fits, rollout_is_there, value_is_there};
+use inference::setup::{DataTable, Dtype, RewardTable, ValueTable, fits, rollout_is_there, value_is_there};
 use inference::{Method, MethodConfig, Need};
 use recipe::{ModelName, Rules, Validate, Violation};
 use schemars::JsonSchema;
@@ -60,6 +60,10 @@ pub struct PolicyTable {
     /// Which model; without it the recipe's `[model]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<ModelName>,
+    /// Number format of its weights; without it that of the recipe's `[model]`. A comparison of two formats has the model
+    /// twice among its policies: the divergence is then that of rounding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<Dtype>,
     /// What chooses from them, at every `n`: names, or tables of settings such as `{ soft-best-of-n = { beta = 0.5 } }`.
     #[serde(default)]
     pub rules: Vec<RuleTable>,

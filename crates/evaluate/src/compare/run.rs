@@ -14,7 +14,7 @@ use inference::chain::{Rates, Trace};
 use inference::methods::genarm_smc::SmcTrace;
 use inference::selection::SimilarityTable;
 use inference::setup::{
-    self, DataTable, FurtherModels, Loaded, Places, PoolPlan, RewardSet, RewardTable, ValueSet,
+    self, DataTable, Dtype, FurtherModels, Loaded, Places, PoolPlan, RewardSet, RewardTable, ValueSet,
 };
 use inference::{Method, MethodConfig, PoolRule, Tools};
 use model::Policy;
@@ -76,6 +76,8 @@ pub struct Settings<'a> {
     pub run: &'a str,
     /// The model of policies that name none.
     pub model: &'a ModelName,
+    /// Number format of the weights of policies that name none.
+    pub dtype: Dtype,
     /// Seed of all random streams.
     pub seed: u64,
     /// The prompts.
@@ -109,7 +111,8 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
     }
     let mut loaded: Vec<Loaded> = Vec::new();
     for table in &compare.policies {
-        let policy = setup::load(places, table.path.as_ref().unwrap_or(settings.model), device)?;
+        let path = table.path.as_ref().unwrap_or(settings.model);
+        let policy = setup::load(places, path, device)?.with_dtype(table.dtype.unwrap_or(settings.dtype))?;
         if let Some(base) =
             loaded.first().filter(|base: &&Loaded| base.tokenizer.hash() != policy.tokenizer.hash())
         {
@@ -126,7 +129,7 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
     let Some(accuracies) = pairs::accuracies(compare, base, proxy.as_ref(), settings)? else {
         return Ok(None);
     };
-    let policies: Vec<Policy> = loaded.iter().map(|l| Policy::new(l.hash.clone(), &l.decoder)).collect();
+    let policies: Vec<Policy> = loaded.iter().map(|l| l.policy(l.hash.clone())).collect();
 
     let mut pools = Vec::new();
     for (place, table) in compare.policies.iter().enumerate() {

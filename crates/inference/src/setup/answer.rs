@@ -7,7 +7,6 @@ use generate::schedule::{self, Answer, Progress, Saved, Services};
 use generate::{
     Chance, Engine, Ledger, PrefixReward, Prompt, Purpose, Reward, Sample, Sampling, Stream, TokenId,
 };
-use model::Policy;
 
 use super::recipe::Recipe;
 use super::rewards::{decode_of, ends_step_of};
@@ -59,7 +58,7 @@ pub fn answer(
 ) -> Result<Option<Answers>, Error> {
     let places = Places::default();
     suits(&recipe.method, &places, &recipe.arms, &sampling_of(&recipe.sampling))?;
-    let policy = Policy::new(loaded.name.clone(), &loaded.decoder);
+    let policy = loaded.policy(loaded.name.clone());
     let beside = |name| load_beside(&places, name, loaded, device);
     let ahead = recipe.rollout.as_ref().map(beside).transpose()?;
     let value = recipe.value.as_ref().map(|table| build_value(table, &places, loaded, device)).transpose()?;

@@ -111,14 +111,15 @@ impl FurtherModels {
     }
 }
 
-/// Loads a model whose next-token laws are to be combined with those of `base`: its tokenizer must be the same one.
+/// Loads a model whose next-token laws are to be combined with those of `base`: its tokenizer must be the same one, and it
+/// runs in the same number format.
 pub fn load_beside(
     places: &Places,
     name: &ModelName,
     base: &Loaded,
     device: &Device,
 ) -> Result<Policy, Error> {
-    let loaded = load(places, name, device)?;
+    let loaded = load(places, name, device)?.with_dtype(base.dtype)?;
     if loaded.tokenizer.hash() != base.tokenizer.hash() {
         let short = |hash: &str| hash.chars().take(8).collect::<String>();
         return Err(Error::Vocabulary {
@@ -128,7 +129,7 @@ pub fn load_beside(
             base_hash: short(base.tokenizer.hash()),
         });
     }
-    Ok(Policy::new(name.to_string(), &loaded.decoder))
+    Ok(loaded.policy(name.to_string()))
 }
 
 /// The scale β_r that each autoregressive reward model was trained with, where the recipe in its run folder says so.

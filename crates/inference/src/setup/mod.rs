@@ -16,7 +16,7 @@ pub use answer::{Answers, OnRound, OnToken, answer, sampling_of};
 pub use data::{Columns, DataTable, Loading, Wordmath, examples, pairs, prompts};
 pub use embedding::{Embedder, embedder};
 pub use further::{FurtherModels, fits, load_beside, scales, suits};
-pub use models::{Loaded, ModelTable, Places, load, load_for_score};
+pub use models::{Dtype, Loaded, ModelTable, Places, load, load_for_score};
 pub use pools::{PoolPlan, pool, prompt_stream, score};
 pub use rewards::{Extract, RewardSet, RewardTable, answer_of, build, decode_of, ends_step_of};
 pub use score::score_file;

@@ -9,7 +9,7 @@ use data::render::Renderer;
 use data::tokenizer::Tokenizer;
 use generate::{Purpose, Stream};
 use model::files::{self, AdapterConfig};
-use model::{Decoder, hub};
+use model::{Decoder, Policy, Precision, hub};
 use recipe::{Lora, ModelLocation, ModelName, Rules, Validate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -25,11 +25,53 @@ pub struct ModelTable {
     /// Train low-rank adapters instead of all weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<Lora>,
+    /// Number format of the weights of models that are only run, those of a comparison and of guidance among them.
+    #[serde(skip_serializing_if = "Dtype::is_default")]
+    pub dtype: Dtype,
+}
+
+/// The number format of the weights of a model that is only run, on a CPU. Fewer bits are read faster and take less
+/// memory, and change the law a little; sums are in f32.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits with the range of f32.
+    Bf16,
+    /// 8 bits, with a scale for every 128 weights.
+    Int8,
+}
+
+impl Dtype {
+    /// Whether weights stay as they are.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    pub fn is_default(&self) -> bool {
+        *self == Self::F32
+    }
+
+    /// Its name in a recipe.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        }
+    }
+
+    fn precision(self) -> Precision {
+        match self {
+            Self::F32 => Precision::F32,
+            Self::Bf16 => Precision::Bf16,
+            Self::Int8 => Precision::Int8,
+        }
+    }
 }
 
 impl Default for ModelTable {
     fn default() -> Self {
-        Self { path: ModelName::tiny(), lora: None }
+        Self { path: ModelName::tiny(), lora: None, dtype: Dtype::F32 }
     }
 }
 
@@ -110,11 +152,35 @@ pub struct Loaded {
     pub tokenizer: Tokenizer,
     /// Settings of the adapter that was loaded.
     pub adapter: Option<AdapterConfig>,
-    /// Hash of the weights, which pools are addressed by.
+    /// Hash of the weights, which pools are addressed by; with the number format, where that is not f32.
     pub hash: String,
+    /// The number format that policies made of it run in.
+    pub dtype: Dtype,
 }
 
 impl Loaded {
+    /// The model whose policies run in another number format, which only CPUs have.
+    pub fn with_dtype(mut self, dtype: Dtype) -> Result<Self, Error> {
+        if dtype.is_default() {
+            return Ok(self);
+        }
+        if !self.decoder.packs() {
+            let message = format!(
+                "dtype = \"{}\" needs a CPU\n  hint: leave `dtype` out, or set run.device to \"cpu\"",
+                dtype.name()
+            );
+            return Err(Error::Data { what: self.name, message });
+        }
+        self.hash = format!("{}-{}", self.hash, dtype.name());
+        self.dtype = dtype;
+        Ok(self)
+    }
+
+    /// It as a policy, named so in errors.
+    pub fn policy(&self, name: impl Into<String>) -> Policy {
+        Policy::with_precision(name, &self.decoder, self.dtype.precision())
+    }
+
     /// The renderer of its tokenizer and chat template.
     pub fn renderer(&self) -> Result<Renderer<'_>, Error> {
         let template = match self.tokenizer.chat_template() {
@@ -156,7 +222,14 @@ fn load_with(
         let decoder = read(&directory)?;
         let tokenizer = Tokenizer::from_dir(&directory)?;
         let hash = hash_of(&[&directory])?;
-        return Ok(Loaded { name: name.to_string(), decoder, tokenizer, adapter: None, hash });
+        return Ok(Loaded {
+            name: name.to_string(),
+            decoder,
+            tokenizer,
+            adapter: None,
+            hash,
+            dtype: Dtype::F32,
+        });
     }
     // An adapter names its base the way a recipe does.
     let config = files::adapter_config(&directory)?;
@@ -177,7 +250,7 @@ fn load_with(
     let own = directory.join("tokenizer.json").exists();
     let tokenizer = Tokenizer::from_dir(if own { &directory } else { &base_directory })?;
     let hash = hash_of(&[&base_directory, &directory])?;
-    Ok(Loaded { name: name.to_string(), decoder, tokenizer, adapter: Some(adapter), hash })
+    Ok(Loaded { name: name.to_string(), decoder, tokenizer, adapter: Some(adapter), hash, dtype: Dtype::F32 })
 }
 
 /// The hash of all weight files of some directories.

@@ -14,7 +14,7 @@ use reward::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Loaded, Places, load};
+use super::{Dtype, Error, Loaded, Places, load};
 
 /// A reward of a recipe, such as `[reward.model]` or `[gold.answer]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -42,6 +42,9 @@ pub enum RewardTable {
 pub struct RewardModelTable {
     /// Which model.
     pub path: ModelName,
+    /// Number format of its weights.
+    #[serde(default, skip_serializing_if = "Dtype::is_default")]
+    pub dtype: Dtype,
 }
 
 /// Settings of an autoregressive reward model.
@@ -193,7 +196,8 @@ pub fn build(
     let model = match table.model() {
         None => None,
         Some(name) => {
-            let scorer = load(places, name, device)?;
+            let dtype = if let RewardTable::Model(table) = table { table.dtype } else { Dtype::F32 };
+            let scorer = load(places, name, device)?.with_dtype(dtype)?;
             if scorer.tokenizer.hash() != loaded.tokenizer.hash() {
                 let message = format!(
                     "its tokenizer is not that of {}\n  hint: a reward model reads the policy's token ids; train one on the policy's family",
@@ -202,7 +206,7 @@ pub fn build(
                 return Err(Error::Data { what: name.to_string(), message });
             }
             identity = format!("{identity} {}", scorer.hash);
-            Some(Policy::new(scorer.name, &scorer.decoder))
+            Some(scorer.policy(scorer.name.clone()))
         }
     };
     Ok(RewardSet { table: table.clone(), model, decode: DecodeOf(decode_of(loaded)), identity })

@@ -140,7 +140,7 @@ pub fn build_value(
         return Ok(ValueSet(Kind::Reward(Box::new(build(&reward, places, loaded, device)?))));
     };
     let policy = |name: &ModelName| {
-        let given = load(places, name, device)?;
+        let given = load(places, name, device)?.with_dtype(loaded.dtype)?;
         if given.tokenizer.hash() != loaded.tokenizer.hash() {
             let message = format!(
                 "its tokenizer is not that of {}\n  hint: an implicit value reads the policy's token ids; tune a model of the policy's family",
@@ -148,7 +148,7 @@ pub fn build_value(
             );
             return Err(Error::Data { what: name.to_string(), message });
         }
-        Ok(Policy::new(given.name, &given.decoder))
+        Ok(given.policy(given.name.clone()))
     };
     let discount = match implicit.discount {
         DiscountName::None => Discount::None,
