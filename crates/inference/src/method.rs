@@ -277,9 +277,10 @@ pub trait Method {
     /// How many completions of a prompt it draws or proposes.
     fn samples(&self) -> usize;
 
-    /// The most prefixes of a prompt that it comes back to: as many caches of the prompts that run together must hold.
+    /// The most prefixes of a prompt that a search comes back to, which the caches must hold for all prompts that run
+    /// together; 0 where completions are drawn in one piece.
     fn rows(&self) -> usize {
-        1
+        0
     }
 
     /// What it needs besides the policy, under these settings.

@@ -178,7 +178,7 @@ impl ValueSet {
 /// The most prompts that a method may run together, so that what it comes back to stays in the caches.
 pub fn prompts_at_once(method: &dyn Method, prompts: &[Prompt], max_new_tokens: usize) -> usize {
     let rows = method.rows();
-    if rows <= 1 && method.info().access < crate::Access::Logits {
+    if rows == 0 {
         return usize::MAX;
     }
     let longest = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0) + max_new_tokens;
