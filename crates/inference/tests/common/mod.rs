@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 
 use generate::schedule::{Answer, Services, run};
 use generate::tabular::{Tabular, TabularReward, TabularValue};
-use generate::{Chance, Engine, Prefix, PrefixReward, Prompt, Purpose, Sampling, Step, Stream, TokenId};
-use inference::{Further, Method, MethodConfig, Parts, Tools};
+use generate::{
+    Chance, Engine, Prefix, PrefixReward, Prompt, Purpose, Sample, Sampling, Step, Stream, TokenId,
+};
+use inference::{Further, Method, MethodConfig, Need, Parts, Tools};
 use objective::draw::{Draw, Exhaustive};
 use objective::tabular::{Space, TabularLm, TabularTable};
 use serde_json::Value;
@@ -183,13 +185,15 @@ impl Toy {
         let further = method.further();
         let mut engine = method.engine(&self.parts(&further), Sampling::default()).expect("an engine");
         let mut reward = self.reward();
-        let mut value = self.value.clone();
-        let mut rollout = Engine::new(&self.arm, Sampling::default()).expect("settings");
+        let needs = method.needs();
+        let mut value = needs.contains(&Need::PrefixValue).then(|| self.value.clone());
+        let ahead = || Engine::new(&self.arm, Sampling::default()).expect("settings");
+        let mut rollout = needs.contains(&Need::Rollout).then(ahead);
         let mut services = Services::new(&mut engine)
             .with_scorer(&self.base)
             .with_reward(Some(&mut reward))
-            .with_value(Some(&mut value))
-            .with_rollout(Some(&mut rollout));
+            .with_value(value.as_mut().map(|value| value as &mut dyn PrefixReward))
+            .with_rollout(rollout.as_mut().map(|engine| engine as &mut dyn Sample));
         let machine = method.machine(&self.tools()).expect("a machine");
         run(&*machine, prompts, &streams, &mut services, chance, &mut |_| true)
             .expect("the toy fits")
