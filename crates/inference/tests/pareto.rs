@@ -76,7 +76,7 @@ fn settings() -> Vec<(&'static str, Value)> {
         ("mod of base and ARM", json!({ "mod": { "weights": { "untuned": 0.5, "tuned": 0.5 } } })),
         ("eft from base to ARM, α 1", json!({ "eft": { "alpha": 1.0 } })),
         ("contrastive, λ 0.5", json!({ "contrastive": { "lambda": 0.5 } })),
-        ("args, weight 1", json!({ "args": { "k": 3, "weight": 1.0, "decode": "stochastic", "temperature": 1.0 } })),
+        ("args, weight 1", json!({ "args": { "k": 3, "weight": 1.0, "decode": "sample", "temperature": 1.0 } })),
         ("cd, λ 1", json!({ "cd": { "lambda": 1.0, "k": 3 } })),
         ("cd, λ 2", json!({ "cd": { "lambda": 2.0, "k": 3 } })),
         ("cd-blockwise, k 2, block 1", json!({ "cd-blockwise": { "k": 2, "block": 1 } })),

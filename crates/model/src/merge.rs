@@ -332,7 +332,8 @@ mod tests {
         // The weights add up to 1.3: whole models need the base with the rest.
         let whole = average(&[parts[0], parts[1], part(&base, None, -0.3)]).expect("one shape");
         assert!(distance(&outputs(&joined), &outputs(&whole)) < 1e-4);
-        assert!(distance(&outputs(&whole), &outputs(&base)) > 1e-2);
+        let moved = distance(&outputs(&whole), &outputs(&base));
+        assert!(moved > 1e-3, "{moved}");
 
         // Factors can only be averaged where ranks agree, and then the result is another model.
         assert!(average_factors(&parts).expect_err("ranks differ").to_string().contains("rank and scale"));
