@@ -25,7 +25,8 @@ fn toy(seed: u64) -> Toy {
         let total: f64 = weights.iter().sum();
         weights.into_iter().map(|weight| weight / total).collect::<Vec<_>>()
     };
-    let rows: BTreeMap<Vec<_>, Vec<f64>> = [vec![], vec![0], vec![1]].into_iter().map(|p| (p, row())).collect();
+    let rows: BTreeMap<Vec<_>, Vec<f64>> =
+        [vec![], vec![0], vec![1]].into_iter().map(|p| (p, row())).collect();
     let rewards: Vec<f64> = (0..7).map(|_| stream.normal()).collect();
     let arm = tilt(&[1.0 / 7.0; 7], &rewards).expect("finite rewards").law;
     let base = Tabular::new(TabularLm::new(space, rows).expect("a law"));
@@ -72,25 +73,40 @@ fn settings() -> Vec<(&'static str, Value)> {
         ("pessimism of 3", json!({ "pessimism": { "n": 3 } })),
         ("genarm, α 1", json!({ "genarm": { "alpha": [1.0] } })),
         ("genarm, α 2", json!({ "genarm": { "alpha": [2.0] } })),
-        ("genarm-smc, α 1, 2 particles", json!({ "genarm-smc": { "alpha": [1.0], "particles": 2, "block": 1 } })),
+        (
+            "genarm-smc, α 1, 2 particles",
+            json!({ "genarm-smc": { "alpha": [1.0], "particles": 2, "block": 1 } }),
+        ),
         ("mod of base and ARM", json!({ "mod": { "weights": { "untuned": 0.5, "tuned": 0.5 } } })),
         ("eft from base to ARM, α 1", json!({ "eft": { "alpha": 1.0 } })),
         ("contrastive, λ 0.5", json!({ "contrastive": { "lambda": 0.5 } })),
-        ("args, weight 1", json!({ "args": { "k": 3, "weight": 1.0, "decode": "sample", "temperature": 1.0 } })),
+        (
+            "args, weight 1",
+            json!({ "args": { "k": 3, "weight": 1.0, "decode": "sample", "temperature": 1.0 } }),
+        ),
         ("cd, λ 1", json!({ "cd": { "lambda": 1.0, "k": 3 } })),
         ("cd, λ 2", json!({ "cd": { "lambda": 2.0, "k": 3 } })),
         ("cd-blockwise, k 2, block 1", json!({ "cd-blockwise": { "k": 2, "block": 1 } })),
         ("cbs, 1 beam of 2", json!({ "cbs": { "beams": 1, "successors": 2, "chunk": 1 } })),
         ("treebon, 2 of 2 layers", json!({ "treebon": { "n": 2, "layers": 2, "children": 2 } })),
-        ("speculative-rejection of 3", json!({ "speculative-rejection": { "n": 3, "alpha": 0.5, "every": 1 } })),
+        (
+            "speculative-rejection of 3",
+            json!({ "speculative-rejection": { "n": 3, "alpha": 0.5, "every": 1 } }),
+        ),
         ("beam, 2", json!({ "beam": { "n": 2, "width": 2, "step_tokens": 1, "separator": "" } })),
         ("transfer-q, weight 1", json!({ "transfer-q": { "k": 3, "weight": 1.0, "rollouts": 1 } })),
-        ("twisted-smc, β 0.5, 2 particles", json!({ "twisted-smc": { "particles": 2, "beta": 0.5, "block": 1 } })),
+        (
+            "twisted-smc, β 0.5, 2 particles",
+            json!({ "twisted-smc": { "particles": 2, "beta": 0.5, "block": 1 } }),
+        ),
         ("qalign, β 0.5, 1 step", json!({ "qalign": { "beta": 0.5, "steps": 1, "answer": "last" } })),
         ("qalign, β 0.5, 2 steps", json!({ "qalign": { "beta": 0.5, "steps": 2, "answer": "last" } })),
         ("quest, β 0.5, 2 steps", json!({ "quest": { "beta": 0.5, "steps": 2, "answer": "last" } })),
         ("power, α 2, 2 steps", json!({ "power": { "alpha": 2.0, "steps": 2, "answer": "last" } })),
-        ("independence-mh, β 0.5, 2 steps", json!({ "independence-mh": { "beta": 0.5, "steps": 2, "answer": "last" } })),
+        (
+            "independence-mh, β 0.5, 2 steps",
+            json!({ "independence-mh": { "beta": 0.5, "steps": 2, "answer": "last" } }),
+        ),
         ("random-cut, best of 3 states", json!({ "random-cut": { "steps": 2, "answer": "best" } })),
     ]
 }
@@ -124,7 +140,6 @@ fn kept() -> BTreeMap<String, Vec<f64>> {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "the table of docs/results/toy.md")]
 fn no_method_lies_above_the_frontier() {
     let mut seen = BTreeSet::new();
     let mut rows = Vec::new();
@@ -132,7 +147,8 @@ fn no_method_lies_above_the_frontier() {
         seen.insert(method(config.clone()).info().name);
         rows.push((label, means(&config)));
     }
-    let missing: Vec<&str> = METHODS.iter().map(|info| info.name).filter(|name| !seen.contains(name)).collect();
+    let missing: Vec<&str> =
+        METHODS.iter().map(|info| info.name).filter(|name| !seen.contains(name)).collect();
     assert!(missing.is_empty(), "{missing:?} have no setting here");
     for (label, [reward, nats, best, gap]) in &rows {
         println!("| `{label}` | {reward:.3} | {nats:.3} | {best:.3} | {gap:.3} |");

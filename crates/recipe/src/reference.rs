@@ -52,7 +52,7 @@ fn section(document: Document<'_>, path: &str, schema: &Json, text: &mut String)
         let kind = kind(document, property);
         let default = match property.get("default") {
             _ if needed(key) => "required".to_owned(),
-            Some(Json::Object(_)) | None | Some(Json::Null) => String::new(),
+            Some(Json::Object(_) | Json::Null) | None => String::new(),
             Some(value) => format!("`{value}`"),
         };
         let mut meaning = described(property).to_owned();

@@ -138,12 +138,12 @@ fn shipped(folder: &Path) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut open = vec![folder.to_path_buf()];
     while let Some(current) = open.pop() {
-        for entry in std::fs::read_dir(current).into_iter().flatten().flatten() {
+        for entry in fs_err::read_dir(current).into_iter().flatten().flatten() {
             let path = entry.path();
             if path.is_dir() {
                 open.push(path);
             } else if path.extension().is_some_and(|extension| extension == "toml")
-                && let (Ok(content), Ok(name)) = (std::fs::read_to_string(&path), path.strip_prefix(folder))
+                && let (Ok(content), Ok(name)) = (fs_err::read_to_string(&path), path.strip_prefix(folder))
             {
                 found.push((name.display().to_string(), content));
             }
@@ -166,7 +166,7 @@ mod tests {
     fn every_method_has_a_page_with_its_keys() {
         let folder = tempfile::tempdir().expect("a folder");
         write(folder.path()).expect("room");
-        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).expect(name);
+        let read = |name: &str| fs_err::read_to_string(folder.path().join(name)).expect(name);
         for info in &METHODS {
             assert!(
                 read(&format!("train/{}.md", info.name))

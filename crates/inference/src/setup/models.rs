@@ -46,7 +46,6 @@ pub enum Dtype {
 
 impl Dtype {
     /// Whether weights stay as they are.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
     pub fn is_default(&self) -> bool {
         *self == Self::F32
     }

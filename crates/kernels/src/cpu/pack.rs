@@ -161,14 +161,12 @@ impl Packed {
         depth: usize,
         with: impl FnOnce(*const f32) -> R,
     ) -> R {
-        match &self.narrow {
-            Some(narrow) => narrow.widened(panel, self.inner, k, depth, with),
-            None => {
-                let lines = self.inner * (PANEL / 16);
-                let panel = &self.lines[panel * lines..(panel + 1) * lines];
-                with(panel[k * (PANEL / 16)..].as_ptr().cast())
-            }
+        if let Some(narrow) = &self.narrow {
+            return narrow.widened(panel, self.inner, k, depth, with);
         }
+        let lines = self.inner * (PANEL / 16);
+        let panel = &self.lines[panel * lines..(panel + 1) * lines];
+        with(panel[k * (PANEL / 16)..].as_ptr().cast())
     }
 }
 
