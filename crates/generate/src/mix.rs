@@ -1,7 +1,7 @@
 //! Step rules: how the next-token logits of several models become the one law that is drawn from.
 //!
 //! [`WeightedSum`] is the product of laws (GenARM and its relatives), [`Differences`] adds log-ratios of pairs of models to
-//! the first one (EFT, contrastive decoding), [`Masked`] keeps only what a filter of the first model keeps. A method whose
+//! the first one (EFT, contrastive decoding), [`Mix::masked`] keeps only what a filter of the first model keeps. A method whose
 //! rule is its own implements [`Rule`] beside its settings.
 
 use crate::capability::{Error, Step};
