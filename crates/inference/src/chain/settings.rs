@@ -1,8 +1,9 @@
 //! The settings that every method of chains has.
 
-/// Makes the settings struct of a method: its own keys, then those that all chains have, with defaults; and
-/// `fn common(&self)`, which gives the latter. The keys stand side by side in a recipe, so that a mistake in any is
-/// reported with its line.
+/// Makes the settings struct of a method: its own keys, then those that all chains have, with defaults; `fn common(&self)`,
+/// which gives the latter; and the method itself, from its `INFO` and its `fn plan(&self)`. The keys stand side by side in a
+/// recipe, so that a mistake in any is reported with its line. A method that draws from another law than the recipe's says
+/// so by `sampling = Self::NAME`, a function of the settings and the recipe's sampling.
 macro_rules! chain_settings {
     (
         $(#[$about:meta])*
@@ -10,6 +11,7 @@ macro_rules! chain_settings {
             $( $(#[$doc:meta])* pub $field:ident: $type:ty = $default:expr, )*
         }
         defaults { steps = $steps:expr, answer = $answer:expr }
+        $( sampling = $sampling:expr; )?
     ) => {
         $(#[$about])*
         #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
@@ -63,6 +65,38 @@ macro_rules! chain_settings {
                     stop_when_decided: self.stop_when_decided,
                     record_moves: self.record_moves,
                 }
+            }
+        }
+
+        impl $crate::Method for $name {
+            fn info(&self) -> &'static $crate::Info {
+                &INFO
+            }
+
+            fn problems(&self) -> Vec<$crate::Problem> {
+                self.plan().problems()
+            }
+
+            fn samples(&self) -> usize {
+                self.plan().samples()
+            }
+
+            fn needs(&self) -> Vec<$crate::Need> {
+                self.plan().needs()
+            }
+
+            $(
+                fn sampling(&self, sampling: generate::Sampling) -> generate::Sampling {
+                    $sampling(self, sampling)
+                }
+            )?
+
+            fn machine(
+                &self,
+                tools: &$crate::Tools,
+            ) -> Result<Box<dyn generate::TextMethod>, $crate::Error> {
+                $crate::method::check(self, tools)?;
+                Ok(Box::new($crate::chain::Chains::new(self.plan(), tools)))
             }
         }
     };

@@ -5,11 +5,8 @@
 //! do. What `qalign` gains over it at equal decoded tokens is what keeping prefixes is worth (Hastings 1970, and QAlign's
 //! fall-back without prefixes).
 
-use generate::TextMethod;
-
-use crate::chain::{AnswerBy, Budget, Chains, CutLaw, Law, Plan, chain_settings};
-use crate::error::{Error, Problem};
-use crate::method::{Access, Info, Method, Need, Tools, check};
+use crate::chain::{AnswerBy, Budget, CutLaw, Law, Plan, chain_settings};
+use crate::method::{Access, Info, Need};
 
 /// The listing.
 pub static INFO: Info = Info {
@@ -59,28 +56,5 @@ impl IndependenceMh {
             budget: (budget.kl.is_some() || budget.ess.is_some()).then_some(budget),
             ..Plan::new(&INFO, Law::Tilted { beta: self.beta }, self.common())
         }
-    }
-}
-
-impl Method for IndependenceMh {
-    fn info(&self) -> &'static Info {
-        &INFO
-    }
-
-    fn problems(&self) -> Vec<Problem> {
-        self.plan().problems()
-    }
-
-    fn samples(&self) -> usize {
-        self.plan().samples()
-    }
-
-    fn needs(&self) -> Vec<Need> {
-        self.plan().needs()
-    }
-
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
-        check(self, tools)?;
-        Ok(Box::new(Chains::new(self.plan(), tools)))
     }
 }

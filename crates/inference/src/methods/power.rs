@@ -14,11 +14,10 @@
 //! 3. one chain over whole completions instead of some moves after each block of new tokens;
 //! 4. a vote over the states is an option beside the last state, and so are several chains, tries and tempering.
 
-use generate::{Sampling, TextMethod};
+use generate::Sampling;
 
-use crate::chain::{AnswerBy, Chains, CutLaw, Law, Plan, chain_settings};
-use crate::error::{Error, Problem};
-use crate::method::{Access, Info, Method, Need, Tools, check};
+use crate::chain::{AnswerBy, CutLaw, Law, Plan, chain_settings};
+use crate::method::{Access, Info, Need};
 
 /// The listing.
 pub static INFO: Info = Info {
@@ -49,9 +48,15 @@ chain_settings! {
         pub rao_blackwell: bool = false,
     }
     defaults { steps = 64, answer = AnswerBy::Last }
+    sampling = Self::proposals;
 }
 
 impl Power {
+    /// The law that suffixes are drawn from.
+    fn proposals(&self, sampling: Sampling) -> Sampling {
+        Sampling { temperature: (f64::from(sampling.temperature) / self.alpha) as f32, ..sampling }
+    }
+
     fn plan(&self) -> Plan {
         Plan {
             cut: self.cut,
@@ -63,36 +68,10 @@ impl Power {
     }
 }
 
-impl Method for Power {
-    fn info(&self) -> &'static Info {
-        &INFO
-    }
-
-    fn problems(&self) -> Vec<Problem> {
-        self.plan().problems()
-    }
-
-    fn samples(&self) -> usize {
-        self.plan().samples()
-    }
-
-    fn needs(&self) -> Vec<Need> {
-        self.plan().needs()
-    }
-
-    fn sampling(&self, sampling: Sampling) -> Sampling {
-        Sampling { temperature: (f64::from(sampling.temperature) / self.alpha) as f32, ..sampling }
-    }
-
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
-        check(self, tools)?;
-        Ok(Box::new(Chains::new(self.plan(), tools)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Method;
 
     #[test]
     fn a_ladder_leads_down_to_the_policy() {

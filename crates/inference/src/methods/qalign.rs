@@ -17,11 +17,8 @@
 //! 4. the log-ratio is not clipped;
 //! 5. several chains for a prompt, each with its own first draw and its own random stream.
 
-use generate::TextMethod;
-
-use crate::chain::{AnswerBy, Budget, Chains, CutLaw, Law, Plan, chain_settings};
-use crate::error::{Error, Problem};
-use crate::method::{Access, Info, Method, Need, Tools, check};
+use crate::chain::{AnswerBy, Budget, CutLaw, Law, Plan, chain_settings};
+use crate::method::{Access, Info, Need};
 
 /// The listing.
 pub static INFO: Info = Info {
@@ -81,32 +78,10 @@ impl QAlign {
     }
 }
 
-impl Method for QAlign {
-    fn info(&self) -> &'static Info {
-        &INFO
-    }
-
-    fn problems(&self) -> Vec<Problem> {
-        self.plan().problems()
-    }
-
-    fn samples(&self) -> usize {
-        self.plan().samples()
-    }
-
-    fn needs(&self) -> Vec<Need> {
-        self.plan().needs()
-    }
-
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
-        check(self, tools)?;
-        Ok(Box::new(Chains::new(self.plan(), tools)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Method;
 
     #[test]
     fn what_contradicts_is_told_all_at_once() {

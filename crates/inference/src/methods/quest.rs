@@ -12,11 +12,8 @@
 //! 3. the length ratio is the right way round from the start, and lengths count the end-of-sequence token;
 //! 4. a fixed horizon, states of token ids, each completion scored once, no clipping, several chains, as in `qalign`.
 
-use generate::TextMethod;
-
-use crate::chain::{AnswerBy, Chains, CutLaw, Law, Plan, chain_settings};
-use crate::error::{Error, Problem};
-use crate::method::{Access, Info, Method, Need, Tools, check};
+use crate::chain::{AnswerBy, CutLaw, Law, Plan, chain_settings};
+use crate::method::{Access, Info, Need};
 
 /// The listing.
 pub static INFO: Info = Info {
@@ -58,28 +55,5 @@ impl Quest {
             rao_blackwell: self.rao_blackwell,
             ..Plan::new(&INFO, Law::Gibbs { beta: self.beta }, self.common())
         }
-    }
-}
-
-impl Method for Quest {
-    fn info(&self) -> &'static Info {
-        &INFO
-    }
-
-    fn problems(&self) -> Vec<Problem> {
-        self.plan().problems()
-    }
-
-    fn samples(&self) -> usize {
-        self.plan().samples()
-    }
-
-    fn needs(&self) -> Vec<Need> {
-        self.plan().needs()
-    }
-
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
-        check(self, tools)?;
-        Ok(Box::new(Chains::new(self.plan(), tools)))
     }
 }

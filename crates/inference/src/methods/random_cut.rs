@@ -8,11 +8,8 @@
 //!
 //! The control was asked for in the reviews of Faria and Smith 2025 (arXiv 2504.03790); their code has none.
 
-use generate::TextMethod;
-
-use crate::chain::{AnswerBy, Chains, Law, Plan, chain_settings};
-use crate::error::{Error, Problem};
-use crate::method::{Access, Info, Method, Need, Tools, check};
+use crate::chain::{AnswerBy, Law, Plan, chain_settings};
+use crate::method::{Access, Info, Need};
 
 /// The listing.
 pub static INFO: Info = Info {
@@ -41,32 +38,10 @@ impl RandomCut {
     }
 }
 
-impl Method for RandomCut {
-    fn info(&self) -> &'static Info {
-        &INFO
-    }
-
-    fn problems(&self) -> Vec<Problem> {
-        self.plan().problems()
-    }
-
-    fn samples(&self) -> usize {
-        self.plan().samples()
-    }
-
-    fn needs(&self) -> Vec<Need> {
-        self.plan().needs()
-    }
-
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
-        check(self, tools)?;
-        Ok(Box::new(Chains::new(self.plan(), tools)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Method;
 
     #[test]
     fn a_reward_is_needed_where_it_decides() {
