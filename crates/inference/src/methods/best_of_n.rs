@@ -3,7 +3,7 @@
 //! Law: `p(y) (F≤^n − F<^n) / c` with the masses of the reward's tie classes ([`objective::bon`]). The divergence to the
 //! law drawn from is estimated from the tie classes of the pool, never by `ln n − (n−1)/n`, which only bounds it.
 
-use generate::{Stream, TextMethod};
+use generate::TextMethod;
 use objective::error::InputError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Problem};
 use crate::method::{Access, Info, Method, Need, Tools};
 use crate::pooled::pooled;
-use crate::selection::{Divergence, PoolLaw, PoolRule, PoolView, best_kl, best_of_n, best_weights};
+use crate::selection::{BestBy, PoolRule, PoolView};
 
 /// The listing.
 pub static INFO: Info = Info {
@@ -38,17 +38,9 @@ impl Default for BestOfN {
     }
 }
 
-impl PoolRule for BestOfN {
-    fn law(&self, pool: &PoolView<'_>) -> Result<PoolLaw, InputError> {
-        Ok(PoolLaw::certain(best_of_n(pool.need_rewards()?)?, pool.size))
-    }
-
-    fn kl(&self, pool: &PoolView<'_>, n: usize) -> Result<Divergence, InputError> {
-        best_kl(pool.need_rewards()?, n)
-    }
-
-    fn weights(&self, pool: &PoolView<'_>, n: usize, _: usize, _: Stream) -> Result<Vec<f64>, InputError> {
-        best_weights(pool.need_rewards()?, n)
+impl BestBy for BestOfN {
+    fn scores(&self, pool: &PoolView<'_>) -> Result<Vec<f64>, InputError> {
+        Ok(pool.need_rewards()?.to_vec())
     }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! Unlike the public script, which scores all tokens of a response under one next-token law, every token has its own.
 
-use generate::{Stream, TextMethod};
+use generate::TextMethod;
 use objective::error::InputError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,10 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Problem};
 use crate::method::{Access, Info, Method, Need, Tools};
 use crate::pooled::pooled;
-use crate::selection::{
-    Divergence, PoolLaw, PoolRule, PoolView, best_kl, best_of_n, best_weights, scaled_rewards,
-    selection_weights,
-};
+use crate::selection::{BestBy, Divergence, PoolRule, PoolView, scaled_rewards};
 
 /// The listing.
 pub static INFO: Info = Info {
@@ -51,36 +48,14 @@ impl Default for RbonKl {
     }
 }
 
-impl RbonKl {
+impl BestBy for RbonKl {
     fn scores(&self, pool: &PoolView<'_>) -> Result<Vec<f64>, InputError> {
         let rewards = scaled_rewards(pool, self.normalise)?;
         Ok(rewards.iter().zip(pool.need_log_probs()?).map(|(r, log_prob)| r + self.beta * log_prob).collect())
     }
-}
 
-impl PoolRule for RbonKl {
-    fn law(&self, pool: &PoolView<'_>) -> Result<PoolLaw, InputError> {
-        Ok(PoolLaw::certain(best_of_n(&self.scores(pool)?)?, pool.size))
-    }
-
-    fn kl(&self, pool: &PoolView<'_>, n: usize) -> Result<Divergence, InputError> {
-        if self.normalise {
-            return Ok(Divergence::OF_NORMALISED);
-        }
-        best_kl(&self.scores(pool)?, n)
-    }
-
-    fn weights(
-        &self,
-        pool: &PoolView<'_>,
-        n: usize,
-        subsets: usize,
-        stream: Stream,
-    ) -> Result<Vec<f64>, InputError> {
-        if self.normalise {
-            return selection_weights(|view| Ok(self.law(view)?.probabilities), pool, n, subsets, stream);
-        }
-        best_weights(&self.scores(pool)?, n)
+    fn over_pool(&self) -> Option<Divergence> {
+        self.normalise.then_some(Divergence::OF_NORMALISED)
     }
 }
 

@@ -4,7 +4,7 @@
 //! It holds short completions back (Ichihara et al. 2025). The score is a function of the text alone, so the law is that of
 //! best-of-n by it. At `β = 0` it is best-of-n, for `β → ∞` the longest sample.
 
-use generate::{Stream, TextMethod};
+use generate::TextMethod;
 use objective::error::InputError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,10 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Problem};
 use crate::method::{Access, Info, Method, Need, Tools};
 use crate::pooled::pooled;
-use crate::selection::{
-    Divergence, PoolLaw, PoolRule, PoolView, best_kl, best_of_n, best_weights, scaled_rewards,
-    selection_weights,
-};
+use crate::selection::{BestBy, Divergence, PoolRule, PoolView, scaled_rewards};
 
 /// The listing.
 pub static INFO: Info = Info {
@@ -48,38 +45,16 @@ impl Default for RbonL {
     }
 }
 
-impl RbonL {
+impl BestBy for RbonL {
     fn scores(&self, pool: &PoolView<'_>) -> Result<Vec<f64>, InputError> {
         let rewards = scaled_rewards(pool, self.normalise)?;
         // A completion has at least the token that ended it.
         let short = |ids: &&[u32]| self.beta / ids.len().max(1) as f64;
         Ok(rewards.iter().zip(pool.need_tokens()?.iter().map(short)).map(|(r, short)| r - short).collect())
     }
-}
 
-impl PoolRule for RbonL {
-    fn law(&self, pool: &PoolView<'_>) -> Result<PoolLaw, InputError> {
-        Ok(PoolLaw::certain(best_of_n(&self.scores(pool)?)?, pool.size))
-    }
-
-    fn kl(&self, pool: &PoolView<'_>, n: usize) -> Result<Divergence, InputError> {
-        if self.normalise {
-            return Ok(Divergence::OF_NORMALISED);
-        }
-        best_kl(&self.scores(pool)?, n)
-    }
-
-    fn weights(
-        &self,
-        pool: &PoolView<'_>,
-        n: usize,
-        subsets: usize,
-        stream: Stream,
-    ) -> Result<Vec<f64>, InputError> {
-        if self.normalise {
-            return selection_weights(|view| Ok(self.law(view)?.probabilities), pool, n, subsets, stream);
-        }
-        best_weights(&self.scores(pool)?, n)
+    fn over_pool(&self) -> Option<Divergence> {
+        self.normalise.then_some(Divergence::OF_NORMALISED)
     }
 }
 

@@ -4,7 +4,7 @@
 //! scale whose upper end is best-of-n. Law: that of best-of-n for the negated reward. In a comparison with a gold reward of 0
 //! and 1 the report adds how often `N` attempts hold a failure, `1 − (1 − p)^N`, and its power law.
 
-use generate::{Stream, TextMethod};
+use generate::TextMethod;
 use objective::error::InputError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Problem};
 use crate::method::{Access, Info, Method, Need, Tools};
 use crate::pooled::pooled;
-use crate::selection::{Divergence, PoolLaw, PoolRule, PoolView, best_kl, best_weights, negated, worst_of_n};
+use crate::selection::{BestBy, PoolRule, PoolView, negated};
 
 /// The listing.
 pub static INFO: Info = Info {
@@ -39,17 +39,9 @@ impl Default for WorstOfN {
     }
 }
 
-impl PoolRule for WorstOfN {
-    fn law(&self, pool: &PoolView<'_>) -> Result<PoolLaw, InputError> {
-        Ok(PoolLaw::certain(worst_of_n(pool.need_rewards()?)?, pool.size))
-    }
-
-    fn kl(&self, pool: &PoolView<'_>, n: usize) -> Result<Divergence, InputError> {
-        best_kl(&negated(pool.need_rewards()?), n)
-    }
-
-    fn weights(&self, pool: &PoolView<'_>, n: usize, _: usize, _: Stream) -> Result<Vec<f64>, InputError> {
-        best_weights(&negated(pool.need_rewards()?), n)
+impl BestBy for WorstOfN {
+    fn scores(&self, pool: &PoolView<'_>) -> Result<Vec<f64>, InputError> {
+        Ok(negated(pool.need_rewards()?))
     }
 }
 

@@ -1,9 +1,49 @@
 //! The sample of extreme reward, or of extreme score of any kind.
 
+use generate::Stream;
 use objective::error::InputError;
 use objective::pool::Pool;
 
-use super::{Divergence, first_greatest, not_empty, numbers};
+use super::rule::{Divergence, PoolLaw, PoolRule, PoolView, selection_weights};
+use super::{first_greatest, not_empty, numbers};
+
+/// A rule that chooses the sample of greatest score, of equals the first. Where the score is a function of the text alone,
+/// its law is that of best-of-n, with the same exact weights and divergence.
+pub trait BestBy {
+    /// The score of each sample; infinite ones stand for ranks, NaN is refused.
+    fn scores(&self, pool: &PoolView<'_>) -> Result<Vec<f64>, InputError>;
+
+    /// Why a score depends on the other samples of the pool, where it does.
+    fn over_pool(&self) -> Option<Divergence> {
+        None
+    }
+}
+
+impl<R: BestBy> PoolRule for R {
+    fn law(&self, pool: &PoolView<'_>) -> Result<PoolLaw, InputError> {
+        Ok(PoolLaw::certain(best_of_n(&self.scores(pool)?)?, pool.size))
+    }
+
+    fn kl(&self, pool: &PoolView<'_>, n: usize) -> Result<Divergence, InputError> {
+        match self.over_pool() {
+            Some(unknown) => Ok(unknown),
+            None => Ok(Divergence::Nats(ranked(&self.scores(pool)?)?.kl_best_of(n)?)),
+        }
+    }
+
+    fn weights(
+        &self,
+        pool: &PoolView<'_>,
+        n: usize,
+        subsets: usize,
+        stream: Stream,
+    ) -> Result<Vec<f64>, InputError> {
+        if self.over_pool().is_some() {
+            return selection_weights(|view| Ok(self.law(view)?.probabilities), pool, n, subsets, stream);
+        }
+        ranked(&self.scores(pool)?)?.best_of(n)
+    }
+}
 
 /// Index of the greatest reward, of equals the first. Rewards may be infinite, not NaN.
 ///
@@ -26,16 +66,6 @@ pub(crate) fn negated(scores: &[f64]) -> Vec<f64> {
     scores.iter().map(|score| -score).collect()
 }
 
-/// `KL(best-of-n by a score ‖ base)` from the tie classes of a pool. The score is a function of the text alone.
-pub(crate) fn best_kl(scores: &[f64], n: usize) -> Result<Divergence, InputError> {
-    Ok(Divergence::Nats(ranked(scores)?.kl_best_of(n)?))
-}
-
-/// Probability of each sample to be the best by a score among `n` samples of a pool.
-pub(crate) fn best_weights(scores: &[f64], n: usize) -> Result<Vec<f64>, InputError> {
-    ranked(scores)?.best_of(n)
-}
-
 /// Ranks are all that counts: an infinite score stands for the largest finite one.
 fn ranked(scores: &[f64]) -> Result<Pool, InputError> {
     Pool::new(scores.iter().map(|score| score.clamp(f64::MIN, f64::MAX)).collect())
@@ -55,10 +85,11 @@ mod tests {
 
     #[test]
     fn infinite_scores_have_a_rank() {
-        let weights = best_weights(&[f64::NEG_INFINITY, 0.0, f64::INFINITY], 2).expect("ranks");
+        let weights =
+            ranked(&[f64::NEG_INFINITY, 0.0, f64::INFINITY]).and_then(|pool| pool.best_of(2)).expect("ranks");
         for (got, want) in weights.iter().zip([0.0, 1.0 / 3.0, 2.0 / 3.0]) {
             assert!((got - want).abs() < 1e-15);
         }
-        assert!(best_kl(&[f64::NAN], 1).is_err());
+        assert!(ranked(&[f64::NAN]).is_err());
     }
 }

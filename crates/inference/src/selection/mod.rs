@@ -13,8 +13,8 @@ mod soft;
 mod transport;
 mod vote;
 
-pub(crate) use best::{best_kl, best_weights, negated};
-pub use best::{best_of_n, worst_of_n};
+pub(crate) use best::negated;
+pub use best::{BestBy, best_of_n, worst_of_n};
 pub use chi_square::ChiSquare;
 pub use importance::{Importance, effective_sample_size, importance};
 pub use mbr::{Mbr, mbr};
