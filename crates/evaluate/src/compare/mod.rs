@@ -4,11 +4,14 @@
 //! subsets. Methods that act while a text is made run by themselves, on the same prompts. Every row carries what it cost.
 
 mod config;
+mod error;
 mod pairs;
 mod rows;
 mod rule;
 mod run;
+mod runs;
 
 pub use config::{Compare, PolicyTable, RunTable};
+pub use error::Error;
 pub use rule::RuleTable;
-pub use run::{Error, Settings, run};
+pub use run::{Settings, run};

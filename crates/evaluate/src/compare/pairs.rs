@@ -10,7 +10,8 @@ use model::Policy;
 use recipe::ModelName;
 
 use super::config::Compare;
-use super::run::{Error, Settings};
+use super::error::Error;
+use super::run::Settings;
 use crate::pairwise::PairwiseAccuracy;
 use crate::stats::Resamples;
 

@@ -1,21 +1,12 @@
 //! Runs a method of a recipe on prompts.
 
-use std::rc::Rc;
-
 use burn::tensor::Device;
-use generate::schedule::{self, Answer, Progress, Saved, Services};
-use generate::{
-    Chance, Engine, Ledger, PrefixReward, Prompt, Purpose, Reward, Sample, Sampling, Stream, TokenId,
-};
+use generate::schedule::{Answer, Progress, Saved};
+use generate::{Ledger, Prompt, Sampling, TokenId};
 
+use super::outfit::{Named, Outfit, Run};
 use super::recipe::Recipe;
-use super::rewards::{decode_of, ends_step_of};
-use super::values::{build_value, prompts_at_once};
-use super::{
-    Error, FurtherModels, Loaded, Places, RewardSet, ValueSet, answer_of, build, embedder, load_beside, suits,
-};
-use crate::selection::SimilarityTable;
-use crate::{Method, PoolRule, Tools};
+use super::{Error, Loaded, Places, build, suits};
 
 /// `[sampling]` as the engine takes it.
 pub fn sampling_of(table: &recipe::Sampling) -> Sampling {
@@ -57,77 +48,29 @@ pub fn answer(
     watch: &mut OnRound<'_>,
 ) -> Result<Option<Answers>, Error> {
     let places = Places::default();
-    suits(&recipe.method, &places, &recipe.arms, &sampling_of(&recipe.sampling))?;
-    let policy = loaded.policy(loaded.name.clone());
-    let beside = |name| load_beside(&places, name, loaded, device);
-    let ahead = recipe.rollout.as_ref().map(beside).transpose()?;
-    let value = recipe.value.as_ref().map(|table| build_value(table, &places, loaded, device)).transpose()?;
+    let sampling = sampling_of(&recipe.sampling);
+    suits(&recipe.method, &places, &recipe.arms, &sampling)?;
     let reward = recipe.reward.as_ref().map(|table| build(table, &places, loaded, device)).transpose()?;
-    let further = FurtherModels::load(&places, &recipe.arms, &recipe.models, loaded, device)?;
-    let parts = further.parts(&policy);
-    let decode = decode_of(loaded);
-    let mut rollout = match &ahead {
-        Some(policy) => {
-            let decode = decode.clone();
-            let engine = Engine::new(policy, sampling_of(&recipe.sampling))?;
-            Some(engine.with_decode(move |ids| decode(ids)))
-        }
-        None => None,
+    let named = Named {
+        method: &recipe.method,
+        arms: &recipe.arms,
+        models: &recipe.models,
+        value: recipe.value.as_ref(),
+        rollout: recipe.rollout.as_ref(),
     };
-    let mut engine = recipe
-        .method
-        .engine(&parts, sampling_of(&recipe.sampling))?
-        .with_decode(move |ids| decode(ids))
-        .with_watch(on_token);
-    let extract = answer_of(loaded);
-    let mut tools =
-        Tools::new(recipe.sampling.max_new_tokens).with_extract(move |prompt, ids| extract(prompt, ids));
-    tools = tools.with_ends_step(ends_step_of(loaded));
-    if reward.is_some() {
-        tools = tools.with_reward();
-    }
-    if value.is_some() {
-        tools = tools.with_value();
-    }
-    if ahead.is_some() {
-        tools = tools.with_rollout();
-    }
-    let similarity = recipe.method.rule().and_then(PoolRule::similarity).and_then(SimilarityTable::model);
-    let embedding = similarity.map(|name| embedder(name, &places, loaded, device)).transpose()?.map(Rc::new);
-    if let Some(model) = embedding.clone() {
-        tools = tools.with_embed(move |prompt, completions| model.embed(prompt, completions));
-    }
-    let method = recipe.method.machine(&tools)?;
-    let mut chooser = reward.as_ref().map(RewardSet::open).transpose()?;
-    let mut judge = value.as_ref().map(ValueSet::open).transpose()?;
-    let streams: Vec<Stream> = prompts
-        .iter()
-        .map(|prompt| Stream::new(recipe.run.seed, Purpose::Method, 0, prompt.index as u64))
-        .collect();
-    let mut ledger = saved.as_ref().map_or_else(Ledger::default, |saved| saved.ledger);
-    let given = {
-        let mut services = Services::new(&mut engine)
-            .with_scorer(&policy)
-            .with_reward(chooser.as_deref_mut().map(|reward| reward as &mut dyn Reward))
-            .with_value(judge.as_deref_mut().map(|value| value as &mut dyn PrefixReward))
-            .with_rollout(rollout.as_mut().map(|engine| engine as &mut dyn Sample))
-            .at_once(prompts_at_once(&recipe.method, prompts, recipe.sampling.max_new_tokens));
-        schedule::resume(&*method, prompts, &streams, &mut services, &mut Chance::Streams, saved, watch)?
-    };
-    let Some(answers) = given else { return Ok(None) };
-    ledger += *engine.ledger();
-    if let Some(reward) = &chooser {
-        ledger += *reward.ledger();
-    }
-    if let Some(model) = &embedding {
-        ledger += model.ledger();
-    }
-    if let Some(value) = &judge {
-        ledger += *value.ledger();
-    }
-    if let Some(rollout) = &rollout {
-        ledger += *rollout.ledger();
-    }
+    let given = Outfit::load(&named, &places, loaded, device)?.run(Run {
+        policy: &loaded.policy(loaded.name.clone()),
+        reward: reward.as_ref(),
+        sampling,
+        max_new_tokens: recipe.sampling.max_new_tokens,
+        reads_answers: true,
+        prompts,
+        seed: recipe.run.seed,
+        saved,
+        on_token,
+        on_round: watch,
+    })?;
+    let Some((answers, ledger)) = given else { return Ok(None) };
     let rewards = match &reward {
         Some(set) => {
             let candidates: Vec<generate::Candidate<'_>> = prompts

@@ -1,0 +1,162 @@
+//! What a method runs with beside the policy, and its run: the same for a recipe of its own and for a comparison.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use burn::tensor::Device;
+use generate::schedule::{self, Answer, Saved, Services};
+use generate::{Chance, Engine, Ledger, PrefixReward, Prompt, Purpose, Reward, Sample, Sampling, Stream};
+use model::Policy;
+use recipe::ModelName;
+
+use super::answer::{OnRound, OnToken};
+use super::embedding::{Embedder, embedder};
+use super::further::{FurtherModels, load_beside};
+use super::rewards::{RewardSet, answer_of, decode_of, ends_step_of};
+use super::values::{ValueSet, ValueTable, build_value, prompts_at_once};
+use super::{Error, Loaded, Places};
+use crate::selection::SimilarityTable;
+use crate::{Method, MethodConfig, PoolRule, Tools};
+
+/// What a recipe names for a method.
+#[derive(Debug, Clone, Copy)]
+pub struct Named<'a> {
+    /// The method.
+    pub method: &'a MethodConfig,
+    /// Autoregressive reward models.
+    pub arms: &'a [ModelName],
+    /// Further models by their roles.
+    pub models: &'a BTreeMap<String, ModelName>,
+    /// What judges completions that have not ended.
+    pub value: Option<&'a ValueTable>,
+    /// The policy that looks ahead.
+    pub rollout: Option<&'a ModelName>,
+}
+
+/// A method with what it runs with, loaded.
+#[derive(Debug)]
+pub struct Outfit<'a> {
+    method: &'a MethodConfig,
+    loaded: &'a Loaded,
+    further: FurtherModels,
+    value: Option<ValueSet>,
+    ahead: Option<Policy>,
+    embedder: Option<Rc<Embedder>>,
+}
+
+/// A run of a method on prompts.
+#[expect(missing_debug_implementations, reason = "watchers have nothing to show")]
+pub struct Run<'a, 'w> {
+    /// What it draws from.
+    pub policy: &'a Policy,
+    /// What it chooses by.
+    pub reward: Option<&'a RewardSet>,
+    /// How it draws.
+    pub sampling: Sampling,
+    /// Most new tokens of a completion.
+    pub max_new_tokens: usize,
+    /// Whether completions have final answers to read.
+    pub reads_answers: bool,
+    /// The prompts.
+    pub prompts: &'a [Prompt],
+    /// Seed of the streams, one for each prompt.
+    pub seed: u64,
+    /// A run of the same kind that was saved.
+    pub saved: Option<Saved>,
+    /// Is told tokens as they are drawn.
+    pub on_token: &'w mut OnToken<'w>,
+    /// Sees the run between two rounds.
+    pub on_round: &'w mut OnRound<'w>,
+}
+
+impl<'a> Outfit<'a> {
+    /// Loads what `named` names; all of it reads the tokens of the policy `loaded`.
+    pub fn load(
+        named: &Named<'a>,
+        places: &Places,
+        loaded: &'a Loaded,
+        device: &Device,
+    ) -> Result<Self, Error> {
+        let beside = |name| load_beside(places, name, loaded, device);
+        let alike = named.method.rule().and_then(PoolRule::similarity).and_then(SimilarityTable::model);
+        Ok(Self {
+            method: named.method,
+            loaded,
+            further: FurtherModels::load(places, named.arms, named.models, loaded, device)?,
+            value: named.value.map(|table| build_value(table, places, loaded, device)).transpose()?,
+            ahead: named.rollout.map(beside).transpose()?,
+            embedder: alike.map(|name| embedder(name, places, loaded, device)).transpose()?.map(Rc::new),
+        })
+    }
+
+    /// Answers the prompts of `run`, and says what that cost; `None` when it was stopped.
+    pub fn run(&self, run: Run<'_, '_>) -> Result<Option<(Vec<Answer>, Ledger)>, Error> {
+        let parts = self.further.parts(run.policy);
+        let decode = decode_of(self.loaded);
+        let mut rollout = match &self.ahead {
+            Some(policy) => {
+                let decode = decode.clone();
+                Some(Engine::new(policy, run.sampling.clone())?.with_decode(move |ids| decode(ids)))
+            }
+            None => None,
+        };
+        let engine = self.method.engine(&parts, run.sampling)?;
+        let mut engine = engine.with_decode(move |ids| decode(ids)).with_watch(run.on_token);
+        let mut tools = Tools::new(run.max_new_tokens).with_ends_step(ends_step_of(self.loaded));
+        if run.reward.is_some() {
+            tools = tools.with_reward();
+        }
+        if self.value.is_some() {
+            tools = tools.with_value();
+        }
+        if self.ahead.is_some() {
+            tools = tools.with_rollout();
+        }
+        if run.reads_answers {
+            let extract = answer_of(self.loaded);
+            tools = tools.with_extract(move |prompt, ids| extract(prompt, ids));
+        }
+        if let Some(model) = self.embedder.clone() {
+            tools = tools.with_embed(move |prompt, completions| model.embed(prompt, completions));
+        }
+        let machine = self.method.machine(&tools)?;
+        let mut chooser = run.reward.map(RewardSet::open).transpose()?;
+        let mut judge = self.value.as_ref().map(ValueSet::open).transpose()?;
+        let stream = |prompt: &Prompt| Stream::new(run.seed, Purpose::Method, 0, prompt.index as u64);
+        let streams: Vec<Stream> = run.prompts.iter().map(stream).collect();
+        let mut ledger = run.saved.as_ref().map_or_else(Ledger::default, |saved| saved.ledger);
+        let given = {
+            let mut services = Services::new(&mut engine)
+                .with_scorer(run.policy)
+                .with_reward(chooser.as_deref_mut().map(|reward| reward as &mut dyn Reward))
+                .with_value(judge.as_deref_mut().map(|value| value as &mut dyn PrefixReward))
+                .with_rollout(rollout.as_mut().map(|engine| engine as &mut dyn Sample))
+                .at_once(prompts_at_once(self.method, run.prompts, run.max_new_tokens));
+            let chance = &mut Chance::Streams;
+            schedule::resume(
+                &*machine,
+                run.prompts,
+                &streams,
+                &mut services,
+                chance,
+                run.saved,
+                run.on_round,
+            )?
+        };
+        let Some(answers) = given else { return Ok(None) };
+        ledger += *engine.ledger();
+        if let Some(reward) = &chooser {
+            ledger += *reward.ledger();
+        }
+        if let Some(model) = &self.embedder {
+            ledger += model.ledger();
+        }
+        if let Some(value) = &judge {
+            ledger += *value.ledger();
+        }
+        if let Some(rollout) = &rollout {
+            ledger += *rollout.ledger();
+        }
+        Ok(Some((answers, ledger)))
+    }
+}
