@@ -2,13 +2,13 @@
 
 use data::render::Pair;
 use generate::Score;
-use model::Policy;
 use model::learn::Forward;
+use model::{Decoder, Policy};
 use objective::losses::{PairLoss, SequenceLogProbs};
 
 use crate::error::Error;
 use crate::meters::Meters;
-use crate::supervised::{BatchLoss, spread, sums};
+use crate::supervised::{BatchLoss, Objective, pair_log_probs, spread, sums};
 
 /// A pair with the reference's summed log-probabilities.
 #[derive(Debug)]
@@ -51,31 +51,55 @@ pub fn unreferenced(pairs: Vec<Pair>) -> Vec<ReferencedPair> {
     pairs.into_iter().map(|pair| ReferencedPair { pair, chosen: 0.0, rejected: 0.0 }).collect()
 }
 
-/// The loss of a batch of pairs whose forward pass ran all chosen answers and then all rejected ones. `reward` is the
-/// implicit reward of an answer, for the metrics.
-pub fn pair_losses(
-    rows: &[&ReferencedPair],
-    forward: &Forward,
-    prefix: &str,
-    meters: &mut Meters,
-    loss: impl Fn(SequenceLogProbs, SequenceLogProbs) -> PairLoss,
-    reward: impl Fn(SequenceLogProbs) -> f64,
-) -> BatchLoss {
-    let log_probs = sums(forward);
-    let (chosen, rejected) = log_probs.split_at(rows.len());
-    let mut per_row = vec![0.0; 2 * rows.len()];
-    for (index, row) in rows.iter().enumerate() {
-        let sequence =
-            |policy: f64, reference: f64, tokens: usize| SequenceLogProbs { policy, reference, tokens };
-        let c = sequence(chosen[index], row.chosen, forward.counts[index]);
-        let r = sequence(rejected[index], row.rejected, forward.counts[rows.len() + index]);
-        let pair = loss(c, r);
-        per_row[index] = pair.grad_chosen;
-        per_row[rows.len() + index] = pair.grad_rejected;
-        meters.add(&format!("{prefix}loss"), pair.loss);
-        watch_pair(meters, prefix, (reward(c), reward(r)), (c.policy, r.policy));
+/// A method whose loss is a function of the two answers of a pair, under the policy and the reference.
+pub trait PairMethod: Sync {
+    /// The loss of a pair, with its gradients.
+    fn pair(&self, chosen: SequenceLogProbs, rejected: SequenceLogProbs) -> PairLoss;
+
+    /// The implicit reward of an answer, for the metrics.
+    fn reward(&self, answer: SequenceLogProbs) -> f64;
+}
+
+impl<M: PairMethod> Objective for M {
+    type Row = ReferencedPair;
+
+    fn tokens(row: &ReferencedPair) -> usize {
+        row.tokens()
     }
-    BatchLoss { coefficients: spread(forward, &per_row) }
+
+    fn weight(_: &ReferencedPair) -> f64 {
+        1.0
+    }
+
+    /// All chosen answers, then all rejected ones.
+    fn forward(&self, decoder: &Decoder, rows: &[&ReferencedPair], checkpointing: bool) -> Forward {
+        let pairs: Vec<&Pair> = rows.iter().map(|row| &row.pair).collect();
+        pair_log_probs(decoder, &pairs, checkpointing)
+    }
+
+    fn loss(
+        &self,
+        rows: &[&ReferencedPair],
+        forward: &Forward,
+        prefix: &str,
+        meters: &mut Meters,
+    ) -> BatchLoss {
+        let log_probs = sums(forward);
+        let (chosen, rejected) = log_probs.split_at(rows.len());
+        let mut per_row = vec![0.0; 2 * rows.len()];
+        for (index, row) in rows.iter().enumerate() {
+            let sequence =
+                |policy: f64, reference: f64, tokens: usize| SequenceLogProbs { policy, reference, tokens };
+            let c = sequence(chosen[index], row.chosen, forward.counts[index]);
+            let r = sequence(rejected[index], row.rejected, forward.counts[rows.len() + index]);
+            let pair = self.pair(c, r);
+            per_row[index] = pair.grad_chosen;
+            per_row[rows.len() + index] = pair.grad_rejected;
+            meters.add(&format!("{prefix}loss"), pair.loss);
+            watch_pair(meters, prefix, (self.reward(c), self.reward(r)), (c.policy, r.policy));
+        }
+        BatchLoss { coefficients: spread(forward, &per_row) }
+    }
 }
 
 /// Adds implicit rewards and log-probabilities of a pair, chosen first, under TRL's names.

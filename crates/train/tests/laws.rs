@@ -18,6 +18,7 @@ use train::methods::ipo::Ipo;
 use train::methods::prefix_scorer::{Form, PrefixScorer};
 use train::methods::qrpo::{Partition, Qrpo, Tilt};
 use train::methods::sppo::{Normaliser, Preference, Sppo};
+use train::pairs::PairMethod;
 
 /// A base model, its law, its strings, rewards and rank masses.
 struct World {

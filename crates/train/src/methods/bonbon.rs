@@ -12,8 +12,6 @@
 //! Deviations: (1) ties are broken by a fair draw; (2) AdamW, as everywhere here, and not RMSprop.
 
 use data::render::Pair;
-use model::Decoder;
-use model::learn::Forward;
 use objective::draw::Draw;
 use objective::losses::{Bonbon as Loss, SequenceLogProbs};
 use recipe::{Rules, Validate};
@@ -22,10 +20,8 @@ use serde::{Deserialize, Serialize};
 
 use super::bon_sft::groups_of;
 use crate::error::Error;
-use crate::meters::Meters;
-use crate::pairs::{ReferencedPair, pair_losses};
+use crate::pairs::{PairMethod, ReferencedPair};
 use crate::pooled::{Pooled, Scored, best};
-use crate::supervised::{BatchLoss, Objective, pair_log_probs};
 
 /// `[method.bonbon]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -69,11 +65,6 @@ impl Bonbon {
         }
         pairs
     }
-
-    /// The loss of a pair.
-    pub fn pair(&self, chosen: SequenceLogProbs, rejected: SequenceLogProbs) -> objective::losses::PairLoss {
-        Loss { n: self.n, alpha: self.alpha }.pair(chosen, rejected)
-    }
 }
 
 impl Pooled for Bonbon {
@@ -96,30 +87,12 @@ impl Pooled for Bonbon {
     }
 }
 
-impl Objective for Bonbon {
-    type Row = ReferencedPair;
-
-    fn tokens(row: &ReferencedPair) -> usize {
-        row.tokens()
+impl PairMethod for Bonbon {
+    fn pair(&self, chosen: SequenceLogProbs, rejected: SequenceLogProbs) -> objective::losses::PairLoss {
+        Loss { n: self.n, alpha: self.alpha }.pair(chosen, rejected)
     }
 
-    fn weight(_: &ReferencedPair) -> f64 {
-        1.0
-    }
-
-    fn forward(&self, decoder: &Decoder, rows: &[&ReferencedPair], checkpointing: bool) -> Forward {
-        let pairs: Vec<&Pair> = rows.iter().map(|row| &row.pair).collect();
-        pair_log_probs(decoder, &pairs, checkpointing)
-    }
-
-    fn loss(
-        &self,
-        rows: &[&ReferencedPair],
-        forward: &Forward,
-        prefix: &str,
-        meters: &mut Meters,
-    ) -> BatchLoss {
-        let reward = SequenceLogProbs::log_ratio;
-        pair_losses(rows, forward, prefix, meters, |c, r| self.pair(c, r), |answer| reward(&answer))
+    fn reward(&self, answer: SequenceLogProbs) -> f64 {
+        answer.log_ratio()
     }
 }

@@ -16,17 +16,12 @@
 //! Deviations: (1) `ipo` is here as TRL has it; the paper's loss, with sums, is the method `ipo`. (2) Where public code
 //! ignores label smoothing or a margin that a loss has no place for, it is refused.
 
-use data::render::Pair;
-use model::Decoder;
-use model::learn::Forward;
 use objective::losses::{Dpo as Loss, DpoVariant, PairLoss, SequenceLogProbs, Simpo};
 use recipe::{Rules, Validate, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::meters::Meters;
-use crate::pairs::{ReferencedPair, pair_losses};
-use crate::supervised::{BatchLoss, Objective, pair_log_probs};
+use crate::pairs::PairMethod;
 
 /// `[method.dpo]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -104,9 +99,10 @@ impl Dpo {
     pub fn uses_reference(&self) -> bool {
         !self.reference_free && self.loss != PairwiseLoss::Simpo
     }
+}
 
-    /// The loss of a pair; references are 0 where none is used.
-    pub fn pair(&self, chosen: SequenceLogProbs, rejected: SequenceLogProbs) -> PairLoss {
+impl PairMethod for Dpo {
+    fn pair(&self, chosen: SequenceLogProbs, rejected: SequenceLogProbs) -> PairLoss {
         let (beta, label_smoothing) = (self.beta, self.label_smoothing);
         let variant = match self.loss {
             PairwiseLoss::Sigmoid => DpoVariant::Sigmoid { label_smoothing },
@@ -126,32 +122,5 @@ impl Dpo {
             PairwiseLoss::Simpo | PairwiseLoss::Ipo => self.beta * answer.log_ratio() / answer.tokens as f64,
             _ => self.beta * answer.log_ratio(),
         }
-    }
-}
-
-impl Objective for Dpo {
-    type Row = ReferencedPair;
-
-    fn tokens(row: &ReferencedPair) -> usize {
-        row.tokens()
-    }
-
-    fn weight(_: &ReferencedPair) -> f64 {
-        1.0
-    }
-
-    fn forward(&self, decoder: &Decoder, rows: &[&ReferencedPair], checkpointing: bool) -> Forward {
-        let pairs: Vec<&Pair> = rows.iter().map(|row| &row.pair).collect();
-        pair_log_probs(decoder, &pairs, checkpointing)
-    }
-
-    fn loss(
-        &self,
-        rows: &[&ReferencedPair],
-        forward: &Forward,
-        prefix: &str,
-        meters: &mut Meters,
-    ) -> BatchLoss {
-        pair_losses(rows, forward, prefix, meters, |c, r| self.pair(c, r), |answer| self.reward(answer))
     }
 }

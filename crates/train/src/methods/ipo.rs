@@ -8,17 +8,12 @@
 //! Deviation from public code: log-ratios are sums over tokens, as in the paper. The mean over tokens, which some trainers
 //! compute, is `loss = "ipo"` of the method `dpo`; its optimum depends on lengths.
 
-use data::render::Pair;
-use model::Decoder;
-use model::learn::Forward;
 use objective::losses::{Dpo as Loss, DpoVariant, PairLoss, SequenceLogProbs};
 use recipe::{Rules, Validate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::meters::Meters;
-use crate::pairs::{ReferencedPair, pair_losses};
-use crate::supervised::{BatchLoss, Objective, pair_log_probs};
+use crate::pairs::PairMethod;
 
 /// `[method.ipo]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -39,37 +34,12 @@ impl Validate for Ipo {
     fn validate(&self, _: &mut Rules) {}
 }
 
-impl Ipo {
-    /// The loss of a pair.
-    pub fn pair(&self, chosen: SequenceLogProbs, rejected: SequenceLogProbs) -> PairLoss {
+impl PairMethod for Ipo {
+    fn pair(&self, chosen: SequenceLogProbs, rejected: SequenceLogProbs) -> PairLoss {
         Loss { beta: self.tau, variant: DpoVariant::IpoSum }.pair(chosen, rejected)
     }
-}
 
-impl Objective for Ipo {
-    type Row = ReferencedPair;
-
-    fn tokens(row: &ReferencedPair) -> usize {
-        row.tokens()
-    }
-
-    fn weight(_: &ReferencedPair) -> f64 {
-        1.0
-    }
-
-    fn forward(&self, decoder: &Decoder, rows: &[&ReferencedPair], checkpointing: bool) -> Forward {
-        let pairs: Vec<&Pair> = rows.iter().map(|row| &row.pair).collect();
-        pair_log_probs(decoder, &pairs, checkpointing)
-    }
-
-    fn loss(
-        &self,
-        rows: &[&ReferencedPair],
-        forward: &Forward,
-        prefix: &str,
-        meters: &mut Meters,
-    ) -> BatchLoss {
-        let reward = |answer: SequenceLogProbs| self.tau * answer.log_ratio();
-        pair_losses(rows, forward, prefix, meters, |c, r| self.pair(c, r), reward)
+    fn reward(&self, answer: SequenceLogProbs) -> f64 {
+        self.tau * answer.log_ratio()
     }
 }
