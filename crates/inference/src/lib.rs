@@ -22,7 +22,7 @@
 //! every token. They ask for values of partial texts, and for the policy's next-token law, and hold no cache.
 //!
 //! The laws that the methods sample from are tested against exact enumeration on the tabular policy
-//! (`tests/laws.rs`, `tests/chains.rs`, `tests/search.rs`, `tests/products.rs`, `tests/pool_rules.rs`).
+//! (`tests/laws.rs`, `tests/search.rs`, and the folders `tests/chains`, `tests/products`, `tests/pool_rules`).
 
 pub mod chain;
 pub mod diagnostics;
