@@ -4,7 +4,10 @@
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use kernels::Packed;
-use kernels::cpu::{AttentionSaved, AttentionShape, attention, attention_backward, gemm};
+use kernels::cpu::{
+    AttentionSaved, AttentionShape, PAGE, PageTables, PoolShape, attention, attention_backward, gemm,
+    paged_attention,
+};
 
 fn main() {
     divan::main();
@@ -14,7 +17,7 @@ fn values(len: usize) -> Vec<f32> {
     (0..len).map(|i| ((i * 37) % 101) as f32 / 101.0 - 0.5).collect()
 }
 
-const ROWS: [usize; 5] = [1, 8, 32, 128, 512];
+const ROWS: [usize; 6] = [1, 8, 32, 128, 512, 2048];
 
 fn product(bencher: Bencher<'_, '_>, rows: usize, (inner, columns): (usize, usize), transposed: bool) {
     let (x, weight) = (values(rows * inner), Packed::from_out_in(&values(columns * inner), columns, inner));
@@ -38,6 +41,21 @@ fn gemm_1536x576(bencher: Bencher<'_, '_>, rows: usize) {
 #[divan::bench(args = ROWS)]
 fn gemm_576x1536_transposed_x(bencher: Bencher<'_, '_>, rows: usize) {
     product(bencher, rows, (576, 1536), true);
+}
+
+/// Weights of 216 MiB, each used once per run as a decode step does: rows wait for memory.
+#[divan::bench(args = ROWS)]
+fn gemm_576x1536_from_memory(bencher: Bencher<'_, '_>, rows: usize) {
+    const WEIGHTS: usize = 64;
+    let (inner, columns) = (576, 1536);
+    let packed = Packed::from_out_in(&values(columns * inner), columns, inner);
+    let (x, weights) = (values(rows * inner), vec![packed; WEIGHTS]);
+    let mut y = vec![0.0; rows * columns];
+    bencher.counter(ItemsCount::new(2 * WEIGHTS * rows * inner * columns)).bench_local(|| {
+        for weight in &weights {
+            gemm(black_box(&x), (inner, 1), rows, weight, None, black_box(&mut y));
+        }
+    });
 }
 
 #[divan::bench]
@@ -80,5 +98,21 @@ fn attention_gradient(bencher: Bencher<'_, '_>, shape: usize) {
     bencher.counter(ItemsCount::new(operations(s) * 5 / 2)).bench_local(|| {
         let saved = AttentionSaved { q: black_box(&q), k: &kv, v: &kv, o: &o, log_sum: &log_sum };
         attention_backward(saved, s, 0.125, &q, &mut dq, &mut dk, &mut dv);
+    });
+}
+
+/// A prompt of so many tokens, all new, over a cache in pages.
+#[divan::bench(args = [64, 512])]
+fn paged_attention_of_prompts(bencher: Bencher<'_, '_>, time: usize) {
+    let (tokens, heads, shape) = (2048, 9, PoolShape { pages: 2048 / PAGE, kv_heads: 3, head_dim: 64 });
+    let (q, pool) = (values(tokens * heads * 64), values(tokens * shape.kv_heads * 64));
+    let pages: Vec<u32> = (0..shape.pages as u32).collect();
+    let starts: Vec<u32> = (0..tokens).map(|token| (token / time * (time / PAGE)) as u32).collect();
+    let lengths: Vec<u32> = (0..tokens).map(|token| (token % time) as u32 + 1).collect();
+    let tables = PageTables { pages: &pages, starts: &starts, lengths: &lengths };
+    let mut o = q.clone();
+    let work = AttentionShape { batch: tokens / time, time, heads, kv_heads: 3, head_dim: 64 };
+    bencher.counter(ItemsCount::new(operations(work))).bench_local(|| {
+        paged_attention(black_box(&q), &pool, &pool, shape, tables, 0.125, black_box(&mut o))
     });
 }

@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "threads write disjoint column blocks of one output")]
 
 use super::isa::Isa;
-use super::microkernel::{Block, ROWS};
+use super::microkernel::{Ahead, Block, ROWS};
 use super::pack::{PANEL, Packed};
 use super::parallel::{Shared, for_each};
 
@@ -13,6 +13,10 @@ const DEPTH: usize = 1024;
 const SERIAL: usize = 256 * 1024;
 /// Least rows of a task when rows are split.
 const TASK_ROWS: usize = 8 * ROWS;
+/// Elements of `x` that one thread goes over panel after panel: 1 MiB stays in the second cache.
+const PART: usize = 256 * 1024;
+/// Panel rows fetched ahead where a single block uses the panel: 256 bytes each, enough to cover the latency of memory.
+const AHEAD: usize = 12;
 
 /// Rows of the left operand, read with strides.
 #[derive(Clone, Copy, Debug)]
@@ -79,15 +83,16 @@ pub fn gemm(
         }
         return;
     }
-    // Rows are split only where the panels alone would leave threads idle.
-    let wanted = (4 * threads).div_ceil(panels);
+    // Rows are split where the panels alone would leave threads idle, and where `x` would not stay in the cache. Threads
+    // take neighbouring tasks: a thread has its rows, and goes over the panels in their order in memory.
+    let wanted = (4 * threads).div_ceil(panels).max((rows * weight.inner()).div_ceil(PART));
     let parts = wanted.min(rows.div_ceil(TASK_ROWS)).max(1);
     let part_rows = rows.div_ceil(parts).next_multiple_of(ROWS);
     let parts = rows.div_ceil(part_rows);
     for_each(panels * parts, |task| {
-        let first = (task % parts) * part_rows;
+        let first = (task / panels) * part_rows;
         // SAFETY: each task has its own pair of panel and rows, hence its own outputs.
-        unsafe { area.panel(isa, x, first..rows.min(first + part_rows), task / parts) };
+        unsafe { area.panel(isa, x, first..rows.min(first + part_rows), task % panels) };
     });
 }
 
@@ -152,6 +157,7 @@ impl Area<'_> {
     ) {
         let mut row = rows.start;
         let mut blocks = rows.len().div_ceil(ROWS);
+        let mut ahead = pass.fetch(weights, blocks);
         while row < rows.end {
             let height = (rows.end - row).div_ceil(blocks);
             blocks -= 1;
@@ -164,6 +170,7 @@ impl Area<'_> {
                 y: self.y.at(row * self.y_stride + pass.first),
                 y_stride: self.y_stride,
                 resume: pass.resume,
+                ahead: ahead.next().unwrap_or(Ahead::NONE),
             };
             // SAFETY: the caller's promises; a narrow last panel goes through a block of full width.
             unsafe {
@@ -188,7 +195,9 @@ impl Area<'_> {
         let mut k = 0;
         loop {
             let depth = most.min(self.inner - k);
-            let pass = Pass { first, width, k, depth, resume: self.resume || k > 0 };
+            let streams =
+                self.weight.is_streamed() && (panel + 1 < self.weight.panels() || k + depth < self.inner);
+            let pass = Pass { first, width, k, depth, resume: self.resume || k > 0, streams };
             // SAFETY: the caller's promises.
             self.weight.with_rows(panel, k, depth, |weights| unsafe {
                 self.blocks(isa, x, rows.clone(), pass, weights);
@@ -218,6 +227,25 @@ struct Pass {
     k: usize,
     depth: usize,
     resume: bool,
+    /// Whether the weights lie in memory as they are multiplied, and more of them follow.
+    streams: bool,
+}
+
+impl Pass {
+    /// What each of the `blocks` blocks fetches meanwhile: each its share of the weights of the next pass, so that memory is
+    /// read all the time and not by the first block alone; a single block fetches its own weights a little ahead.
+    fn fetch(self, weights: *const f32, blocks: usize) -> impl Iterator<Item = Ahead> {
+        const LINES: usize = PANEL / 16;
+        let (lines, from) = match blocks {
+            _ if !self.streams => (0, weights),
+            1 => (LINES, weights.wrapping_add(AHEAD * PANEL)),
+            2 | 3 => (2, weights.wrapping_add(self.depth * PANEL)),
+            _ => (1, weights.wrapping_add(self.depth * PANEL)),
+        };
+        let shares = if lines == 0 { 0 } else { LINES / lines };
+        (0..shares)
+            .map(move |share| Ahead { from: from.wrapping_add(share * self.depth * lines * 16), lines })
+    }
 }
 
 /// A block whose last columns do not exist in `y`.

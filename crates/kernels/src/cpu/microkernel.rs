@@ -29,6 +29,22 @@ pub(crate) struct Block {
     pub y_stride: usize,
     /// Continue the chains found in `y` instead of starting at zero.
     pub resume: bool,
+    /// Where memory is fetched into the second cache meanwhile, [`Ahead::lines`] cache lines per inner index.
+    pub ahead: Ahead,
+}
+
+/// What a block fetches for those after it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ahead {
+    /// Start; may lie anywhere, nothing is read through it.
+    pub from: *const f32,
+    /// Cache lines per inner index: 0, 1, 2, or 4 for the block's own panel a little ahead.
+    pub lines: usize,
+}
+
+impl Ahead {
+    /// Nothing.
+    pub(crate) const NONE: Self = Self { from: std::ptr::null(), lines: 0 };
 }
 
 impl Block {
@@ -39,16 +55,16 @@ impl Block {
     /// `y + i·y_stride + c` is writable (and initialised if `resume`) and not accessed by another thread; `isa` is available.
     pub(crate) unsafe fn run(self, isa: Isa, rows: usize) {
         macro_rules! by_rows {
-            ($kernel:ident) => {
+            ($kernel:ident $(, $lines:literal)?) => {
                 // SAFETY: the caller's promises are the kernels' own; the instruction set is available.
                 unsafe {
                     match rows {
-                        1 => $kernel::<1>(self),
-                        2 => $kernel::<2>(self),
-                        3 => $kernel::<3>(self),
-                        4 => $kernel::<4>(self),
-                        5 => $kernel::<5>(self),
-                        6 => $kernel::<6>(self),
+                        1 => $kernel::<1 $(, $lines)?>(self),
+                        2 => $kernel::<2 $(, $lines)?>(self),
+                        3 => $kernel::<3 $(, $lines)?>(self),
+                        4 => $kernel::<4 $(, $lines)?>(self),
+                        5 => $kernel::<5 $(, $lines)?>(self),
+                        6 => $kernel::<6 $(, $lines)?>(self),
                         _ => unreachable!("a block has 1 to {ROWS} rows, not {rows}"),
                     }
                 }
@@ -56,7 +72,12 @@ impl Block {
         }
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => by_rows!(avx512),
+            Isa::Avx512 => match self.ahead.lines {
+                0 => by_rows!(avx512, 0),
+                1 => by_rows!(avx512, 1),
+                2 => by_rows!(avx512, 2),
+                _ => by_rows!(avx512, 4),
+            },
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => by_rows!(avx2),
             Isa::Portable => by_rows!(portable),
@@ -66,14 +87,11 @@ impl Block {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-unsafe fn avx512<const M: usize>(block: Block) {
+unsafe fn avx512<const M: usize, const LINES: usize>(block: Block) {
     use std::arch::x86_64::{
-        _MM_HINT_T0, _mm_prefetch, _mm512_fmadd_ps, _mm512_load_ps, _mm512_loadu_ps, _mm512_set1_ps,
+        _MM_HINT_T1, _mm_prefetch, _mm512_fmadd_ps, _mm512_load_ps, _mm512_loadu_ps, _mm512_set1_ps,
         _mm512_setzero_ps, _mm512_storeu_ps,
     };
-    /// Panel rows fetched ahead: 256 bytes each, far enough to cover memory latency when few rows reuse the panel.
-    const AHEAD: usize = 12;
-
     let mut sums = [[_mm512_setzero_ps(); 4]; M];
     if block.resume {
         for (i, row) in sums.iter_mut().enumerate() {
@@ -84,15 +102,13 @@ unsafe fn avx512<const M: usize>(block: Block) {
         }
     }
     let mut x: [*const f32; M] = std::array::from_fn(|i| block.x.wrapping_add(i * block.row_stride));
-    let mut panel = block.panel;
+    let (mut panel, mut ahead) = (block.panel, block.ahead.from);
     for _ in 0..block.inner {
         // SAFETY: `panel` advances over `inner` rows of 64 and `x` over `inner` strides, by the contract of
         // `Block::run`; a prefetch may name any address.
         unsafe {
-            if M <= 4 {
-                for c in 0..4 {
-                    _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(AHEAD * PANEL + 16 * c).cast());
-                }
+            for line in 0..LINES {
+                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(16 * line).cast());
             }
             let w = [
                 _mm512_load_ps(panel),
@@ -108,6 +124,7 @@ unsafe fn avx512<const M: usize>(block: Block) {
             }
         }
         panel = panel.wrapping_add(PANEL);
+        ahead = ahead.wrapping_add(16 * LINES);
         for x in &mut x {
             *x = x.wrapping_add(block.inner_stride);
         }

@@ -33,6 +33,7 @@ pub use pack::{PANEL, Packed};
 pub use paged::{PAGE, PageTables, PoolShape, paged_attention, write_kv};
 #[cfg(feature = "flex")]
 pub(crate) use paged::{write_keys, write_values};
+pub use parallel::on_pool;
 pub use precision::Precision;
 pub use rope::{RopeTable, Rotation, rope};
 pub use silu::{silu_mul, silu_mul_backward};

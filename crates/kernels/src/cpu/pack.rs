@@ -152,6 +152,11 @@ impl Packed {
         if self.narrow.is_some() { GROUP } else { wanted }
     }
 
+    /// Whether [`Packed::with_rows`] gives memory in which the next rows follow.
+    pub(super) fn is_streamed(&self) -> bool {
+        self.narrow.is_none()
+    }
+
     /// Calls `with` with the first element of rows `k .. k + depth` of a panel, 64-byte aligned, followed by `depth · 64`
     /// elements.
     pub(super) fn with_rows<R>(

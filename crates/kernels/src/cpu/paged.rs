@@ -1,12 +1,16 @@
-//! Attention of single tokens over a key-value cache in pages.
-#![allow(unsafe_code, reason = "threads write disjoint heads of one output")]
+//! Attention of tokens over a key-value cache in pages.
+#![allow(unsafe_code, reason = "threads write disjoint heads of one output; vector intrinsics")]
+
+use std::ops::Range;
 
 use super::attention::softmax_row;
-use super::isa::multiversion;
+use super::isa::{Isa, multiversion};
 use super::parallel::{Shared, for_each};
 
 /// Positions of a page: one vector of scores.
 pub const PAGE: usize = 16;
+/// Most tokens of a sequence that go over its pages together.
+const RUN: usize = 16;
 
 /// Sizes of a key-value pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +64,20 @@ impl PageTables<'_> {
             self.pages.len()
         );
         &self.pages[start..start + count]
+    }
+
+    /// Tokens that follow each other in one sequence, at most [`RUN`] together.
+    fn runs(&self) -> Vec<Range<usize>> {
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        for token in 0..self.starts.len() {
+            match runs.last_mut() {
+                Some(run) if run.len() < RUN && self.starts[run.start] == self.starts[token] => {
+                    run.end = token + 1;
+                }
+                _ => runs.push(token..token + 1),
+            }
+        }
+        runs
     }
 
     /// Checks the tables against the number of tokens and pages.
@@ -181,15 +199,22 @@ pub fn paged_attention(
     );
     let group = heads / shape.kv_heads;
     let keys: usize = tables.lengths.iter().map(|&l| l as usize).sum();
+    let runs = tables.runs();
     let o = Shared::new(o);
-    let tasks = n * shape.kv_heads;
+    let tasks = runs.len() * shape.kv_heads;
     let run = |task: usize| {
-        let (token, kv) = (task / shape.kv_heads, task % shape.kv_heads);
-        let at = (token * heads + kv * group) * d;
-        let past =
-            Past { k_pool, v_pool, pages: tables.of(token), len: tables.lengths[token] as usize, shape, kv };
-        // SAFETY: each task has its own token and heads.
-        past.attend(&q[at..at + group * d], scale, unsafe { o.slice(at, group * d) });
+        let (tokens, kv) = (runs[task / shape.kv_heads].clone(), task % shape.kv_heads);
+        let lengths = &tables.lengths[tokens.clone()];
+        let longest = (0..lengths.len()).max_by_key(|i| lengths[*i]).unwrap_or(0);
+        let past = Past { k_pool, v_pool, pages: tables.of(tokens.start + longest), shape, kv };
+        let at = |token: usize| (token * heads + kv * group) * d;
+        let queries = tokens.clone().map(|token| &q[at(token)..at(token) + group * d]);
+        let mut outputs = vec![0.0; lengths.len() * group * d];
+        past.attend(queries, lengths, scale, &mut outputs);
+        for (token, output) in tokens.zip(outputs.chunks_exact(group * d)) {
+            // SAFETY: each task has its own tokens and heads.
+            unsafe { o.slice(at(token), group * d) }.copy_from_slice(output);
+        }
     };
     // Below this the hand-over to another thread takes longer than the work.
     if keys * heads * d < 32 * 1024 {
@@ -199,13 +224,12 @@ pub fn paged_attention(
     }
 }
 
-/// The keys and values one token attends to with one key head.
+/// The keys and values that tokens of one sequence attend to with one key head.
 #[derive(Clone, Copy)]
 struct Past<'a> {
     k_pool: &'a [f32],
     v_pool: &'a [f32],
     pages: &'a [u32],
-    len: usize,
     shape: PoolShape,
     kv: usize,
 }
@@ -217,23 +241,75 @@ impl<'a> Past<'a> {
         &pool[page as usize * self.shape.page() + self.kv * size..][..size]
     }
 
-    /// Attention of `group` heads.
-    fn attend(&self, q: &[f32], scale: f32, o: &mut [f32]) {
-        let d = self.shape.head_dim;
-        let stride = self.pages.len() * PAGE;
-        let group = q.len() / d;
-        let mut scores = vec![0.0; group * stride];
-        for (index, &page) in self.pages.iter().enumerate() {
-            score_page(q, self.block(self.k_pool, page), &mut scores[index * PAGE..], stride);
+    /// Attention of some tokens, `[heads of a token, head_dim]` each, of which the first `lengths` keys are the past.
+    fn attend<'q>(
+        &self,
+        queries: impl Iterator<Item = &'q [f32]>,
+        lengths: &[u32],
+        scale: f32,
+        o: &mut [f32],
+    ) {
+        if o.len() <= 4 * self.shape.head_dim {
+            self.attend_by::<4>(queries, lengths, scale, o);
+        } else {
+            self.attend_by::<8>(queries, lengths, scale, o);
         }
-        let mut sums = vec![0.0; group];
-        for (scores, sum) in scores.chunks_exact_mut(stride).zip(&mut sums) {
-            *sum = softmax_row(&mut scores[..self.len], scale).1;
+    }
+
+    /// [`Past::attend`], `R` rows (heads of tokens) abreast.
+    fn attend_by<'q, const R: usize>(
+        &self,
+        queries: impl Iterator<Item = &'q [f32]>,
+        lengths: &[u32],
+        scale: f32,
+        o: &mut [f32],
+    ) {
+        let (isa, d) = (Isa::current(), self.shape.head_dim);
+        let (rows, stride) = (o.len() / d, self.pages.len() * PAGE);
+        let group = rows / lengths.len();
+        let len = |row: usize| lengths[row / group] as usize;
+        let blocks = rows.div_ceil(R);
+        // `R` rows abreast; those of the last block that do not exist are zeros, and nobody reads what they give.
+        let mut q = vec![[0.0_f32; R]; blocks * d];
+        for (row, values) in queries.flat_map(|token| token.chunks_exact(d)).enumerate() {
+            for (abreast, &value) in q[row / R * d..][..d].iter_mut().zip(values) {
+                abreast[row % R] = value;
+            }
+        }
+        let mut scores = vec![0.0; blocks * R * stride];
+        for (block, q) in q.chunks_exact(d).enumerate() {
+            let seen = (block * R..rows.min((block + 1) * R)).map(len).max().unwrap_or(0);
+            for (index, &page) in self.pages[..seen.div_ceil(PAGE)].iter().enumerate() {
+                let scores = &mut scores[block * R * stride + index * PAGE..];
+                score_page::<R>(isa, q, self.block(self.k_pool, page), scores, stride);
+            }
+        }
+        let mut sums = vec![0.0; rows];
+        for (row, (scores, sum)) in scores.chunks_exact_mut(stride).zip(&mut sums).enumerate() {
+            *sum = softmax_row(&mut scores[..len(row)], scale).1;
         }
         o.fill(0.0);
-        for (index, &page) in self.pages.iter().enumerate() {
-            let count = PAGE.min(self.len - index * PAGE);
-            add_page(&scores[index * PAGE..], stride, count, self.block(self.v_pool, page), o, d);
+        for (block, o) in o.chunks_mut(R * d).enumerate() {
+            let rows = o.len() / d;
+            let lens = |row: usize| len(block * R + row);
+            let shortest = (0..rows).map(lens).min().unwrap_or(0);
+            for (index, &page) in self.pages.iter().enumerate() {
+                let scores = &scores[block * R * stride + index * PAGE..];
+                let values = self.block(self.v_pool, page);
+                // The keys that all rows see, then those that some see.
+                let common = shortest.saturating_sub(index * PAGE).min(PAGE);
+                let mut from = 0;
+                if rows == R && common > 0 {
+                    add_page::<R>(isa, scores, stride, 0..common, values, o);
+                    from = common;
+                }
+                for (row, o) in o.chunks_exact_mut(d).enumerate() {
+                    let to = lens(row).saturating_sub(index * PAGE).min(PAGE);
+                    if from < to {
+                        add_page::<1>(isa, &scores[row * stride..], stride, from..to, values, o);
+                    }
+                }
+            }
         }
         for (o, sum) in o.chunks_exact_mut(d).zip(sums) {
             let inverse = 1.0 / sum;
@@ -244,44 +320,140 @@ impl<'a> Past<'a> {
     }
 }
 
+/// Scores of 16 keys for each of `R` rows, into rows `stride` apart: chains of fused multiply-adds over the head, sixteen
+/// keys abreast.
+///
+/// # Shapes
+/// - `q`: `[head_dim, R]`; `page`: `[head_dim, 16]`; `scores`: 16 in each of `R` rows
+fn score_page<const R: usize>(isa: Isa, q: &[[f32; R]], page: &[f32], scores: &mut [f32], stride: usize) {
+    let (lanes, _) = page.as_chunks::<PAGE>();
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512 {
+        let mut sums = [[0.0; PAGE]; R];
+        // SAFETY: the instruction set is available.
+        unsafe { score_avx512(q, lanes, &mut sums) };
+        for (row, sums) in sums.iter().enumerate() {
+            scores[row * stride..][..PAGE].copy_from_slice(sums);
+        }
+        return;
+    }
+    for row in 0..R {
+        score_row(q.as_flattened(), (row, R), lanes, &mut scores[row * stride..][..PAGE]);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn score_avx512<const R: usize>(q: &[[f32; R]], page: &[[f32; PAGE]], scores: &mut [[f32; PAGE]; R]) {
+    use std::arch::x86_64::{
+        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+    };
+    let mut sums = [_mm512_setzero_ps(); R];
+    for (q, lanes) in q.iter().zip(page) {
+        // SAFETY: 16 elements.
+        let keys = unsafe { _mm512_loadu_ps(lanes.as_ptr()) };
+        for (sum, &q) in sums.iter_mut().zip(q) {
+            *sum = _mm512_fmadd_ps(_mm512_set1_ps(q), keys, *sum);
+        }
+    }
+    for (scores, sum) in scores.iter_mut().zip(sums) {
+        // SAFETY: 16 elements.
+        unsafe { _mm512_storeu_ps(scores.as_mut_ptr(), sum) };
+    }
+}
+
 multiversion! {
-    /// Scores of 16 keys for each head: a chain of fused multiply-adds over the head, sixteen keys abreast.
-    fn score_page(q: &[f32], page: &[f32], scores: &mut [f32], stride: usize) {
-        let d = page.len() / PAGE;
-        let (lanes, _) = page.as_chunks::<PAGE>();
-        for (head, q) in q.chunks_exact(d).enumerate() {
-            let mut sums = [0.0_f32; PAGE];
-            for (&q, lanes) in q.iter().zip(lanes) {
-                for (sum, &key) in sums.iter_mut().zip(lanes) {
-                    *sum = q.mul_add(key, *sum);
-                }
+    /// The scores of one row; its elements are every `step`-th of `q` from `first` on.
+    fn score_row(q: &[f32], place: (usize, usize), page: &[[f32; PAGE]], scores: &mut [f32]) {
+        let mut sums = [0.0_f32; PAGE];
+        let (first, step) = place;
+        for (q, lanes) in q.chunks_exact(step).zip(page) {
+            let q = q[first];
+            for (sum, &key) in sums.iter_mut().zip(lanes) {
+                *sum = q.mul_add(key, *sum);
             }
-            scores[head * stride..][..PAGE].copy_from_slice(&sums);
+        }
+        scores.copy_from_slice(&sums);
+    }
+}
+
+/// Adds the values of a page's `keys` to the outputs of `R` rows, key after key: chains of fused multiply-adds.
+///
+/// # Shapes
+/// - `scores`: those of the page in each of `R` rows, `stride` apart; `page`: `[16, head_dim]`; `o`: `[R, head_dim]`
+fn add_page<const R: usize>(
+    isa: Isa,
+    scores: &[f32],
+    stride: usize,
+    keys: Range<usize>,
+    page: &[f32],
+    o: &mut [f32],
+) {
+    let d = page.len() / PAGE;
+    let values = &page[keys.start * d..keys.end * d];
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512 && d.is_multiple_of(16) {
+        let mut weights = [[0.0_f32; R]; PAGE];
+        for row in 0..R {
+            for (weights, &score) in weights.iter_mut().zip(&scores[row * stride..][keys.clone()]) {
+                weights[row] = score;
+            }
+        }
+        // SAFETY: the instruction set is available.
+        unsafe { add_avx512(&weights[..keys.len()], values, d, o) };
+        return;
+    }
+    for (row, o) in o.chunks_exact_mut(d).enumerate() {
+        add_row(&scores[row * stride..][keys.clone()], values, o);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn add_avx512<const R: usize>(weights: &[[f32; R]], values: &[f32], d: usize, o: &mut [f32]) {
+    use std::arch::x86_64::{
+        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+    };
+    assert!(values.len() == weights.len() * d && o.len() == R * d && d.is_multiple_of(16));
+    for part in (0..d).step_by(16) {
+        let mut sums = [_mm512_setzero_ps(); R];
+        for (row, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: `row < R` and `part + 16 <= d`.
+            *sum = unsafe { _mm512_loadu_ps(o.as_ptr().add(row * d + part)) };
+        }
+        for (weights, values) in weights.iter().zip(values.chunks_exact(d)) {
+            // SAFETY: `part + 16 <= d`.
+            let values = unsafe { _mm512_loadu_ps(values.as_ptr().add(part)) };
+            for (sum, &weight) in sums.iter_mut().zip(weights) {
+                *sum = _mm512_fmadd_ps(_mm512_set1_ps(weight), values, *sum);
+            }
+        }
+        for (row, sum) in sums.into_iter().enumerate() {
+            // SAFETY: as above.
+            unsafe { _mm512_storeu_ps(o.as_mut_ptr().add(row * d + part), sum) };
         }
     }
 }
 
 multiversion! {
-    /// Adds a page's values to each head's output, key after key: chains of fused multiply-adds.
-    fn add_page(scores: &[f32], stride: usize, count: usize, page: &[f32], o: &mut [f32], d: usize) {
-        for (head, o) in o.chunks_exact_mut(d).enumerate() {
-            let scores = &scores[head * stride..][..count];
-            let (whole, rest) = o.as_chunks_mut::<16>();
-            let first_rest = whole.len() * 16;
-            for (part, o) in whole.iter_mut().enumerate() {
-                let mut sums = *o;
-                for (&p, values) in scores.iter().zip(page.chunks_exact(d)) {
-                    let values: &[f32] = &values[part * 16..part * 16 + 16];
-                    for (sum, &value) in sums.iter_mut().zip(values) {
-                        *sum = p.mul_add(value, *sum);
-                    }
+    /// Adds the values of some keys to the output of one row.
+    fn add_row(scores: &[f32], values: &[f32], o: &mut [f32]) {
+        let d = o.len();
+        let (whole, rest) = o.as_chunks_mut::<16>();
+        let first_rest = whole.len() * 16;
+        for (part, o) in whole.iter_mut().enumerate() {
+            let mut sums = *o;
+            for (&p, values) in scores.iter().zip(values.chunks_exact(d)) {
+                let values: &[f32] = &values[part * 16..part * 16 + 16];
+                for (sum, &value) in sums.iter_mut().zip(values) {
+                    *sum = p.mul_add(value, *sum);
                 }
-                *o = sums;
             }
-            for (&p, values) in scores.iter().zip(page.chunks_exact(d)) {
-                for (o, &value) in rest.iter_mut().zip(&values[first_rest..]) {
-                    *o = p.mul_add(value, *o);
-                }
+            *o = sums;
+        }
+        for (&p, values) in scores.iter().zip(values.chunks_exact(d)) {
+            for (o, &value) in rest.iter_mut().zip(&values[first_rest..]) {
+                *o = p.mul_add(value, *o);
             }
         }
     }

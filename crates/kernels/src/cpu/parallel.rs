@@ -24,6 +24,11 @@ pub(crate) fn for_each(count: usize, task: impl Fn(usize) + Send + Sync) {
     }
 }
 
+/// Runs work with many small kernels on a thread of the pool, so that they need not be handed over one by one.
+pub fn on_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    if rayon::current_thread_index().is_some() { work() } else { rayon::scope(|_| work()) }
+}
+
 /// A mutable slice of which several tasks write disjoint parts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shared<'a> {
