@@ -1,8 +1,9 @@
 //! Sessions over a paged key-value cache.
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use generate::{Error, Logits, RowId, Session, TokenId};
 use kernels::PagedPool;
+use kernels::cpu::on_pool;
 
 use crate::decoder::Decoder;
 use crate::pages::Pages;
@@ -87,11 +88,13 @@ impl<'a> CacheSession<'a> {
 
     /// What the head gets, after the last norm, of all tokens given to this call: `[all new tokens, hidden]`, row-major.
     pub(crate) fn states(&mut self, rows: &[(RowId, &[TokenId])]) -> Result<Vec<f32>, Error> {
-        let hidden = self.run(rows)?;
-        let [tokens, width] = hidden.dims();
-        let decoder = self.decoder;
-        let normed = kernels::rms_norm(hidden, decoder.norm.clone(), decoder.config.rms_norm_eps);
-        Ok(host(normed.reshape([tokens * width])))
+        on_pool(|| {
+            let hidden = self.run(rows)?;
+            let [tokens, width] = hidden.dims();
+            let decoder = self.decoder;
+            let normed = kernels::rms_norm(hidden, decoder.norm.clone(), decoder.config.rms_norm_eps);
+            Ok(host(normed.reshape([tokens * width])))
+        })
     }
 
     /// Log-probabilities of `targets[i]` after the token at place `places[i]` of the rows given to this call.
@@ -101,17 +104,19 @@ impl<'a> CacheSession<'a> {
         places: &[usize],
         targets: &[TokenId],
     ) -> Result<Vec<f32>, Error> {
-        let hidden = self.run(rows)?;
-        let device = hidden.device();
-        let mut scores = Vec::with_capacity(places.len());
-        for (places, targets) in places.chunks(SCORED_ROWS).zip(targets.chunks(SCORED_ROWS)) {
-            let targets: Vec<i32> = targets.iter().map(|id| *id as i32).collect();
-            let count = targets.len();
-            let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [count]), &device);
-            let logits = self.decoder.output(select(&hidden, places));
-            scores.extend(host(kernels::gather_log_prob(logits, targets)));
-        }
-        Ok(scores)
+        on_pool(|| {
+            let hidden = self.run(rows)?;
+            let device = hidden.device();
+            let mut scores = Vec::with_capacity(places.len());
+            for (places, targets) in places.chunks(SCORED_ROWS).zip(targets.chunks(SCORED_ROWS)) {
+                let targets: Vec<i32> = targets.iter().map(|id| *id as i32).collect();
+                let count = targets.len();
+                let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [count]), &device);
+                let logits = self.decoder.output(select(&hidden, places));
+                scores.extend(host(kernels::gather_log_prob(logits, targets)));
+            }
+            Ok(scores)
+        })
     }
 }
 
@@ -137,20 +142,22 @@ impl Session for CacheSession<'_> {
         if rows.is_empty() {
             return Ok(Logits { width, values: Vec::new() });
         }
-        let hidden = self.run(rows)?;
-        let mut end = 0;
-        let last: Vec<usize> = rows
-            .iter()
-            .map(|(_, tokens)| {
-                end += tokens.len();
-                end - 1
-            })
-            .collect();
-        let one_each = end == rows.len();
-        let hidden = if one_each { hidden } else { select(&hidden, &last) };
-        let [count, _] = hidden.dims();
-        let logits = self.decoder.output(hidden);
-        Ok(Logits { width, values: host(logits.reshape([count * width])) })
+        on_pool(|| {
+            let hidden = self.run(rows)?;
+            let mut end = 0;
+            let last: Vec<usize> = rows
+                .iter()
+                .map(|(_, tokens)| {
+                    end += tokens.len();
+                    end - 1
+                })
+                .collect();
+            let one_each = end == rows.len();
+            let hidden = if one_each { hidden } else { select(&hidden, &last) };
+            let [count, _] = hidden.dims();
+            let logits = self.decoder.output(hidden);
+            Ok(Logits { width, values: host(logits.reshape([count * width])) })
+        })
     }
 }
 
@@ -165,5 +172,8 @@ pub(crate) fn select(rows: &Tensor<2>, places: &[usize]) -> Tensor<2> {
 /// Values on the host.
 pub(crate) fn host(values: Tensor<1>) -> Vec<f32> {
     let data = values.into_data();
+    if data.dtype() == DType::F32 {
+        return data.try_into_vec().expect("the type was looked at");
+    }
     data.iter::<f32>().collect()
 }
