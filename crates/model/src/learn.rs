@@ -4,7 +4,7 @@
 //! respect to them (`objective::losses`). So a training step is: run the batch forward, read the log-probabilities,
 //! compute the loss and its gradient on the host in `f64`, and hand the gradient back to [`Forward::backward`].
 
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::cache::{host, select};
 use crate::decoder::Decoder;
@@ -36,53 +36,86 @@ pub struct Forward {
 struct Tape {
     inputs: Vec<Tensor<2>>,
     top: Tensor<2>,
-    batch: Padded,
+    batch: Batch,
 }
 
+/// The tokens of all rows, one row after the other. Padding exists inside attention only, which wants rows of one length.
 #[derive(Debug, Clone)]
-struct Padded {
-    rows: usize,
-    length: usize,
+struct Batch {
     ids: Vec<u32>,
     positions: Vec<u32>,
+    /// Where each row starts.
+    starts: Vec<usize>,
+    /// The longest row.
+    length: usize,
+    padding: Option<Padding>,
 }
 
-impl Padded {
-    fn new(rows: &[Row<'_>]) -> Self {
+/// How rows of different lengths are padded, and freed of it again.
+#[derive(Debug, Clone)]
+struct Padding {
+    /// For every place of `[rows, length]` the token there; places behind a row's end repeat the first token of all, which no
+    /// position that counts sees.
+    spread: Tensor<1, Int>,
+    /// For every token its place.
+    gather: Tensor<1, Int>,
+}
+
+impl Batch {
+    fn new(rows: &[Row<'_>], device: &Device) -> Self {
         let length = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
-        let mut ids = Vec::with_capacity(rows.len() * length);
-        for row in rows {
+        let (mut ids, mut positions, mut starts) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut spread, mut gather) = (Vec::new(), Vec::new());
+        for (index, row) in rows.iter().enumerate() {
+            let (start, count) = (ids.len(), row.ids.len());
+            starts.push(start);
             ids.extend_from_slice(row.ids);
-            // Padding follows the text, so causality keeps it out of every position that counts.
-            ids.extend(std::iter::repeat_n(0, length - row.ids.len()));
+            positions.extend(0..count as u32);
+            spread.extend((start..start + count).map(|token| token as i32));
+            spread.extend(std::iter::repeat_n(0, length - count));
+            gather.extend((index * length..index * length + count).map(|place| place as i32));
         }
-        let positions = (0..rows.len()).flat_map(|_| 0..length as u32).collect();
-        Self { rows: rows.len(), length, ids, positions }
+        let tensor = |places: Vec<i32>| {
+            let count = places.len();
+            Tensor::from_data(TensorData::new(places, [count]), device)
+        };
+        let padding =
+            (spread.len() > gather.len()).then(|| Padding { spread: tensor(spread), gather: tensor(gather) });
+        Self { ids, positions, starts, length, padding }
     }
 
     fn mix(&self, decoder: &Decoder, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>) -> Tensor<3> {
-        let [tokens, heads, width] = q.dims();
-        let [_, kv_heads, _] = k.dims();
+        let rows = self.starts.len();
         let scale = (decoder.config.head_dim as f64).powf(-0.5);
-        let output = kernels::attention(
-            q.reshape([self.rows, self.length, heads, width]),
-            k.reshape([self.rows, self.length, kv_heads, width]),
-            v.reshape([self.rows, self.length, kv_heads, width]),
-            scale,
-        );
-        output.reshape([tokens, heads, width])
+        let shape = q.dims();
+        let padded = |x: Tensor<3>| {
+            let [tokens, heads, width] = x.dims();
+            let x = x.reshape([tokens, heads * width]);
+            let x = match &self.padding {
+                Some(padding) => x.select(0, padding.spread.clone()),
+                None => x,
+            };
+            x.reshape([rows, self.length, heads, width])
+        };
+        let output = kernels::attention(padded(q), padded(k), padded(v), scale);
+        let output = output.reshape([rows * self.length, shape[1] * shape[2]]);
+        match &self.padding {
+            Some(padding) => output.select(0, padding.gather.clone()),
+            None => output,
+        }
+        .reshape(shape)
     }
 }
 
-/// Runs a language model on `rows`, right-padded, and gives the log-probability of every wanted token. With
+/// Runs a language model on `rows` and gives the log-probability of every wanted token. With
 /// `checkpointing`, only the layers' inputs are kept, and backward runs each layer again.
 pub fn log_probs(decoder: &Decoder, rows: &[Row<'_>], checkpointing: bool) -> Forward {
-    let batch = Padded::new(rows);
+    let batch = Batch::new(rows, &decoder.device());
     let (mut places, mut targets, mut counts) = (Vec::new(), Vec::new(), Vec::new());
     for (index, row) in rows.iter().enumerate() {
         let before = places.len();
         for position in (1..row.ids.len()).filter(|position| row.loss[*position]) {
-            places.push(index * batch.length + position - 1);
+            places.push(batch.starts[index] + position - 1);
             targets.push(row.ids[position] as i32);
         }
         counts.push(places.len() - before);
@@ -95,12 +128,12 @@ pub fn log_probs(decoder: &Decoder, rows: &[Row<'_>], checkpointing: bool) -> Fo
     })
 }
 
-/// Runs a reward model on rows of tokens, right-padded, and gives each row's score at its last token.
+/// Runs a reward model on rows of tokens and gives each row's score at its last token.
 pub fn scores(decoder: &Decoder, rows: &[&[u32]], checkpointing: bool) -> Forward {
     let marked: Vec<Row<'_>> = rows.iter().map(|ids| Row { ids, loss: &[] }).collect();
-    let batch = Padded::new(&marked);
+    let batch = Batch::new(&marked, &decoder.device());
     let places: Vec<usize> =
-        rows.iter().enumerate().map(|(index, ids)| index * batch.length + ids.len().max(1) - 1).collect();
+        batch.starts.iter().zip(rows).map(|(start, ids)| start + ids.len().max(1) - 1).collect();
     let count = rows.len();
     forward(decoder, batch, vec![1; count], checkpointing, |hidden| {
         decoder.output(select(&hidden, &places)).reshape([count])
@@ -109,12 +142,12 @@ pub fn scores(decoder: &Decoder, rows: &[&[u32]], checkpointing: bool) -> Forwar
 
 /// As [`scores`], at every token that a row wants: the score of the text that ends there.
 pub fn prefix_scores(decoder: &Decoder, rows: &[Row<'_>], checkpointing: bool) -> Forward {
-    let batch = Padded::new(rows);
+    let batch = Batch::new(rows, &decoder.device());
     let (mut places, mut counts) = (Vec::new(), Vec::new());
     for (index, row) in rows.iter().enumerate() {
         let before = places.len();
         let wanted = (0..row.ids.len()).filter(|position| row.loss[*position]);
-        places.extend(wanted.map(|position| index * batch.length + position));
+        places.extend(wanted.map(|position| batch.starts[index] + position));
         counts.push(places.len() - before);
     }
     let count = places.len();
@@ -125,7 +158,7 @@ pub fn prefix_scores(decoder: &Decoder, rows: &[Row<'_>], checkpointing: bool) -
 
 fn forward(
     decoder: &Decoder,
-    batch: Padded,
+    batch: Batch,
     counts: Vec<usize>,
     checkpointing: bool,
     head: impl FnOnce(Tensor<2>) -> Tensor<1>,
@@ -203,10 +236,8 @@ fn collect(decoder: &mut Decoder, gradients: &burn::tensor::Gradients, grads: &m
 mod tests {
     use super::*;
     use crate::config::{Config, Shape};
-    use burn::tensor::Device;
 
-    #[test]
-    fn the_score_of_a_prefix_is_that_of_the_text_that_ends_there() {
+    fn decoder() -> Decoder {
         let shape = Shape {
             vocab_size: 30,
             hidden_size: 16,
@@ -223,8 +254,51 @@ mod tests {
             state += 1.0;
             4.0 * (state * 12.9898).sin()
         };
-        let decoder = Decoder::random(Config::llama(&shape), &Device::flex(), &mut draw);
-        let decoder = decoder.with_score_head(Some(0), &mut draw);
+        Decoder::random(Config::llama(&shape), &Device::flex(), &mut draw)
+    }
+
+    #[test]
+    fn rows_of_different_lengths_together_are_each_row_alone() {
+        let mut decoder = decoder();
+        decoder.visit(&mut |_, mut slot| slot.set_trained(true));
+        let texts: [&[u32]; 4] = [&[3, 9, 4, 22, 7, 5], &[8], &[3, 9, 5], &[4, 4, 11, 2, 29, 1]];
+        let wanted = [true; 6];
+        let rows: Vec<Row<'_>> = texts.iter().map(|ids| Row { ids, loss: &wanted[..ids.len()] }).collect();
+        let values = |grads: &Grads| -> Vec<(String, Vec<f32>)> {
+            grads.iter().map(|(name, g)| (name.to_owned(), g.to_data().iter::<f32>().collect())).collect()
+        };
+        for checkpointing in [false, true] {
+            let together = log_probs(&decoder, &rows, checkpointing);
+            let mut sum = Grads::default();
+            let mut alone = Vec::new();
+            for row in rows.iter().filter(|row| row.ids.len() > 1) {
+                let forward = log_probs(&decoder, &[*row], checkpointing);
+                alone.extend_from_slice(&forward.values);
+                let ones = vec![1.0; forward.values.len()];
+                sum.merge(forward.backward(&mut decoder, &ones));
+            }
+            assert_eq!(together.values, alone, "the same bits");
+            assert_eq!(together.counts, [5, 0, 2, 5]);
+            let ones = vec![1.0; together.values.len()];
+            let together = values(&together.backward(&mut decoder, &ones));
+            let alone = values(&sum);
+            assert_eq!(together.len(), alone.len());
+            for ((name, together), (_, alone)) in together.iter().zip(&alone) {
+                for (a, b) in together.iter().zip(alone) {
+                    assert!((a - b).abs() <= 1e-4 * (1.0 + b.abs()), "{name}: {a} against {b}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_score_of_a_prefix_is_that_of_the_text_that_ends_there() {
+        let mut state = 0.5_f64;
+        let mut draw = || {
+            state += 1.0;
+            4.0 * (state * 12.9898).sin()
+        };
+        let decoder = decoder().with_score_head(Some(0), &mut draw);
         let (long, short) = ([3, 9, 4, 22, 7], [3, 9, 5]);
         let rows = [
             Row { ids: &long, loss: &[false, false, true, true, true] },
