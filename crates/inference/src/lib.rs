@@ -40,7 +40,7 @@ mod single;
 pub use error::{Error, Problem};
 pub use filter::Filter;
 pub use method::{Access, Embed, EndsStep, Extract, Further, Info, Method, Need, Parts, Similarity, Tools};
-pub use pooled::{PoolTrace, pool_asks};
+pub use pooled::{PoolMethod, PoolTrace, pool_asks};
 pub use registry::{METHODS, MethodConfig, list};
 pub use search::{RoundTrace, SearchTrace, WalkTrace};
 pub use selection::{Divergence, PoolLaw, PoolRule, PoolView};

@@ -4,9 +4,9 @@ use generate::schedule::{Answer, Ask, Machine, Reply};
 use generate::{Chance, Completion, Error, Prompt, SampleAsk, Stream, TextMethod};
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error as MethodError;
-use crate::method::{Embed, Extract, Method, Need, Tools, check};
-use crate::selection::{PoolRule, PoolView, Similarities};
+use crate::error::{Error as MethodError, Problem};
+use crate::method::{Embed, Extract, Info, Method, Need, Tools, check};
+use crate::selection::{PoolRule, PoolView, Similarities, SimilarityTable};
 
 /// The asks for `n` independent completions of `prompt`. Sample `i` has the stream `stream.child(i)`, whatever `n`: a
 /// pool that is drawn by these asks begins with the very samples that a method draws for a smaller `n`, and its first
@@ -40,23 +40,57 @@ pub struct PoolTrace {
     pub kl_reason: Option<String>,
 }
 
-/// The machine of a method that is a rule on a pool.
-pub(crate) fn pooled<M>(method: &M, tools: &Tools) -> Result<Box<dyn TextMethod>, MethodError>
-where
-    M: Method + PoolRule + Clone + 'static,
-{
-    check(method, tools)?;
-    let needs = method.needs();
-    let given = |need| needs.contains(&need);
-    Ok(Box::new(Pooled {
-        method: method.info().name,
-        n: method.samples(),
-        budget: tools.max_new_tokens,
-        reward: given(Need::Reward),
-        extract: tools.extract.clone().filter(|_| given(Need::AnswerExtractor)),
-        embed: tools.embed.clone().filter(|_| given(Need::Embedding)),
-        rule: method.clone(),
-    }))
+/// A method that draws `n` independent completions and chooses one by its rule: what is its own.
+pub trait PoolMethod: PoolRule + Clone + 'static {
+    /// Its listing.
+    const LISTING: &'static Info;
+
+    /// Completions drawn of each prompt.
+    fn draws(&self) -> usize;
+
+    /// What is wrong with its settings besides a number of completions below 1.
+    fn refused(&self) -> Vec<Problem> {
+        Vec::new()
+    }
+}
+
+impl<M: PoolMethod> Method for M {
+    fn info(&self) -> &'static Info {
+        M::LISTING
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let none = Problem::too_few("n", self.draws(), 1, "draw at least one completion");
+        none.into_iter().chain(self.refused()).collect()
+    }
+
+    fn samples(&self) -> usize {
+        self.draws()
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        let alike = self.similarity().and_then(SimilarityTable::need);
+        M::LISTING.needs.iter().copied().chain(alike).collect()
+    }
+
+    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, MethodError> {
+        check(self, tools)?;
+        let needs = self.needs();
+        let given = |need| needs.contains(&need);
+        Ok(Box::new(Pooled {
+            method: M::LISTING.name,
+            n: self.draws(),
+            budget: tools.max_new_tokens,
+            reward: given(Need::Reward),
+            extract: tools.extract.clone().filter(|_| given(Need::AnswerExtractor)),
+            embed: tools.embed.clone().filter(|_| given(Need::Embedding)),
+            rule: self.clone(),
+        }))
+    }
+
+    fn rule(&self) -> Option<&dyn PoolRule> {
+        Some(self)
+    }
 }
 
 /// Draws `n` completions and chooses by `rule`.

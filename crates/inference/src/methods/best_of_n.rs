@@ -3,15 +3,13 @@
 //! Law: `p(y) (F≤^n − F<^n) / c` with the masses of the reward's tie classes ([`objective::bon`]). The divergence to the
 //! law drawn from is estimated from the tie classes of the pool, never by `ln n − (n−1)/n`, which only bounds it.
 
-use generate::TextMethod;
 use objective::error::InputError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Problem};
-use crate::method::{Access, Info, Method, Need, Tools};
-use crate::pooled::pooled;
-use crate::selection::{BestBy, PoolRule, PoolView};
+use crate::method::{Access, Info, Need};
+use crate::pooled::PoolMethod;
+use crate::selection::{BestBy, PoolView};
 
 /// The listing.
 pub static INFO: Info = Info {
@@ -44,24 +42,10 @@ impl BestBy for BestOfN {
     }
 }
 
-impl Method for BestOfN {
-    fn info(&self) -> &'static Info {
-        &INFO
-    }
+impl PoolMethod for BestOfN {
+    const LISTING: &'static Info = &INFO;
 
-    fn problems(&self) -> Vec<Problem> {
-        Problem::too_few("n", self.n, 1, "draw at least one completion").into_iter().collect()
-    }
-
-    fn samples(&self) -> usize {
+    fn draws(&self) -> usize {
         self.n
-    }
-
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
-        pooled(self, tools)
-    }
-
-    fn rule(&self) -> Option<&dyn PoolRule> {
-        Some(self)
     }
 }

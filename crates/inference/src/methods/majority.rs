@@ -1,14 +1,12 @@
 //! Majority vote, also called self-consistency: of `n` independent completions the first with the most frequent final
 //! answer. Of equally frequent answers the one that appears first wins; completions without an answer are one class.
 
-use generate::TextMethod;
 use objective::error::InputError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Problem};
-use crate::method::{Access, Info, Method, Need, Tools};
-use crate::pooled::pooled;
+use crate::method::{Access, Info, Need};
+use crate::pooled::PoolMethod;
 use crate::selection::{Divergence, PoolLaw, PoolRule, PoolView, majority};
 
 /// The listing.
@@ -47,24 +45,10 @@ impl PoolRule for Majority {
     }
 }
 
-impl Method for Majority {
-    fn info(&self) -> &'static Info {
-        &INFO
-    }
+impl PoolMethod for Majority {
+    const LISTING: &'static Info = &INFO;
 
-    fn problems(&self) -> Vec<Problem> {
-        Problem::too_few("n", self.n, 1, "draw at least one completion").into_iter().collect()
-    }
-
-    fn samples(&self) -> usize {
+    fn draws(&self) -> usize {
         self.n
-    }
-
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
-        pooled(self, tools)
-    }
-
-    fn rule(&self) -> Option<&dyn PoolRule> {
-        Some(self)
     }
 }

@@ -3,14 +3,12 @@
 //!
 //! `argmax_i (1/n) Σ_j U(y_i, y_j)`. It needs no reward. With `similarity = "answer"` it is the majority vote.
 
-use generate::TextMethod;
 use objective::error::InputError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Problem};
-use crate::method::{Access, Info, Method, Need, Tools};
-use crate::pooled::pooled;
+use crate::method::{Access, Info, Need};
+use crate::pooled::PoolMethod;
 use crate::selection::{Divergence, PoolLaw, PoolRule, PoolView, SimilarityTable, mbr};
 
 /// The listing.
@@ -56,28 +54,10 @@ impl PoolRule for Mbr {
     }
 }
 
-impl Method for Mbr {
-    fn info(&self) -> &'static Info {
-        &INFO
-    }
+impl PoolMethod for Mbr {
+    const LISTING: &'static Info = &INFO;
 
-    fn problems(&self) -> Vec<Problem> {
-        Problem::too_few("n", self.n, 1, "draw at least one completion").into_iter().collect()
-    }
-
-    fn samples(&self) -> usize {
+    fn draws(&self) -> usize {
         self.n
-    }
-
-    fn needs(&self) -> Vec<Need> {
-        INFO.needs.iter().copied().chain(self.similarity.need()).collect()
-    }
-
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
-        pooled(self, tools)
-    }
-
-    fn rule(&self) -> Option<&dyn PoolRule> {
-        Some(self)
     }
 }

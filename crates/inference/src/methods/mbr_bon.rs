@@ -8,14 +8,13 @@
 //! The scale of the reward decides about β: the paper's best β is 0.5 for one proxy and 20 for another. `normalise` puts
 //! rewards on one scale.
 
-use generate::TextMethod;
 use objective::error::InputError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Problem};
-use crate::method::{Access, Info, Method, Need, Tools};
-use crate::pooled::pooled;
+use crate::error::Problem;
+use crate::method::{Access, Info, Need};
+use crate::pooled::PoolMethod;
 use crate::selection::{
     Divergence, PoolLaw, PoolRule, PoolView, SimilarityTable, best_of_n, mbr, scaled_rewards,
 };
@@ -71,31 +70,16 @@ impl PoolRule for MbrBon {
     }
 }
 
-impl Method for MbrBon {
-    fn info(&self) -> &'static Info {
-        &INFO
-    }
+impl PoolMethod for MbrBon {
+    const LISTING: &'static Info = &INFO;
 
-    fn problems(&self) -> Vec<Problem> {
-        let n = Problem::too_few("n", self.n, 1, "draw at least one completion");
-        let beta =
-            Problem::negative("beta", self.beta, "0 is best-of-n; 0.5 is usual for rewards of unit scale");
-        n.into_iter().chain(beta).collect()
-    }
-
-    fn samples(&self) -> usize {
+    fn draws(&self) -> usize {
         self.n
     }
 
-    fn needs(&self) -> Vec<Need> {
-        INFO.needs.iter().copied().chain(self.similarity.need()).collect()
-    }
-
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
-        pooled(self, tools)
-    }
-
-    fn rule(&self) -> Option<&dyn PoolRule> {
-        Some(self)
+    fn refused(&self) -> Vec<Problem> {
+        let beta =
+            Problem::negative("beta", self.beta, "0 is best-of-n; 0.5 is usual for rewards of unit scale");
+        beta.into_iter().collect()
     }
 }

@@ -11,14 +11,13 @@
 //!
 //! Deviations: `R_max` is a known bound in the paper; without `max_reward` it is the greatest reward among the `n`.
 
-use generate::TextMethod;
 use objective::error::InputError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Problem};
-use crate::method::{Access, Info, Method, Need, Tools};
-use crate::pooled::pooled;
+use crate::error::Problem;
+use crate::method::{Access, Info, Need};
+use crate::pooled::PoolMethod;
 use crate::selection::{ChiSquare, Divergence, PoolLaw, PoolRule, PoolView, scaled_rewards};
 
 /// The listing.
@@ -102,26 +101,15 @@ impl PoolRule for Pessimism {
     }
 }
 
-impl Method for Pessimism {
-    fn info(&self) -> &'static Info {
-        &INFO
-    }
+impl PoolMethod for Pessimism {
+    const LISTING: &'static Info = &INFO;
 
-    fn problems(&self) -> Vec<Problem> {
-        let n = Problem::too_few("n", self.n, 1, "draw at least one completion");
-        let beta = Problem::not_positive("beta", self.beta, "0.5 is usual; near 0 it is best-of-n");
-        n.into_iter().chain(beta).chain(self.bound()).collect()
-    }
-
-    fn samples(&self) -> usize {
+    fn draws(&self) -> usize {
         self.n
     }
 
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
-        pooled(self, tools)
-    }
-
-    fn rule(&self) -> Option<&dyn PoolRule> {
-        Some(self)
+    fn refused(&self) -> Vec<Problem> {
+        let beta = Problem::not_positive("beta", self.beta, "0.5 is usual; near 0 it is best-of-n");
+        beta.into_iter().chain(self.bound()).collect()
     }
 }

@@ -7,15 +7,14 @@
 //!
 //! Unlike the public script, which scores all tokens of a response under one next-token law, every token has its own.
 
-use generate::TextMethod;
 use objective::error::InputError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Problem};
-use crate::method::{Access, Info, Method, Need, Tools};
-use crate::pooled::pooled;
-use crate::selection::{BestBy, Divergence, PoolRule, PoolView, scaled_rewards};
+use crate::error::Problem;
+use crate::method::{Access, Info, Need};
+use crate::pooled::PoolMethod;
+use crate::selection::{BestBy, Divergence, PoolView, scaled_rewards};
 
 /// The listing.
 pub static INFO: Info = Info {
@@ -59,30 +58,19 @@ impl BestBy for RbonKl {
     }
 }
 
-impl Method for RbonKl {
-    fn info(&self) -> &'static Info {
-        &INFO
+impl PoolMethod for RbonKl {
+    const LISTING: &'static Info = &INFO;
+
+    fn draws(&self) -> usize {
+        self.n
     }
 
-    fn problems(&self) -> Vec<Problem> {
-        let n = Problem::too_few("n", self.n, 1, "draw at least one completion");
+    fn refused(&self) -> Vec<Problem> {
         let beta = Problem::negative(
             "beta",
             self.beta,
             "0 is best-of-n; log-probabilities are large, so 0.01 is a good start",
         );
-        n.into_iter().chain(beta).collect()
-    }
-
-    fn samples(&self) -> usize {
-        self.n
-    }
-
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
-        pooled(self, tools)
-    }
-
-    fn rule(&self) -> Option<&dyn PoolRule> {
-        Some(self)
+        beta.into_iter().collect()
     }
 }

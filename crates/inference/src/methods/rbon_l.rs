@@ -4,15 +4,14 @@
 //! It holds short completions back (Ichihara et al. 2025). The score is a function of the text alone, so the law is that of
 //! best-of-n by it. At `β = 0` it is best-of-n, for `β → ∞` the longest sample.
 
-use generate::TextMethod;
 use objective::error::InputError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Problem};
-use crate::method::{Access, Info, Method, Need, Tools};
-use crate::pooled::pooled;
-use crate::selection::{BestBy, Divergence, PoolRule, PoolView, scaled_rewards};
+use crate::error::Problem;
+use crate::method::{Access, Info, Need};
+use crate::pooled::PoolMethod;
+use crate::selection::{BestBy, Divergence, PoolView, scaled_rewards};
 
 /// The listing.
 pub static INFO: Info = Info {
@@ -58,27 +57,16 @@ impl BestBy for RbonL {
     }
 }
 
-impl Method for RbonL {
-    fn info(&self) -> &'static Info {
-        &INFO
-    }
+impl PoolMethod for RbonL {
+    const LISTING: &'static Info = &INFO;
 
-    fn problems(&self) -> Vec<Problem> {
-        let n = Problem::too_few("n", self.n, 1, "draw at least one completion");
-        let beta =
-            Problem::negative("beta", self.beta, "0 is best-of-n; 1 weighs a token against a reward of 1");
-        n.into_iter().chain(beta).collect()
-    }
-
-    fn samples(&self) -> usize {
+    fn draws(&self) -> usize {
         self.n
     }
 
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
-        pooled(self, tools)
-    }
-
-    fn rule(&self) -> Option<&dyn PoolRule> {
-        Some(self)
+    fn refused(&self) -> Vec<Problem> {
+        let beta =
+            Problem::negative("beta", self.beta, "0 is best-of-n; 1 weighs a token against a reward of 1");
+        beta.into_iter().collect()
     }
 }

@@ -6,14 +6,13 @@
 //! (Verdun et al. 2025, there with `λ = β`). The divergence to the law drawn from is that integral at the pool's
 //! frequencies.
 
-use generate::TextMethod;
 use objective::error::InputError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Problem};
-use crate::method::{Access, Info, Method, Need, Tools};
-use crate::pooled::pooled;
+use crate::error::Problem;
+use crate::method::{Access, Info, Need};
+use crate::pooled::PoolMethod;
 use crate::selection::{
     Divergence, PoolLaw, PoolRule, PoolView, scaled_rewards, soft_best_of_n, soft_kl, tempered,
 };
@@ -69,26 +68,15 @@ impl PoolRule for SoftBestOfN {
     }
 }
 
-impl Method for SoftBestOfN {
-    fn info(&self) -> &'static Info {
-        &INFO
-    }
+impl PoolMethod for SoftBestOfN {
+    const LISTING: &'static Info = &INFO;
 
-    fn problems(&self) -> Vec<Problem> {
-        let n = Problem::too_few("n", self.n, 1, "draw at least one completion");
-        let beta = Problem::not_positive("beta", self.beta, "0.5 is usual; near 0 it is best-of-n");
-        n.into_iter().chain(beta).collect()
-    }
-
-    fn samples(&self) -> usize {
+    fn draws(&self) -> usize {
         self.n
     }
 
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
-        pooled(self, tools)
-    }
-
-    fn rule(&self) -> Option<&dyn PoolRule> {
-        Some(self)
+    fn refused(&self) -> Vec<Problem> {
+        let beta = Problem::not_positive("beta", self.beta, "0.5 is usual; near 0 it is best-of-n");
+        beta.into_iter().collect()
     }
 }

@@ -8,14 +8,13 @@
 //! Unlike the public code: (1) log-probabilities are those of the sequence, each token under its own next-token law;
 //! (2) the reward is divided by β and not multiplied.
 
-use generate::TextMethod;
 use objective::error::InputError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Problem};
-use crate::method::{Access, Info, Method, Need, Tools};
-use crate::pooled::pooled;
+use crate::error::Problem;
+use crate::method::{Access, Info, Need};
+use crate::pooled::PoolMethod;
 use crate::selection::{
     Divergence, PoolLaw, PoolRule, PoolView, Reference, scaled_rewards, soft_best_of_n, soft_kl, tempered,
 };
@@ -79,26 +78,15 @@ impl PoolRule for SrbonKl {
     }
 }
 
-impl Method for SrbonKl {
-    fn info(&self) -> &'static Info {
-        &INFO
-    }
+impl PoolMethod for SrbonKl {
+    const LISTING: &'static Info = &INFO;
 
-    fn problems(&self) -> Vec<Problem> {
-        let n = Problem::too_few("n", self.n, 1, "draw at least one completion");
-        let beta = Problem::not_positive("beta", self.beta, "0.5 is usual; near 0 it is best-of-n");
-        n.into_iter().chain(beta).collect()
-    }
-
-    fn samples(&self) -> usize {
+    fn draws(&self) -> usize {
         self.n
     }
 
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
-        pooled(self, tools)
-    }
-
-    fn rule(&self) -> Option<&dyn PoolRule> {
-        Some(self)
+    fn refused(&self) -> Vec<Problem> {
+        let beta = Problem::not_positive("beta", self.beta, "0.5 is usual; near 0 it is best-of-n");
+        beta.into_iter().collect()
     }
 }

@@ -9,14 +9,13 @@
 //! itself to the solver as cost, which rewards carrying mass far; (2) the optimum is exact, where a smooth solver is run on a
 //! problem that is not smooth; (3) log-probabilities are those of the sequence.
 
-use generate::TextMethod;
 use objective::error::InputError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Problem};
-use crate::method::{Access, Info, Method, Need, Tools};
-use crate::pooled::pooled;
+use crate::error::Problem;
+use crate::method::{Access, Info, Need};
+use crate::pooled::PoolMethod;
 use crate::selection::{
     Divergence, PoolLaw, PoolRule, PoolView, Reference, SimilarityTable, scaled_rewards, soft_best_of_n,
     transport,
@@ -79,31 +78,16 @@ impl PoolRule for SrbonWd {
     }
 }
 
-impl Method for SrbonWd {
-    fn info(&self) -> &'static Info {
-        &INFO
-    }
+impl PoolMethod for SrbonWd {
+    const LISTING: &'static Info = &INFO;
 
-    fn problems(&self) -> Vec<Problem> {
-        let n = Problem::too_few("n", self.n, 1, "draw at least one completion");
-        let beta =
-            Problem::negative("beta", self.beta, "0 is best-of-n; 0.5 is usual for rewards of unit scale");
-        n.into_iter().chain(beta).collect()
-    }
-
-    fn samples(&self) -> usize {
+    fn draws(&self) -> usize {
         self.n
     }
 
-    fn needs(&self) -> Vec<Need> {
-        INFO.needs.iter().copied().chain(self.similarity.need()).collect()
-    }
-
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
-        pooled(self, tools)
-    }
-
-    fn rule(&self) -> Option<&dyn PoolRule> {
-        Some(self)
+    fn refused(&self) -> Vec<Problem> {
+        let beta =
+            Problem::negative("beta", self.beta, "0 is best-of-n; 0.5 is usual for rewards of unit scale");
+        beta.into_iter().collect()
     }
 }

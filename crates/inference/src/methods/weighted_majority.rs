@@ -4,14 +4,13 @@
 //! target of QAlign. The two estimate one quantity only at **the same `beta`**: public scripts leave it at 1 here while
 //! they run QAlign at 0.5, which compares two different targets.
 
-use generate::TextMethod;
 use objective::error::InputError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Problem};
-use crate::method::{Access, Info, Method, Need, Tools};
-use crate::pooled::pooled;
+use crate::error::Problem;
+use crate::method::{Access, Info, Need};
+use crate::pooled::PoolMethod;
 use crate::selection::{Divergence, PoolLaw, PoolRule, PoolView, weighted_majority};
 
 /// The listing.
@@ -54,27 +53,16 @@ impl PoolRule for WeightedMajority {
     }
 }
 
-impl Method for WeightedMajority {
-    fn info(&self) -> &'static Info {
-        &INFO
-    }
+impl PoolMethod for WeightedMajority {
+    const LISTING: &'static Info = &INFO;
 
-    fn problems(&self) -> Vec<Problem> {
-        let n = Problem::too_few("n", self.n, 1, "draw at least one completion");
-        let beta =
-            Problem::not_positive("beta", self.beta, "0.5 is usual; near 0 the best sample decides alone");
-        n.into_iter().chain(beta).collect()
-    }
-
-    fn samples(&self) -> usize {
+    fn draws(&self) -> usize {
         self.n
     }
 
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
-        pooled(self, tools)
-    }
-
-    fn rule(&self) -> Option<&dyn PoolRule> {
-        Some(self)
+    fn refused(&self) -> Vec<Problem> {
+        let beta =
+            Problem::not_positive("beta", self.beta, "0.5 is usual; near 0 the best sample decides alone");
+        beta.into_iter().collect()
     }
 }

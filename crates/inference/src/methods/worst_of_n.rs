@@ -4,15 +4,13 @@
 //! scale whose upper end is best-of-n. Law: that of best-of-n for the negated reward. In a comparison with a gold reward of 0
 //! and 1 the report adds how often `N` attempts hold a failure, `1 − (1 − p)^N`, and its power law.
 
-use generate::TextMethod;
 use objective::error::InputError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Problem};
-use crate::method::{Access, Info, Method, Need, Tools};
-use crate::pooled::pooled;
-use crate::selection::{BestBy, PoolRule, PoolView, negated};
+use crate::method::{Access, Info, Need};
+use crate::pooled::PoolMethod;
+use crate::selection::{BestBy, PoolView, negated};
 
 /// The listing.
 pub static INFO: Info = Info {
@@ -45,24 +43,10 @@ impl BestBy for WorstOfN {
     }
 }
 
-impl Method for WorstOfN {
-    fn info(&self) -> &'static Info {
-        &INFO
-    }
+impl PoolMethod for WorstOfN {
+    const LISTING: &'static Info = &INFO;
 
-    fn problems(&self) -> Vec<Problem> {
-        Problem::too_few("n", self.n, 1, "draw at least one completion").into_iter().collect()
-    }
-
-    fn samples(&self) -> usize {
+    fn draws(&self) -> usize {
         self.n
-    }
-
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
-        pooled(self, tools)
-    }
-
-    fn rule(&self) -> Option<&dyn PoolRule> {
-        Some(self)
     }
 }
