@@ -77,6 +77,14 @@ impl QuantileLaw {
         self.integral(|at| self.log_density[at].exp() * self.log_density[at])
     }
 
+    /// `KL(self ‖ other)`, nats, of laws on the same grid.
+    pub fn kl_to(&self, other: &Self) -> f64 {
+        self.integral(|at| {
+            let log = self.log_density[at];
+            log.exp() * (log - other.log_density[at])
+        })
+    }
+
     /// Win rate against the reference.
     pub fn win_rate(&self) -> f64 {
         self.integral(|at| self.log_density[at].exp() * self.midpoint(at))
@@ -185,9 +193,10 @@ pub struct Budgeted {
     pub spread: f64,
 }
 
-/// Solves for the coefficient with which the optima on the pools' own laws spend `kl` nats on average.
+/// Solves for the coefficient with which the optima spend `kl` nats on average.
 ///
-/// A pool's law gives each of its tie classes its share of the samples. An error says how much the ties leave.
+/// Each sample of a pool stands for a fresh answer and is ranked among the *others*: among all, it would count itself, and the
+/// optimum would spend more than was asked for, with eight samples three times as much. An error says how much the ties leave.
 pub fn beta_for_budget(tilt: &Tilt, pools: &[CachedRewards], kl: f64) -> Result<Budgeted, InputError> {
     tilt.validate()?;
     if pools.is_empty() {
@@ -196,9 +205,17 @@ pub fn beta_for_budget(tilt: &Tilt, pools: &[CachedRewards], kl: f64) -> Result<
     let mut laws = Vec::with_capacity(pools.len());
     for pool in pools {
         let (mut phi, mut mass) = (Vec::new(), Vec::new());
-        for class in pool.sorted().chunk_by(|a, b| a == b) {
-            phi.push(tilt.of_rank(pool.rank(class[0])?));
-            mass.push(class.len() as f64 / pool.sorted().len() as f64);
+        let rewards = pool.sorted();
+        if rewards.len() < 2 {
+            return Err(InputError::TooFew { what: "samples of a pool", least: 2 });
+        }
+        let mut first = 0;
+        for class in rewards.chunk_by(|a, b| a == b) {
+            let mut others = rewards.to_vec();
+            others.remove(first);
+            first += class.len();
+            phi.push(tilt.of_rank(CachedRewards::new(others)?.rank(class[0])?));
+            mass.push(class.len() as f64 / rewards.len() as f64);
         }
         laws.push((phi, mass));
     }
@@ -412,6 +429,25 @@ mod tests {
         assert!((most_on_average(std::slice::from_ref(&halves)) - 2.0_f64.ln()).abs() < 1e-12);
         let error = beta_for_budget(&Tilt::Identity, &[halves], 0.8).expect_err("log 2 is the most");
         assert!(error.to_string().contains("ties"), "{error}");
+    }
+
+    #[test]
+    fn a_budget_solved_on_small_pools_is_what_fresh_answers_spend() {
+        let mut state = 5_u64;
+        let mut uniform = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 11) as f64 / (1_u64 << 53) as f64
+        };
+        for (samples, off) in [(8, 0.25), (32, 0.1)] {
+            for tilt in [Tilt::Identity, Tilt::Exponential { t: 5.0 }] {
+                let mut pool = || CachedRewards::new((0..samples).map(|_| uniform()).collect());
+                let pools: Vec<CachedRewards> = (0..100).map(|_| pool().expect("finite")).collect();
+                let beta = beta_for_budget(&tilt, &pools, 0.5).expect("there is one").beta;
+                let spent = crate::oracle::estimated(&tilt, beta, samples, 1.0, 100, &mut uniform);
+                let spent = spent.expect("in range").promise.kl;
+                assert!((spent / 0.5 - 1.0).abs() < off, "{tilt:?}, {samples} samples: {spent}");
+            }
+        }
     }
 
     #[test]

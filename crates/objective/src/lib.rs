@@ -4,7 +4,8 @@
 //! - [`tabular`]: language models small enough to enumerate, their guided products, chains, and a learnable table;
 //! - [`law`], [`bon`], [`pool`]: tilts, divergences, best-of-N with ties, and its estimates from pools of samples;
 //! - [`power_mean`]: what several aligned policies make together under an α-divergence;
-//! - [`rank`], [`tilt`], [`design`]: rewards seen through ranks among cached samples, tilts of them, and what those win;
+//! - [`rank`], [`tilt`], [`design`], [`oracle`]: rewards seen through ranks among cached samples, tilts of them, what those
+//!   win, and what estimation costs;
 //! - [`algebra`], [`game`]: on-policy methods as value, divergence and estimator; the win-rate game;
 //! - [`losses`], [`advantage`], [`kl`]: objectives as pure functions with analytic gradients.
 //!
@@ -39,6 +40,7 @@ pub mod kl;
 pub mod law;
 pub mod losses;
 pub mod numeric;
+pub mod oracle;
 pub mod pool;
 pub mod power_mean;
 pub mod rank;

@@ -11,6 +11,7 @@ pub mod meters;
 pub mod methods;
 pub mod on_policy;
 pub mod optimizer;
+pub mod oracle;
 pub mod pairs;
 pub mod pipeline;
 pub mod pooled;

@@ -1,11 +1,11 @@
 //! `train RECIPE`: trains, draws, compares.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 use recipe::{RecipeErrors, Source, pipeline_schema_text, schema_text};
 use train::pipeline::{self, Job};
 use train::progress::Progress;
@@ -21,10 +21,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Debug, Parser)]
 #[command(
     version,
+    args_conflicts_with_subcommands = true,
     after_help = "Exit codes: 0 done, 1 the run failed, 2 the recipe is wrong, 130 interrupted (go on with --resume)."
 )]
 #[expect(clippy::struct_excessive_bools, reason = "they are switches of the command line")]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// The recipe, a TOML file.
     #[arg(required_unless_present_any = ["list", "schema", "reference"])]
     recipe: Option<PathBuf>,
@@ -51,8 +54,34 @@ struct Arguments {
     reference: Option<PathBuf>,
 }
 
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Prints what the optimum of a recipe's method spends and wins, and what estimation costs it; trains nothing.
+    Oracle(Oracle),
+}
+
+#[derive(Debug, Args)]
+struct Oracle {
+    /// The recipe, a TOML file.
+    recipe: PathBuf,
+    /// Overrides a key, as in `--set method.ctrl.kl=1.0`.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Answers of the best-of-n and worst-of-n that the optimum is judged under.
+    #[arg(short, default_value_t = 4.0, value_parser = answers)]
+    n: f64,
+}
+
+fn answers(text: &str) -> Result<f64, String> {
+    let n: f64 = text.parse().map_err(|_| format!("{text} is not a number"))?;
+    if (1.0..=1000.0).contains(&n) { Ok(n) } else { Err(format!("{n} is not between 1 and 1000")) }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Command::Oracle(oracle)) = &arguments.command {
+        return foretell(oracle);
+    }
     if arguments.list {
         for info in METHODS {
             Progress::print(&format!(
@@ -79,12 +108,9 @@ fn main() -> ExitCode {
             }
         };
     }
-    let plan = match plan(&arguments) {
+    let plan = match plan(&arguments.recipe.clone().unwrap_or_default(), &arguments.set) {
         Ok(plan) => plan,
-        Err(errors) => {
-            Progress::say(&errors.to_string());
-            return ExitCode::from(2);
-        }
+        Err(errors) => return wrong(&errors),
     };
     match go(&arguments, &plan) {
         Ok(Ended::Done) => ExitCode::SUCCESS,
@@ -96,6 +122,28 @@ fn main() -> ExitCode {
     }
 }
 
+fn wrong(errors: &RecipeErrors) -> ExitCode {
+    Progress::say(&errors.to_string());
+    ExitCode::from(2)
+}
+
+fn foretell(oracle: &Oracle) -> ExitCode {
+    let plan = match plan(&oracle.recipe, &oracle.set) {
+        Ok(plan) => plan,
+        Err(errors) => return wrong(&errors),
+    };
+    for (name, recipe) in &plan.stages {
+        match train::oracle::describe(recipe, oracle.n) {
+            Ok(text) => Progress::print(&format!("[{name}] {}", text.trim_end())),
+            Err(error) => {
+                Progress::say(&format!("error: stage {name}: {error}"));
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    ExitCode::SUCCESS
+}
+
 /// What a recipe file asks for: a folder, and stages in it.
 struct Plan {
     folder: PathBuf,
@@ -104,9 +152,8 @@ struct Plan {
     resolved: String,
 }
 
-fn plan(arguments: &Arguments) -> Result<Plan, RecipeErrors> {
-    let path = arguments.recipe.clone().unwrap_or_default();
-    let source = Source::read(&path)?.set_all(&arguments.set);
+fn plan(path: &Path, set: &[String]) -> Result<Plan, RecipeErrors> {
+    let source = Source::read(path)?.set_all(set);
     let stem = source.stem();
     let source = source.set_default("run.name", &stem);
     if source.is_pipeline() {

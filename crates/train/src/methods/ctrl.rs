@@ -157,7 +157,7 @@ fn pool_resolves_tilt(ctrl: &Ctrl) -> Result<(), Violation> {
 
 impl Ctrl {
     /// The tilt, and the coefficient of the limit without ties.
-    fn design(&self) -> Result<Design, objective::error::InputError> {
+    pub fn design(&self) -> Result<Design, objective::error::InputError> {
         let tilt = match self.tilt {
             TiltName::Identity {} => Tilt::Identity,
             TiltName::Log {} => Tilt::Log,
