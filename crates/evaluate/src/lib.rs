@@ -2,6 +2,7 @@
 
 pub mod attempts;
 pub mod compare;
+pub mod frontier;
 pub mod pairwise;
 pub mod report;
 pub mod stats;

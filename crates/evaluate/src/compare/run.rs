@@ -16,6 +16,7 @@ use super::pairs;
 use super::rows::{Alike, Scored, rule_row};
 use super::runs::{RunContext, run_method, sampling_of, with_controls};
 use crate::attempts::{self, Failures};
+use crate::frontier::Frontier;
 use crate::pairwise;
 use crate::report::{Comparison, Report};
 use crate::stats::Resamples;
@@ -189,7 +190,12 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
     }
     comparison.setting("max_new_tokens", settings.max_new_tokens.to_string());
     comparison.setting("temperature", settings.sampling.temperature.to_string());
-    Ok(Some(comparison.finish()?))
+    let mut report = comparison.finish()?;
+    if let Some(frontier) = Frontier::of(&scored[0].gold) {
+        report.sections.push(frontier.section(&report));
+        report.frontier = Some(frontier);
+    }
+    Ok(Some(report))
 }
 
 /// The rules of a policy at every n; the plain sample comes first.

@@ -292,6 +292,7 @@ impl Comparison {
             notes: self.notes,
             sections: self.sections,
             settings: self.settings,
+            frontier: None,
         })
     }
 }

@@ -4,7 +4,7 @@ use super::columns::fixed;
 use super::model::{Report, Row};
 
 /// `genarm (alpha=1.5)`: the method with its settings.
-pub(super) fn label(row: &Row) -> String {
+pub(crate) fn label(row: &Row) -> String {
     let params = params(row);
     if params.is_empty() { row.method.clone() } else { format!("{} ({params})", row.method) }
 }

@@ -12,6 +12,7 @@ mod model;
 mod table;
 
 pub use build::{Comparison, ComparisonError, RowInput};
+pub(crate) use cells::label;
 pub use figure::{Figure, FigureError, figures};
 pub use files::{WriteError, write};
 pub use html::html;

@@ -6,6 +6,7 @@ use std::ops::{Add, AddAssign};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::frontier::Frontier;
 use crate::stats::{Estimate, Undetermined};
 
 /// A finished comparison: every method on the same prompts, with intervals and costs.
@@ -47,6 +48,9 @@ pub struct Report {
     /// Models, devices, versions.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
+    /// The most gold reward at each divergence from the base, where its samples tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frontier: Option<Frontier>,
 }
 
 impl Report {

@@ -17,6 +17,8 @@ const LEGEND_LINE: i32 = 22;
 const MARGIN: i32 = 16;
 const TEXT: f64 = 12.0;
 const SMALL: f64 = 11.0;
+/// The legend's words for a panel's curve.
+const CURVE: &str = "least KL for the reward";
 const FONT: &str = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif";
 
 /// A plot of series.
@@ -27,6 +29,8 @@ pub(super) struct Panel {
     pub(super) x_scale: Scale,
     pub(super) y_scale: Scale,
     pub(super) series: Vec<Series>,
+    /// What no point should be above.
+    pub(super) curve: Option<Vec<(f64, f64)>>,
 }
 
 /// A figure of panels.
@@ -63,6 +67,9 @@ impl Sheet {
             let mut x = (width - used).max(2 * MARGIN) / 2;
             let y = size.1 + LEGEND_LINE * number as i32 + LEGEND_LINE / 2;
             for (name, style) in line {
+                if style.is_none() {
+                    root.draw(&PathElement::new([(x, y), (x + 22, y)], INK.mix(0.55).stroke_width(1)))?;
+                }
                 if let Some(style) = style {
                     root.draw(&PathElement::new(
                         [(x, y), (x + 22, y)],
@@ -86,6 +93,9 @@ impl Sheet {
                 entries.push((series.name.clone(), Some(series.style)));
             }
         }
+        if self.panels.iter().any(|panel| panel.curve.is_some()) {
+            entries.push((CURVE.to_owned(), None));
+        }
         entries
     }
 }
@@ -95,8 +105,15 @@ impl Panel {
         let spans = |of: fn(&Point) -> [f64; 2]| {
             self.series.iter().flat_map(|series| series.lines.iter().flatten()).flat_map(of)
         };
-        let x = Axis::new(self.x_scale, spans(|point| [point.x.low, point.x.high]));
-        let y = Axis::new(self.y_scale, spans(|point| [point.y.low, point.y.high]));
+        let curve = self.curve.as_deref().unwrap_or_default();
+        let x = Axis::new(
+            self.x_scale,
+            spans(|point| [point.x.low, point.x.high]).chain(curve.iter().map(|point| point.0)),
+        );
+        let y = Axis::new(
+            self.y_scale,
+            spans(|point| [point.y.low, point.y.high]).chain(curve.iter().map(|point| point.1)),
+        );
         let area = root.clone().shrink((left, 0), (width as u32, height as u32));
         let mut chart = ChartBuilder::on(&area)
             .margin_top(MARGIN)
@@ -121,6 +138,10 @@ impl Panel {
             .y_label_formatter(&|value| y.tick(*value))
             .draw()?;
         let at = |x: f64, y: f64| chart.backend_coord(&(x, y));
+        if !curve.is_empty() {
+            let path: Vec<(i32, i32)> = curve.iter().map(|(x, y)| at(*x, *y)).collect();
+            root.draw(&PathElement::new(path, INK.mix(0.55).stroke_width(1)))?;
+        }
         self.lines(root, &at)?;
         let mut obstacles = self.obstacles(&at, (x.low, x.high), (y.low, y.high));
         for (series, point) in self.points() {

@@ -48,7 +48,12 @@ pub fn figures(report: &Report) -> Result<Vec<Figure>, FigureError> {
     let panels: Vec<Panel> = [REWARD_GOLD, REWARD_PROXY]
         .into_iter()
         .filter_map(|reward| {
-            panel(report, reward, metric::axis_title(KL), Scale::Linear { from_zero: true }, kl)
+            let mut panel =
+                panel(report, reward, metric::axis_title(KL), Scale::Linear { from_zero: true }, kl)?;
+            if reward == REWARD_GOLD {
+                panel.curve = report.frontier.as_ref().map(|frontier| frontier.points.clone());
+            }
+            Some(panel)
         })
         .collect();
     if !panels.is_empty() {
@@ -97,6 +102,7 @@ fn panel(
         x_scale,
         y_scale: Scale::Linear { from_zero: false },
         series,
+        curve: None,
     })
 }
 
