@@ -226,6 +226,22 @@ pub trait Session {
 
     /// Appends tokens to distinct rows (at least one token each) and gives each row's output after its last new token.
     fn extend(&mut self, rows: &[(RowId, &[TokenId])]) -> Result<Logits, Error>;
+
+    /// As [`Session::extend`], with the outputs after each of the last `counts[i]` new tokens of row `i` (at least one), row
+    /// after row.
+    fn extend_each(&mut self, rows: &[(RowId, &[TokenId])], counts: &[usize]) -> Result<Logits, Error> {
+        let mut given = Logits { width: 0, values: Vec::new() };
+        for ((row, tokens), count) in rows.iter().zip(counts) {
+            let first = tokens.len() + 1 - count;
+            let parts = std::iter::once(&tokens[..first]).chain(tokens[first..].chunks(1));
+            for part in parts {
+                let logits = self.extend(&[(*row, part)])?;
+                given.width = logits.width;
+                given.values.extend(logits.values);
+            }
+        }
+        Ok(given)
+    }
 }
 
 /// Gives sessions: next-token logits after any prefix.
@@ -278,6 +294,21 @@ impl<R: Reward + ?Sized> Reward for &mut R {
     }
 }
 
+impl<R: Reward + ?Sized> Reward for Box<R> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+    fn rewards(&mut self, candidates: &[Candidate<'_>]) -> Result<Vec<f64>, Error> {
+        (**self).rewards(candidates)
+    }
+    fn ledger(&self) -> &Ledger {
+        (**self).ledger()
+    }
+    fn range(&self) -> (f64, f64) {
+        (**self).range()
+    }
+}
+
 /// A reward that can judge partial completions too, for search that prunes before texts end.
 ///
 /// A reward remembers between calls what it ran, and finds the longest prefix of a text that it has seen itself. A search
@@ -289,6 +320,12 @@ pub trait PrefixReward: Reward {
 }
 
 impl<R: PrefixReward + ?Sized> PrefixReward for &mut R {
+    fn prefix_rewards(&mut self, prefixes: &[Prefix<'_>]) -> Result<Vec<f64>, Error> {
+        (**self).prefix_rewards(prefixes)
+    }
+}
+
+impl<R: PrefixReward + ?Sized> PrefixReward for Box<R> {
     fn prefix_rewards(&mut self, prefixes: &[Prefix<'_>]) -> Result<Vec<f64>, Error> {
         (**self).prefix_rewards(prefixes)
     }

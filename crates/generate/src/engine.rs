@@ -8,6 +8,8 @@
 //! is the policy's own, as `softmax(Σ_m w_m · logits_m)` with autoregressive reward models it is GenARM (arXiv 2410.08193,
 //! Eq. 7).
 
+mod speculative;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
@@ -20,6 +22,7 @@ use crate::mix::{Mix, Rule, Source};
 use crate::prefix::Prefixes;
 use crate::sampling::{Sampling, log_sum_exp};
 use crate::stream::Chance;
+use speculative::Draft;
 
 /// Limits of the engine.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +62,7 @@ pub struct Engine<'a> {
     decode: Option<Decode<'a>>,
     pause: Option<String>,
     watch: Option<Watch<'a>>,
+    draft: Option<Draft<'a>>,
     ledger: Ledger,
 }
 
@@ -170,6 +174,7 @@ impl<'a> Engine<'a> {
             decode: None,
             pause: None,
             watch: None,
+            draft: None,
             ledger: Ledger::default(),
         })
     }
@@ -236,14 +241,23 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// Extends every lane's rows by `tokens` (each row's own), counting into the ledger.
-    fn pass(&mut self, rows: &[Vec<RowId>], tokens: &[Vec<Vec<TokenId>>]) -> Result<Vec<Logits>, Error> {
+    /// Extends every lane's rows by `tokens` (each row's own), counting into the ledger. Each row gives its output after its
+    /// last token, or after each of so many last ones.
+    fn pass(
+        &mut self,
+        rows: &[Vec<RowId>],
+        tokens: &[Vec<Vec<TokenId>>],
+        last: Option<&[usize]>,
+    ) -> Result<Vec<Logits>, Error> {
         let mut outputs = Vec::with_capacity(self.lanes.len());
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             let items: Vec<(RowId, &[TokenId])> =
                 rows.iter().zip(tokens).map(|(row, tokens)| (row[index], tokens[index].as_slice())).collect();
             let started = Instant::now();
-            outputs.push(lane.session.extend(&items)?);
+            outputs.push(match last {
+                Some(counts) => lane.session.extend_each(&items, counts)?,
+                None => lane.session.extend(&items)?,
+            });
             if self.mixer.rule.drives(index) {
                 self.ledger.seconds += started.elapsed().as_secs_f64();
                 self.ledger.forward_passes += 1;
@@ -331,6 +345,11 @@ impl Sample for Engine<'_> {
         for (row, ask) in asks.iter().enumerate() {
             self.check(row, &ask.prefix, ask.budget)?;
         }
+        if let Some(mut draft) = self.draft.take() {
+            let given = self.sample_drafted(asks, chance, &mut draft);
+            self.draft = Some(draft);
+            return given;
+        }
         let mut asks = asks;
         let mut done: Vec<Option<Completion>> = asks.iter().map(|_| None).collect();
         let mut waiting: VecDeque<usize> = (0..asks.len()).collect();
@@ -378,7 +397,7 @@ impl Sample for Engine<'_> {
                 rows.push(filling.rows.iter().map(|(row, _)| *row).collect());
                 tokens.push(filling.rows.iter().map(|(_, cached)| prefix[*cached..].to_vec()).collect());
             }
-            let logits = self.pass(&rows, &tokens)?;
+            let logits = self.pass(&rows, &tokens, None)?;
 
             // Which output row each ask reads.
             let mut reads: Vec<usize> = (0..stepped).collect();
@@ -480,7 +499,7 @@ impl Sample for Engine<'_> {
                 rows.push(admitted.into_iter().map(|(row, _)| row).collect::<Vec<_>>());
                 readers.push((prefix, asked));
             }
-            let logits = self.pass(&rows, &tokens)?;
+            let logits = self.pass(&rows, &tokens, None)?;
             let started = Instant::now();
             let mixer = &self.mixer;
             let choices: Vec<Option<Choice>> = (0..rows.len())

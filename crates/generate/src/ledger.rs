@@ -19,11 +19,22 @@ pub struct Ledger {
     pub reward_calls: u64,
     /// Tokens of prefixes that were found in a cache.
     pub cached_tokens: u64,
+    /// Tokens that a draft proposed; their cost is among the decoded ones.
+    #[serde(default)]
+    pub drafted_tokens: u64,
+    /// Those of them that were accepted.
+    #[serde(default)]
+    pub accepted_tokens: u64,
     /// Wall-clock seconds inside models and rewards.
     pub seconds: f64,
 }
 
 impl Ledger {
+    /// The share of drafted tokens that was accepted; `None` where nothing was drafted.
+    pub fn acceptance(&self) -> Option<f64> {
+        (self.drafted_tokens > 0).then(|| self.accepted_tokens as f64 / self.drafted_tokens as f64)
+    }
+
     /// Tokens run through any model.
     pub fn total_tokens(&self) -> u64 {
         self.decode_tokens + self.prefill_tokens + self.reward_tokens
@@ -38,6 +49,8 @@ impl AddAssign for Ledger {
         self.forward_passes += other.forward_passes;
         self.reward_calls += other.reward_calls;
         self.cached_tokens += other.cached_tokens;
+        self.drafted_tokens += other.drafted_tokens;
+        self.accepted_tokens += other.accepted_tokens;
         self.seconds += other.seconds;
     }
 }
@@ -60,6 +73,8 @@ impl Sub for Ledger {
             forward_passes: self.forward_passes - other.forward_passes,
             reward_calls: self.reward_calls - other.reward_calls,
             cached_tokens: self.cached_tokens - other.cached_tokens,
+            drafted_tokens: self.drafted_tokens - other.drafted_tokens,
+            accepted_tokens: self.accepted_tokens - other.accepted_tokens,
             seconds: self.seconds - other.seconds,
         }
     }

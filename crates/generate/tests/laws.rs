@@ -294,3 +294,96 @@ fn refusals_name_what_is_wrong() {
     assert!(refused(vec![2], 9).contains("needs 10 tokens of context, but tabular has 5"));
     assert!(refused(vec![2], 0).contains("budget = 0"));
 }
+
+#[test]
+fn a_draft_changes_no_law_however_good_or_bad_it_is() {
+    for case in toys() {
+        let (base, arm) = (lm(&case, "base_conditionals"), lm(&case, "arm_conditionals"));
+        let alpha = case["alpha"].as_f64().expect("alpha");
+        let product = |settings: Sampling| {
+            let sources = vec![
+                Source { policy: &base as &dyn Step, weight: 1.0 },
+                Source { policy: &arm, weight: alpha },
+            ];
+            Engine::product(sources, 0, settings).expect("settings")
+        };
+        let of_arm = |settings: Sampling| Engine::new(&arm, settings).expect("settings");
+        let hot = Sampling { temperature: 0.7, ..Sampling::default() };
+        let narrow = Sampling { top_k: 2, ..Sampling::default() };
+        for settings in [Sampling::default(), hot, narrow, Sampling::greedy()] {
+            let plain = Exhaustive::law(|draw| {
+                let mut engine = product(settings.clone());
+                let given = one(&mut engine, draw);
+                (given.ids, given.end)
+            })
+            .expect("finite");
+            for tokens in 1..=3 {
+                for drafted_by_arm in [true, false] {
+                    let mut accepted = 0;
+                    let drafted = Exhaustive::law(|draw| {
+                        let draft =
+                            if drafted_by_arm { of_arm(settings.clone()) } else { product(settings.clone()) };
+                        let mut engine =
+                            product(settings.clone()).with_draft(draft, tokens).expect("one vocabulary");
+                        let given = one(&mut engine, draw);
+                        let ledger = engine.ledger();
+                        assert!(drafted_by_arm || ledger.accepted_tokens == ledger.drafted_tokens);
+                        accepted += ledger.accepted_tokens;
+                        (given.ids, given.end)
+                    })
+                    .expect("finite");
+                    assert!(accepted > 0 || settings == Sampling::greedy());
+                    let plain: BTreeMap<_, _> = plain.iter().cloned().collect();
+                    let drafted: BTreeMap<_, _> = drafted.into_iter().collect();
+                    for (text, p) in &plain {
+                        let got = drafted.get(text).copied().unwrap_or(0.0);
+                        assert!((got - p).abs() < 2e-6, "{text:?}, {tokens} drafted: {got} and not {p}");
+                    }
+                    let strange: f64 =
+                        drafted.iter().filter(|(text, _)| !plain.contains_key(*text)).map(|(_, p)| p).sum();
+                    assert!(strange < 2e-6, "{strange}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_draft_reports_of_each_token_is_what_the_engine_reports_without() {
+    for case in toys() {
+        let (base, arm) = (lm(&case, "base_conditionals"), lm(&case, "arm_conditionals"));
+        let settings = Sampling { temperature: 0.8, ..Sampling::default() };
+        let sources =
+            || vec![Source { policy: &base as &dyn Step, weight: 1.0 }, Source { policy: &arm, weight: 0.7 }];
+        let draft = Engine::new(&arm, settings.clone()).expect("settings");
+        let mut engine = Engine::product(sources(), 0, settings.clone())
+            .and_then(|engine| engine.with_log_z().with_draft(draft, 2))
+            .expect("settings");
+        let given = engine.sample(asks(6, 4), &mut Chance::Streams).expect("room");
+        // Alone, a row is drawn as in the batch.
+        for (row, together) in given.iter().enumerate() {
+            let draft = Engine::new(&arm, settings.clone()).expect("settings");
+            let mut engine = Engine::product(sources(), 0, settings.clone())
+                .and_then(|engine| engine.with_log_z().with_draft(draft, 2))
+                .expect("settings");
+            let ask = asks(6, 4).remove(row);
+            assert_eq!(engine.sample(vec![ask], &mut Chance::Streams).expect("room")[0], *together);
+        }
+        for completion in &given {
+            let mut prefix = vec![2];
+            let (mut kl, mut plain) =
+                (0.0, Engine::product(sources(), 0, settings.clone()).expect("settings"));
+            for (at, id) in completion.ids.iter().enumerate() {
+                let ask = NextAsk { prefix: prefix.clone(), prompt_len: 1, k: 0 };
+                let next = plain.next(vec![ask]).expect("room").remove(0);
+                let token = next.iter().find(|next| next.id == *id).expect("a token that can be drawn");
+                assert!((token.log_prob - f64::from(completion.log_probs[at])).abs() < 1e-5);
+                assert!((token.raw_log_prob - f64::from(completion.raw_log_probs[at])).abs() < 1e-5);
+                kl += next.iter().map(|t| t.log_prob.exp() * (t.log_prob - t.raw_log_prob)).sum::<f64>();
+                prefix.push(*id);
+            }
+            assert!((completion.kl.expect("asked for") - kl).abs() < 1e-5);
+            assert_eq!(completion.log_z.len(), completion.ids.len());
+        }
+    }
+}

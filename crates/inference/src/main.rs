@@ -162,7 +162,8 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
         let note = |name: &ModelName| -> Result<&str, Failure> {
             Ok(if places.model(name, false)?.is_some() { "" } else { " (not on this machine)" })
         };
-        for name in recipe.arms.iter().chain(recipe.models.values()) {
+        let draft = recipe.draft.iter().map(|draft| &draft.path);
+        for name in recipe.arms.iter().chain(recipe.models.values()).chain(draft) {
             print(&format!("further model {name}{}", note(name)?));
         }
         let note = note(&recipe.model.path)?;
@@ -315,8 +316,11 @@ fn moves_of(trace: &mut Value) -> Vec<Value> {
 }
 
 fn ledger_text(ledger: &Ledger) -> String {
+    let drafted = ledger.acceptance().map_or_else(String::new, |share| {
+        format!("; {:.0} % of {} drafted tokens accepted", 100.0 * share, ledger.drafted_tokens)
+    });
     format!(
-        "{} tokens decoded, {} prefilled ({} cached), {} by rewards; {} forward passes, {} reward calls, {:.2} s",
+        "{} tokens decoded, {} prefilled ({} cached), {} by rewards; {} forward passes, {} reward calls, {:.2} s{drafted}",
         ledger.decode_tokens,
         ledger.prefill_tokens,
         ledger.cached_tokens,

@@ -138,6 +138,10 @@ impl Session for CacheSession<'_> {
     }
 
     fn extend(&mut self, rows: &[(RowId, &[TokenId])]) -> Result<Logits, Error> {
+        self.extend_each(rows, &vec![1; rows.len()])
+    }
+
+    fn extend_each(&mut self, rows: &[(RowId, &[TokenId])], counts: &[usize]) -> Result<Logits, Error> {
         let width = self.decoder.width();
         if rows.is_empty() {
             return Ok(Logits { width, values: Vec::new() });
@@ -145,15 +149,12 @@ impl Session for CacheSession<'_> {
         on_pool(|| {
             let hidden = self.run(rows)?;
             let mut end = 0;
-            let last: Vec<usize> = rows
-                .iter()
-                .map(|(_, tokens)| {
-                    end += tokens.len();
-                    end - 1
-                })
-                .collect();
-            let one_each = end == rows.len();
-            let hidden = if one_each { hidden } else { select(&hidden, &last) };
+            let mut wanted: Vec<usize> = Vec::new();
+            for ((_, tokens), count) in rows.iter().zip(counts) {
+                end += tokens.len();
+                wanted.extend(end - count..end);
+            }
+            let hidden = if wanted.len() == end { hidden } else { select(&hidden, &wanted) };
             let [count, _] = hidden.dims();
             let logits = self.decoder.output(hidden);
             Ok(Logits { width, values: host(logits.reshape([count * width])) })

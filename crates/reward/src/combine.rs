@@ -8,19 +8,19 @@ use crate::error::SetupError;
 
 /// `Σ_i w_i r_i`. A part of weight −1 is negated; one of weight 0 is not run.
 #[expect(missing_debug_implementations, reason = "rewards have nothing to show")]
-pub struct WeightedSum<'a> {
+pub struct WeightedSum<R> {
     name: String,
-    parts: Vec<(f64, Box<dyn Reward + 'a>)>,
+    parts: Vec<(f64, R)>,
     /// The sum of the parts' ledgers, as of the last call.
     ledger: Ledger,
 }
 
-impl<'a> WeightedSum<'a> {
+impl<R: Reward> WeightedSum<R> {
     /// A sum named after its parts, such as `1·gold − 0.5·brevity`.
     ///
     /// # Errors
     /// A weight that is not finite, or none other than 0.
-    pub fn new(parts: Vec<(f64, Box<dyn Reward + 'a>)>) -> Result<Self, SetupError> {
+    pub fn new(parts: Vec<(f64, R)>) -> Result<Self, SetupError> {
         if let Some((value, _)) = parts.iter().find(|(weight, _)| !weight.is_finite()) {
             return Err(SetupError::Setting { key: "weight", value: *value, limit: "a finite number" });
         }
@@ -28,7 +28,7 @@ impl<'a> WeightedSum<'a> {
         if parts.is_empty() {
             return Err(SetupError::NoParts);
         }
-        let term = |(place, (weight, part)): (usize, &(f64, Box<dyn Reward + 'a>))| {
+        let term = |(place, (weight, part)): (usize, &(f64, R))| {
             let sign = match (place, *weight < 0.0) {
                 (0, false) => "",
                 (0, true) => "−",
@@ -48,21 +48,37 @@ impl<'a> WeightedSum<'a> {
     }
 }
 
-impl Reward for WeightedSum<'_> {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn rewards(&mut self, candidates: &[Candidate<'_>]) -> Result<Vec<f64>, Error> {
-        let mut sums = vec![0.0; candidates.len()];
+impl<R: Reward> WeightedSum<R> {
+    fn sum(
+        &mut self,
+        count: usize,
+        mut score: impl FnMut(&mut R) -> Result<Vec<f64>, Error>,
+    ) -> Result<Vec<f64>, Error> {
+        let mut sums = vec![0.0; count];
         let outcome = self.parts.iter_mut().try_for_each(|(weight, part)| {
-            for (sum, reward) in sums.iter_mut().zip(part.rewards(candidates)?) {
+            for (sum, reward) in sums.iter_mut().zip(score(part)?) {
                 *sum += *weight * reward;
             }
             Ok(())
         });
         self.count();
         outcome.map(|()| sums)
+    }
+}
+
+impl<R: PrefixReward> PrefixReward for WeightedSum<R> {
+    fn prefix_rewards(&mut self, prefixes: &[Prefix<'_>]) -> Result<Vec<f64>, Error> {
+        self.sum(prefixes.len(), |part| part.prefix_rewards(prefixes))
+    }
+}
+
+impl<R: Reward> Reward for WeightedSum<R> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn rewards(&mut self, candidates: &[Candidate<'_>]) -> Result<Vec<f64>, Error> {
+        self.sum(candidates.len(), |part| part.rewards(candidates))
     }
 
     fn ledger(&self) -> &Ledger {
@@ -248,7 +264,7 @@ mod tests {
         reward.rewards(&candidates)
     }
 
-    fn sum<'a>(parts: &[(f64, &[f64])]) -> Result<WeightedSum<'a>, SetupError> {
+    fn sum<'a>(parts: &[(f64, &[f64])]) -> Result<WeightedSum<Box<dyn Reward + 'a>>, SetupError> {
         let part =
             |(weight, scores): &(f64, &[f64])| (*weight, Box::new(Table::new(scores)) as Box<dyn Reward>);
         WeightedSum::new(parts.iter().map(part).collect())

@@ -23,7 +23,8 @@
 //! let decode: Decode = Arc::new(move |ids| ids.iter().map(|id| words[*id as usize]).collect::<Vec<_>>().join(" "));
 //! let lexicon = Lexicon::of_lists(["good"], ["bad"], PerText::Sum)?;
 //! let brevity = Verifier::new(Brevity::tokens(), decode.clone());
-//! let sum = WeightedSum::new(vec![(1.0, Box::new(Verifier::new(lexicon, decode))), (0.25, Box::new(brevity))])?;
+//! let lexicon = Verifier::new(lexicon, decode);
+//! let sum = WeightedSum::<Box<dyn Reward>>::new(vec![(1.0, Box::new(lexicon)), (0.25, Box::new(brevity))])?;
 //! let mut reward = Clipped::new(sum, -1.0, 1.0)?;
 //! assert_eq!(reward.name(), "1·lexicon + 0.25·brevity");
 //!

@@ -68,7 +68,7 @@ pub fn jobs(folder: &Path, stages: &[(String, Recipe)]) -> Result<Vec<Job>, Erro
 /// The stages that a recipe takes something from.
 fn names_of_stages(recipe: &Recipe) -> Vec<String> {
     let mut models = vec![&recipe.model.path];
-    models.extend(recipe.reward.as_ref().and_then(RewardTable::model));
+    models.extend(recipe.reward.iter().flat_map(RewardTable::models));
     match &recipe.method {
         Method::Soup(soup) => models.extend(soup.models.iter().map(|model| &model.path)),
         Method::PrefixScorer(scorer) => models.extend(&scorer.policy),
@@ -79,8 +79,9 @@ fn names_of_stages(recipe: &Recipe) -> Vec<String> {
         models.extend(compare.runs.iter().flat_map(|run| run.arms.iter().chain(run.models.values())));
         models.extend(compare.runs.iter().filter_map(|run| run.rollout.as_ref()));
         models.extend(compare.runs.iter().filter_map(|run| run.value.as_ref()).flat_map(ValueTable::models));
-        models.extend(compare.gold.model());
-        models.extend(compare.proxy.as_ref().and_then(RewardTable::model));
+        models.extend(compare.runs.iter().filter_map(|run| run.draft.as_ref()).map(|draft| &draft.path));
+        models.extend(compare.gold.models());
+        models.extend(compare.proxy.iter().flat_map(RewardTable::models));
     }
     let mut names: Vec<String> = models
         .into_iter()

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use inference::setup::{DataTable, Dtype, RewardTable, ValueTable, fits, rollout_is_there, value_is_there};
+use inference::setup::{
+    DataTable, DraftTable, Dtype, RewardTable, ValueTable, fits, rollout_is_there, value_is_there,
+};
 use inference::{Method, MethodConfig, Need};
 use recipe::{ModelName, Rules, Validate, Violation};
 use schemars::JsonSchema;
@@ -91,6 +93,9 @@ pub struct RunTable {
     /// The policy that looks ahead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<ModelName>,
+    /// A model that drafts tokens for the policy to check: the same law at another cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draft: Option<DraftTable>,
     /// Sampling temperature, where it is not the recipe's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]

@@ -51,8 +51,11 @@ pub(super) fn accuracies(
     let pairs = setup::pairs(table, settings.places, base, settings.seed)?.rows;
     let mut found = Vec::new();
     if let Some(proxy) = proxy {
-        let name = compare.proxy.as_ref().and_then(RewardTable::model);
-        let name = name.map_or_else(|| "the proxy reward".to_owned(), ToString::to_string);
+        let models = compare.proxy.as_ref().map(RewardTable::models).unwrap_or_default();
+        let name = match models[..] {
+            [model] => model.to_string(),
+            _ => "the proxy reward".to_owned(),
+        };
         let mut reward = proxy.open()?;
         let Some(accuracy) = accuracy(&name, &mut *reward, &pairs, base, compare, settings)? else {
             return Ok(None);

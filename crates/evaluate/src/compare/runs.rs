@@ -52,6 +52,7 @@ pub(super) fn with_controls(compare: &Compare, settings: &Settings<'_>) -> Resul
             control: false,
             value: None,
             rollout: None,
+            draft: None,
             temperature: Some(temperature),
             method,
         });
@@ -85,6 +86,7 @@ pub(super) fn run_method(
         models: &table.models,
         value: table.value.as_ref(),
         rollout: table.rollout.as_ref(),
+        draft: table.draft.as_ref(),
     };
     let outfit = Outfit::load(&named, settings.places, context.loaded, settings.device)?;
     let title = format!("{} of {}", method.info().name, table.policy);
@@ -179,6 +181,8 @@ fn points(method: &MethodConfig, answers: &[Answer], ledger: &Ledger) -> Vec<Poi
                     reward_tokens: part(ledger.reward_tokens),
                     forward_passes: part(ledger.forward_passes),
                     cached_tokens: part(ledger.cached_tokens),
+                    drafted_tokens: part(ledger.drafted_tokens),
+                    accepted_tokens: part(ledger.accepted_tokens),
                     reward_calls: at.iter().map(|point| point.reward_calls).sum(),
                     seconds: ledger.seconds * share,
                 },
@@ -272,6 +276,11 @@ fn answer_row(context: &RunContext<'_>, method: &MethodConfig, point: &Point) ->
     if let Some(rollout) = &context.table.rollout {
         params.insert("rollout".into(), json!(rollout.to_string()));
     }
+    if let Some(draft) = &context.table.draft {
+        params.insert("draft".into(), json!(draft.to_string()));
+    }
+    let mut diagnostics = point.diagnostics.clone();
+    diagnostics.extend(point.cost.acceptance().map(|share| ("draft/acceptance".to_owned(), share)));
     // Models are named where they are all that tells two runs apart.
     let table = context.table;
     let twin = |other: &RunTable| {
@@ -292,6 +301,6 @@ fn answer_row(context: &RunContext<'_>, method: &MethodConfig, point: &Point) ->
         per_prompt,
         reasons,
         cost: cost_of(&point.cost),
-        diagnostics: point.diagnostics.clone(),
+        diagnostics,
     })
 }

@@ -57,6 +57,7 @@ pub fn answer(
         models: &recipe.models,
         value: recipe.value.as_ref(),
         rollout: recipe.rollout.as_ref(),
+        draft: recipe.draft.as_ref(),
     };
     let given = Outfit::load(&named, &places, loaded, device)?.run(Run {
         policy: &loaded.policy(loaded.name.clone()),

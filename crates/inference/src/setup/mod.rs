@@ -2,6 +2,7 @@
 
 mod answer;
 mod data;
+mod draft;
 mod embedding;
 mod further;
 mod models;
@@ -15,6 +16,7 @@ mod values;
 pub use self::recipe::{Recipe, rollout_is_there, value_is_there};
 pub use answer::{Answers, OnRound, OnToken, answer, sampling_of};
 pub use data::{Columns, DataTable, Loading, Wordmath, examples, pairs, prompts};
+pub use draft::DraftTable;
 pub use embedding::{Embedder, embedder};
 pub use further::{FurtherModels, fits, load_beside, scales, suits};
 pub use models::{Dtype, Loaded, ModelTable, Places, load, load_for_score};

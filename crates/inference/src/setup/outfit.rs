@@ -10,6 +10,7 @@ use model::Policy;
 use recipe::ModelName;
 
 use super::answer::{OnRound, OnToken};
+use super::draft::DraftTable;
 use super::embedding::{Embedder, embedder};
 use super::further::{FurtherModels, load_beside};
 use super::rewards::{RewardSet, answer_of, decode_of, ends_step_of};
@@ -31,6 +32,8 @@ pub struct Named<'a> {
     pub value: Option<&'a ValueTable>,
     /// The policy that looks ahead.
     pub rollout: Option<&'a ModelName>,
+    /// What drafts for the policy.
+    pub draft: Option<&'a DraftTable>,
 }
 
 /// A method with what it runs with, loaded.
@@ -41,6 +44,7 @@ pub struct Outfit<'a> {
     further: FurtherModels,
     value: Option<ValueSet>,
     ahead: Option<Policy>,
+    draft: Option<(Policy, &'a DraftTable)>,
     embedder: Option<Rc<Embedder>>,
 }
 
@@ -85,6 +89,7 @@ impl<'a> Outfit<'a> {
             further: FurtherModels::load(places, named.arms, named.models, loaded, device)?,
             value: named.value.map(|table| build_value(table, places, loaded, device)).transpose()?,
             ahead: named.rollout.map(beside).transpose()?,
+            draft: named.draft.map(|table| Ok::<_, Error>((beside(&table.path)?, table))).transpose()?,
             embedder: alike.map(|name| embedder(name, places, loaded, device)).transpose()?.map(Rc::new),
         })
     }
@@ -100,7 +105,21 @@ impl<'a> Outfit<'a> {
             }
             None => None,
         };
-        let engine = self.method.engine(&parts, run.sampling)?;
+        let drafting = match &self.draft {
+            Some((policy, table)) => {
+                let engine = if table.guided {
+                    self.method.engine(&self.further.parts(policy), run.sampling.clone())?
+                } else {
+                    Engine::new(policy, run.sampling.clone())?
+                };
+                Some((engine, table.tokens))
+            }
+            None => None,
+        };
+        let mut engine = self.method.engine(&parts, run.sampling)?;
+        if let Some((draft, tokens)) = drafting {
+            engine = engine.with_draft(draft, tokens)?;
+        }
         let mut engine = engine.with_decode(move |ids| decode(ids)).with_watch(run.on_token);
         let mut tools = Tools::new(run.max_new_tokens).with_ends_step(ends_step_of(self.loaded));
         if run.reward.is_some() {

@@ -6,7 +6,7 @@ use recipe::{ModelName, Rules, Run, Sampling, Validate, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DataTable, ModelTable, RewardTable, ValueTable, fits, sampling_of};
+use super::{DataTable, DraftTable, ModelTable, RewardTable, ValueTable, fits, sampling_of};
 use crate::{Method, MethodConfig, Need};
 
 /// A test-time method on the prompts of a data set.
@@ -40,6 +40,9 @@ pub struct Recipe {
     /// The policy that looks ahead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<ModelName>,
+    /// A model that drafts tokens for the policy to check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draft: Option<DraftTable>,
     /// The method.
     pub method: MethodConfig,
 }

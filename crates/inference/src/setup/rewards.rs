@@ -9,7 +9,7 @@ use model::Policy;
 use recipe::{ModelName, Rules, Validate, Violation};
 use reward::{
     AutoregressiveModel, Brevity, Decode, FinalAnswer, Lexicon, Occurrences, Pattern, PerText, Sentiment,
-    SequenceModel, Verifier,
+    SequenceModel, Verifier, WeightedSum,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,18 @@ pub enum RewardTable {
     Lexicon(LexiconTable),
     /// VADER's compound sentiment, between −1 and 1.
     Sentiment(SentimentTable),
+    /// A weighted sum of rewards, for several objectives.
+    Sum(Vec<SumPart>),
+}
+
+/// A part of a weighted sum of rewards.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SumPart {
+    /// Its weight; a negative one makes a price of it.
+    pub weight: f64,
+    /// The reward.
+    pub reward: RewardTable,
 }
 
 /// Settings of a sequence reward model.
@@ -111,6 +123,12 @@ impl Validate for RewardTable {
         match self {
             Self::Pattern(table) => rules.check(&["pattern", "pattern"], pattern_parses(table)),
             Self::Lexicon(table) => rules.check(&["lexicon"], lexicon_has_words(table)),
+            Self::Sum(parts) => {
+                rules.check(&["sum"], sum_has_parts(parts));
+                for (place, part) in parts.iter().enumerate() {
+                    rules.within(&format!("sum.{place}.reward"), &part.reward);
+                }
+            }
             _ => {}
         }
     }
@@ -122,6 +140,17 @@ fn pattern_parses(table: &PatternTable) -> Result<(), Violation> {
         .map_err(|error| Violation::new(error.to_string()))
 }
 
+fn sum_has_parts(parts: &[SumPart]) -> Result<(), Violation> {
+    if let Some(part) = parts.iter().find(|part| !part.weight.is_finite()) {
+        return Err(Violation::new(format!("{} is no weight", part.weight)).hint("give finite numbers"));
+    }
+    if parts.iter().all(|part| part.weight == 0.0) {
+        return Err(Violation::new("a sum needs a part of a weight other than 0")
+            .hint("add `[[reward.sum]]` with `weight = 1.0` and `reward = { brevity = {} }` or another"));
+    }
+    Ok(())
+}
+
 fn lexicon_has_words(table: &LexiconTable) -> Result<(), Violation> {
     let lists = !table.positive.is_empty() || !table.negative.is_empty();
     if table.path.is_some() != lists {
@@ -131,12 +160,13 @@ fn lexicon_has_words(table: &LexiconTable) -> Result<(), Violation> {
 }
 
 impl RewardTable {
-    /// The model it needs, if it needs one.
-    pub fn model(&self) -> Option<&ModelName> {
+    /// The models it needs.
+    pub fn models(&self) -> Vec<&ModelName> {
         match self {
-            Self::Model(table) => Some(&table.path),
-            Self::Arm(table) => Some(&table.path),
-            _ => None,
+            Self::Model(table) => vec![&table.path],
+            Self::Arm(table) => vec![&table.path],
+            Self::Sum(parts) => parts.iter().flat_map(|part| part.reward.models()).collect(),
+            _ => Vec::new(),
         }
     }
 }
@@ -146,6 +176,8 @@ impl RewardTable {
 pub struct RewardSet {
     table: RewardTable,
     model: Option<Policy>,
+    /// The parts of a sum.
+    parts: Vec<(f64, RewardSet)>,
     decode: DecodeOf,
     /// What identifies it among the rewards of a pool.
     pub identity: String,
@@ -193,9 +225,18 @@ pub fn build(
     device: &Device,
 ) -> Result<RewardSet, Error> {
     let mut identity = serde_json::to_string(table).unwrap_or_default();
-    let model = match table.model() {
-        None => None,
-        Some(name) => {
+    let mut parts = Vec::new();
+    let model = match (table, &table.models()[..]) {
+        (RewardTable::Sum(all), _) => {
+            for part in all.iter().filter(|part| part.weight != 0.0) {
+                let set = build(&part.reward, places, loaded, device)?;
+                identity = format!("{identity} {}", set.identity);
+                parts.push((part.weight, set));
+            }
+            None
+        }
+        (_, []) => None,
+        (_, [name, ..]) => {
             let dtype = if let RewardTable::Model(table) = table { table.dtype } else { Dtype::F32 };
             let scorer = load(places, name, device)?.with_dtype(dtype)?;
             if scorer.tokenizer.hash() != loaded.tokenizer.hash() {
@@ -209,7 +250,7 @@ pub fn build(
             Some(scorer.policy(scorer.name.clone()))
         }
     };
-    Ok(RewardSet { table: table.clone(), model, decode: DecodeOf(decode_of(loaded)), identity })
+    Ok(RewardSet { table: table.clone(), model, parts, decode: DecodeOf(decode_of(loaded)), identity })
 }
 
 impl RewardSet {
@@ -222,6 +263,13 @@ impl RewardSet {
     pub fn open_value(&self) -> Result<Box<dyn PrefixReward + '_>, Error> {
         let decode = || self.decode.0.clone();
         Ok(match (&self.table, &self.model) {
+            (RewardTable::Sum(_), _) => {
+                let mut parts = Vec::with_capacity(self.parts.len());
+                for (weight, set) in &self.parts {
+                    parts.push((*weight, set.open_value()?));
+                }
+                Box::new(WeightedSum::new(parts)?)
+            }
             (RewardTable::Model(_), Some(model)) => Box::new(SequenceModel::new(model)?),
             (RewardTable::Arm(table), Some(model)) => Box::new(AutoregressiveModel::new(model, table.beta)?),
             (RewardTable::Answer(table), _) => {

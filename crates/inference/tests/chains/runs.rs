@@ -211,6 +211,8 @@ impl Sample for Mute<'_> {
             forward_passes: 0,
             reward_calls: 0,
             cached_tokens: 0,
+            drafted_tokens: 0,
+            accepted_tokens: 0,
             seconds: 0.0,
         };
         NONE
