@@ -5,7 +5,7 @@
 //! `c = beta eta a`, `d = eta a`. Trained, it is a squared loss of log-probabilities on answers of `pi_t` (Yang et al. 2025);
 //! at `beta -> 0` that is SPPO's. With `log P` in the place of `P` the game is that of iterated best-of-N.
 
-use crate::algebra::{Draws, Group, Objective, Record, Term, TermLoss, Terms};
+use crate::algebra::{AnchorSample, Draws, Group, Objective, Record, Term, TermLoss, Terms};
 use crate::error::{InputError, in_range, same_length};
 use crate::law::{check, expectation, tilt};
 
@@ -117,10 +117,23 @@ impl Preference {
     }
 }
 
-/// WIND with the squared loss: answers of the current round's policy, the anchor, are given the log-probability that the next
-/// exact iterate has, their win rate estimated among each other.
+/// How a round of WIND learns the next iterate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WindLoss {
+    /// Regression of log-probabilities.
+    #[default]
+    Squared,
+    /// `KL(next ‖ pi)` up to a factor and a constant: likelihood of the answers, weighted by the iterate's ratio to the
+    /// round's policy.
+    Kl,
+}
+
+/// WIND: answers of the current round's policy, the anchor, are given the log-probability that the next exact iterate has, or
+/// its share of their likelihood, their win rate estimated among each other.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SquaredWind {
+pub struct Wind {
+    /// The loss.
+    pub loss: WindLoss,
     /// The game.
     pub game: Game,
     /// How answers are compared.
@@ -129,7 +142,7 @@ pub struct SquaredWind {
     pub samples: usize,
 }
 
-impl Objective for SquaredWind {
+impl Objective for Wind {
     fn draws(&self) -> Draws {
         Draws { policy: 0, anchor: self.samples }
     }
@@ -142,7 +155,7 @@ impl Objective for SquaredWind {
             if samples.len() < 2 {
                 return Err(InputError::TooFew { what: "samples of the anchor", least: 2 });
             }
-            let mut anchor = Vec::with_capacity(samples.len());
+            let mut targets = Vec::with_capacity(samples.len());
             let mut silent = true;
             for (index, sample) in samples.iter().enumerate() {
                 let others = samples.iter().enumerate().filter(|(other, _)| *other != index);
@@ -150,11 +163,21 @@ impl Objective for SquaredWind {
                     others.map(|(_, other)| self.preference.of(sample.reward, other.reward)).sum();
                 let rate = wins / (samples.len() - 1) as f64;
                 silent &= rate == 0.5;
-                let target = self.game.target(sample.log_anchor, sample.log_reference, rate);
-                anchor.push(Some(Term { loss: TermLoss::Squared { target }, divisor }));
+                targets.push(self.game.target(sample.log_anchor, sample.log_reference, rate));
                 record("objective/scores", sample.reward, 1.0);
             }
             record("frac_reward_zero_std", f64::from(u8::from(silent)), 1.0);
+            let losses: Vec<TermLoss> = match self.loss {
+                WindLoss::Squared => {
+                    targets.iter().map(|target| TermLoss::Squared { target: *target }).collect()
+                }
+                // Without the normaliser, which weighs prompts and moves no prompt's optimum.
+                WindLoss::Kl => {
+                    let weight = |(target, sample): (&f64, &AnchorSample)| (target - sample.log_anchor).exp();
+                    targets.iter().zip(samples).map(weight).map(|weight| TermLoss::Linear(-weight)).collect()
+                }
+            };
+            let anchor = losses.into_iter().map(|loss| Some(Term { loss, divisor })).collect();
             all.push(Terms { policy: Vec::new(), anchor });
         }
         Ok(all)

@@ -10,7 +10,7 @@ use objective::algebra::{
 };
 use objective::bon;
 use objective::draw::{Draw, Exhaustive};
-use objective::game::{Game, Payoff, Preference, SquaredWind};
+use objective::game::{Game, Payoff, Preference, Wind, WindLoss};
 use objective::law::{expectation, kl, tilt};
 use objective::losses::{Vbon, VbonForm};
 use objective::rank::{CachedRewards, Ties};
@@ -375,7 +375,12 @@ fn rank_based_methods_do_not_see_increasing_maps_of_the_reward() {
     let ctrl = |tilt| {
         Composition::policy_gradient(Value::Calibrated(tilt), Weights::backward(0.3), Estimator::Grpo, 3)
     };
-    let wind = SquaredWind { game: Game { beta: 0.2, eta: 1.0 }, preference: Preference::Rank, samples: 4 };
+    let wind = Wind {
+        loss: WindLoss::Squared,
+        game: Game { beta: 0.2, eta: 1.0 },
+        preference: Preference::Rank,
+        samples: 4,
+    };
     let blind: Vec<Box<dyn Objective>> = vec![
         Box::new(vbon(VbonForm::Bound)),
         Box::new(vbon(VbonForm::Exact)),
@@ -384,11 +389,12 @@ fn rank_based_methods_do_not_see_increasing_maps_of_the_reward() {
         Box::new(bond(2.0, 0.5, 4, Ties::NonStrict)),
         Box::new(j_bond(0.5, 0.3)),
         Box::new(wind),
+        Box::new(Wind { loss: WindLoss::Kl, ..wind }),
     ];
     let raw: Box<dyn Objective> =
         Box::new(Composition::policy_gradient(Value::Raw, Weights::regularised(0.1), Estimator::Rloo, 3));
     let logistic: Box<dyn Objective> =
-        Box::new(SquaredWind { preference: Preference::Logistic { scale: 1.0 }, ..wind });
+        Box::new(Wind { preference: Preference::Logistic { scale: 1.0 }, ..wind });
     let maps: [fn(f64) -> f64; 3] = [|r| r.exp(), |r| r.powi(3), |r| 7.0 * r - 2.0];
     let terms = |objective: &dyn Objective, map: &dyn Fn(f64) -> f64, picks: [usize; 7]| {
         let cached = CachedRewards::new(pool().sorted().iter().map(|r| map(*r)).collect()).expect("finite");
@@ -437,7 +443,7 @@ fn wind_is_stationary_at_the_equilibrium_and_its_rounds_go_there() {
     }
     let residual = game.residual(Payoff::WinRate, &equilibrium, &world.p, &preference).expect("laws");
     assert!(residual < 1e-12, "{residual}");
-    let objective = SquaredWind { game, preference: Preference::Rank, samples: 3 };
+    let objective = Wind { loss: WindLoss::Squared, game, preference: Preference::Rank, samples: 3 };
     // The sampled gradient at the round's own policy, over all draws: zero at the equilibrium, and only there.
     let gradient_at = |law: &[f64]| {
         let mut policy = TabularPolicy::from_lm(&world.base).expect("full support");
@@ -460,6 +466,21 @@ fn wind_is_stationary_at_the_equilibrium_and_its_rounds_go_there() {
     }
     let trained: Vec<f64> = policy.log_law().expect("law").iter().map(|l| l.exp()).collect();
     assert!(kl(&equilibrium, &trained) < 1e-3, "{}", kl(&equilibrium, &trained));
+    // The weighted likelihood goes there too, up to what weights of few answers are off.
+    let weighted = Wind { loss: WindLoss::Kl, samples: 4, ..objective };
+    let mut policy = TabularPolicy::from_lm(&world.base).expect("full support");
+    for _ in 0..40 {
+        let anchor = policy.log_law().expect("law");
+        for _ in 0..12 {
+            let gradient = mean_gradient(&weighted, None, &world, &policy, &anchor);
+            for (logit, g) in policy.logits_mut().iter_mut().zip(&gradient) {
+                *logit -= 1.5 * g;
+            }
+        }
+    }
+    let trained: Vec<f64> = policy.log_law().expect("law").iter().map(|l| l.exp()).collect();
+    let (off, from_reference) = (kl(&equilibrium, &trained), kl(&equilibrium, &world.p));
+    assert!(off < 0.03 * from_reference, "{off} of {from_reference}");
     // SPPO, the same without regularisation, has gone further from the reference than the equilibrium is.
     let sppo = Game { beta: 0.0, ..game };
     let mut law = world.p.clone();

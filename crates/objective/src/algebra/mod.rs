@@ -15,7 +15,7 @@
 //! | BOND | `log F` among fresh samples | Jeffreys | fixed, or moved every so many steps |
 //! | J-BOND | worst of three | Jeffreys | moving average |
 //! | BoN-aware | raw reward of the best of N of the policy itself | backward | fixed |
-//! | WIND | win rate against the anchor | squared, see [`crate::game`] | moved every round |
+//! | WIND | win rate against the anchor | squared or forward, see [`crate::game`] | moved every round |
 
 mod bon_aware;
 mod composition;

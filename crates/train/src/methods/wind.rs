@@ -5,11 +5,12 @@
 //! `(log π − a log π_t − c log π_ref − d (ŵ − 1/2))²` with `a = 1/(1+βη)`, `c = βηa`, `d = ηa`. With `beta = 0` it is SPPO.
 //!
 //! Deviations from the paper: (1) answers of a round are drawn anew at every step; (2) preferences come from a reward's order,
-//! or from its differences (Bradley–Terry), and not from a pairwise ranker; (3) of its three losses the squared one alone.
+//! or from its differences (Bradley–Terry), and not from a pairwise ranker; (3) of its three losses the squared one and the
+//! KL, whose weights come from estimated win rates and so are a little off where answers are few.
 
-use objective::game::{Game, Preference, SquaredWind};
+use objective::game::{Game, Preference, Wind as Objective, WindLoss};
 use objective::rank::CachedRewards;
-use recipe::{Rules, Validate};
+use recipe::{Rules, Validate, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -35,10 +36,23 @@ pub struct Wind {
     pub round: usize,
     /// How answers are compared.
     pub preference: PreferenceName,
+    /// How a round learns the next iterate.
+    pub loss: LossName,
     /// Ends training when the policy is further than this from the model it began as, nats.
     #[schemars(extend("exclusiveMinimum" = 0))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kl_limit: Option<f64>,
+}
+
+/// How a round learns the next iterate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LossName {
+    /// Regression of the answers' log-probabilities onto the iterate's.
+    #[default]
+    Squared,
+    /// The answers' likelihood, weighted by the iterate's ratio to the round's policy: `KL(next ‖ π)`.
+    Kl,
 }
 
 /// Ways to compare two answers.
@@ -63,13 +77,30 @@ impl Default for Wind {
             samples: 5,
             round: 10,
             preference: PreferenceName::Rank {},
+            loss: LossName::Squared,
             kl_limit: None,
         }
     }
 }
 
 impl Validate for Wind {
-    fn validate(&self, _: &mut Rules) {}
+    fn validate(&self, rules: &mut Rules) {
+        rules.check(&["eta", "loss"], weights_stay_finite(self));
+    }
+}
+
+/// The weights of the KL are up to `exp(d/2)` times each other's inverse.
+fn weights_stay_finite(wind: &Wind) -> Result<(), Violation> {
+    const MOST: f64 = 20.0;
+    let d = wind.eta / (1.0 + wind.beta * wind.eta);
+    if wind.loss == LossName::Squared || d <= MOST {
+        return Ok(());
+    }
+    let message = format!(
+        "a round moves an answer by up to {d:.1} nats, and a weight of exp({d:.1}) drowns all others"
+    );
+    Err(Violation::new(message)
+        .hint(format!("lower `eta` to {MOST} or raise `beta`, or take the squared loss")))
 }
 
 impl Compose for Wind {
@@ -84,7 +115,11 @@ impl Compose for Wind {
             PreferenceName::Rank {} => Preference::Rank,
             PreferenceName::Logistic { scale } => Preference::Logistic { scale },
         };
-        let objective = SquaredWind { game, preference, samples: self.samples };
+        let loss = match self.loss {
+            LossName::Squared => WindLoss::Squared,
+            LossName::Kl => WindLoss::Kl,
+        };
+        let objective = Objective { loss, game, preference, samples: self.samples };
         Ok(Plan {
             motion: Motion::Steps { every: self.round },
             kl_limit: self.kl_limit,
