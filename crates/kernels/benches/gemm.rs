@@ -113,6 +113,6 @@ fn paged_attention_of_prompts(bencher: Bencher<'_, '_>, time: usize) {
     let mut o = q.clone();
     let work = AttentionShape { batch: tokens / time, time, heads, kv_heads: 3, head_dim: 64 };
     bencher.counter(ItemsCount::new(operations(work))).bench_local(|| {
-        paged_attention(black_box(&q), &pool, &pool, shape, tables, 0.125, black_box(&mut o))
+        paged_attention(black_box(&q), &pool, &pool, shape, tables, 0.125, black_box(&mut o));
     });
 }

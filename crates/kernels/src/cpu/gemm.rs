@@ -242,7 +242,7 @@ impl Pass {
             2 | 3 => (2, weights.wrapping_add(self.depth * PANEL)),
             _ => (1, weights.wrapping_add(self.depth * PANEL)),
         };
-        let shares = if lines == 0 { 0 } else { LINES / lines };
+        let shares = LINES.checked_div(lines).unwrap_or(0);
         (0..shares)
             .map(move |share| Ahead { from: from.wrapping_add(share * self.depth * lines * 16), lines })
     }
