@@ -258,6 +258,11 @@ pub trait Step: Score {
     /// Tokens that end a sequence.
     fn eos(&self) -> &[TokenId];
 
+    /// Bytes that a token takes in a session's cache; 0 where nothing is cached.
+    fn token_bytes(&self) -> u64 {
+        0
+    }
+
     /// A session without rows.
     fn session(&self) -> Box<dyn Session + '_>;
 }

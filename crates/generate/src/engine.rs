@@ -33,11 +33,14 @@ pub struct Limits {
     pub prefill_tokens: usize,
     /// Most tokens kept in the cache for reuse, per source.
     pub kept_tokens: usize,
+    /// Most bytes of cached keys and values, a quarter of them for what is kept for reuse. Rows that would need more wait; one
+    /// row always runs.
+    pub memory: Option<u64>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { rows: 64, prefill_tokens: 4096, kept_tokens: 16_384 }
+        Self { rows: 64, prefill_tokens: 4096, kept_tokens: 16_384, memory: None }
     }
 }
 
@@ -70,6 +73,8 @@ pub struct Engine<'a> {
 struct Running {
     ask: usize,
     rows: Vec<RowId>,
+    /// What its tokens take at most.
+    bytes: u64,
     done: Completion,
 }
 
@@ -208,9 +213,23 @@ impl<'a> Engine<'a> {
         self
     }
 
-    /// Sets the limits; what is cached is dropped.
+    /// Bytes of a token in the caches of all sources.
+    fn token_bytes(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.policy.token_bytes()).sum()
+    }
+
+    /// Whether rows that may take `bytes` more can join those that may take `taken`.
+    fn has_room(&self, taken: u64, bytes: u64) -> bool {
+        taken == 0 || self.limits.memory.is_none_or(|memory| taken + bytes <= memory - memory / 4)
+    }
+
+    /// Sets the limits; what is cached is dropped. A draft has the same limits, and its share of the memory on top.
     #[must_use]
-    pub fn with_limits(mut self, limits: Limits) -> Self {
+    pub fn with_limits(mut self, mut limits: Limits) -> Self {
+        if let Some(memory) = limits.memory {
+            let most = memory / 4 / self.token_bytes().max(1);
+            limits.kept_tokens = limits.kept_tokens.min(most as usize);
+        }
         for lane in &mut self.lanes {
             lane.prefixes.clear(&mut *lane.session);
             lane.prefixes = Prefixes::new(limits.kept_tokens);
@@ -358,15 +377,21 @@ impl Sample for Engine<'_> {
             // Rows that join: asks of one prefix join together.
             let mut joining: BTreeMap<Vec<TokenId>, Filling> = BTreeMap::new();
             let (mut free, mut room) = (self.limits.rows.max(1) - running.len(), self.limits.prefill_tokens);
+            let mut taken: u64 = running.iter().map(|row| row.bytes).sum();
+            let mut bytes = BTreeMap::new();
             let mut later = VecDeque::new();
             while let Some(ask) = waiting.pop_front() {
                 let prefix = &asks[ask].prefix;
-                if free == 0 || later.len() > 4 * self.limits.rows {
+                let tokens = asks[ask].budget + if joining.contains_key(prefix) { 0 } else { prefix.len() };
+                let needed = tokens as u64 * self.token_bytes();
+                if free == 0 || later.len() > 4 * self.limits.rows || !self.has_room(taken, needed) {
                     later.push_back(ask);
                     break;
                 }
                 if let Some(filling) = joining.get_mut(prefix) {
                     filling.asks.push(ask);
+                    taken += needed;
+                    bytes.insert(ask, needed);
                     free -= 1;
                 } else if room > 0 {
                     let prefix = prefix.clone();
@@ -374,6 +399,8 @@ impl Sample for Engine<'_> {
                     let fresh = rows.iter().map(|(_, cached)| prefix.len() - cached).max().unwrap_or(0);
                     room = room.saturating_sub(fresh);
                     joining.insert(prefix, Filling { asks: vec![ask], rows });
+                    taken += needed;
+                    bytes.insert(ask, needed);
                     free -= 1;
                 } else {
                     later.push_back(ask);
@@ -418,7 +445,7 @@ impl Sample for Engine<'_> {
                         kl: Some(0.0),
                         log_z: Vec::new(),
                     };
-                    running.push(Running { ask, rows, done: empty });
+                    running.push(Running { ask, rows, bytes: bytes[&ask], done: empty });
                     reads.push(stepped + place);
                 }
                 let ids = &asks[running[running.len() - 1].ask].prefix;

@@ -168,8 +168,8 @@ fn text_does_not_depend_on_batch_limits_or_order() {
     };
     let together = run(asks(23, 4), Limits::default());
     for limits in [
-        Limits { rows: 1, prefill_tokens: 1, kept_tokens: 0 },
-        Limits { rows: 3, prefill_tokens: 2, kept_tokens: 9 },
+        Limits { rows: 1, prefill_tokens: 1, kept_tokens: 0, memory: None },
+        Limits { rows: 3, prefill_tokens: 2, kept_tokens: 9, memory: None },
     ] {
         assert_eq!(together, run(asks(23, 4), limits));
     }

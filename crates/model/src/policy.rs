@@ -143,6 +143,12 @@ impl Step for Policy {
         &self.decoder.config.eos
     }
 
+    fn token_bytes(&self) -> u64 {
+        let config = &self.decoder.config;
+        // Keys and values of every layer, 4 bytes each.
+        (2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4) as u64
+    }
+
     fn session(&self) -> Box<dyn Session + '_> {
         Box::new(CacheSession::new(&self.decoder, &self.name))
     }

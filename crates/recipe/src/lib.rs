@@ -63,6 +63,7 @@ mod tree;
 mod walk;
 
 pub use common::device::{Device, DeviceKind};
+pub use common::engine::{Bytes, Engine};
 pub use common::lora::Lora;
 pub use common::name::{DataLocation, DataName, ModelLocation, ModelName, NameError};
 pub use common::optim::{Optim, Schedule};

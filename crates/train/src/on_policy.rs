@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use burn::tensor::Device;
+use generate::engine::Limits;
 use generate::{
     Candidate, Chance, Completion, Engine, Prompt, Purpose, Reward, Sample, SampleAsk, Sampling, Score,
     Stream,
@@ -141,6 +142,8 @@ pub struct Parts<'a> {
     pub reward: Box<dyn Reward + 'a>,
     /// Most new tokens.
     pub budget: usize,
+    /// How many rows are decoded at once.
+    pub limits: Limits,
     /// Turns ids into text, for the sample table.
     pub decode: DecodeIds<'a>,
 }
@@ -245,7 +248,7 @@ impl<'a> OnPolicy<'a> {
             return Ok(Vec::new());
         }
         // Ratios are those of the raw law, so answers are drawn from it.
-        let mut engine = Engine::new(policy, Sampling::default())?;
+        let mut engine = Engine::new(policy, Sampling::default())?.with_limits(self.parts.limits);
         let drawn = engine.sample(asks, &mut Chance::Streams)?;
         Ok(owners.into_iter().zip(drawn).collect())
     }

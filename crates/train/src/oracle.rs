@@ -55,9 +55,8 @@ pub fn describe(recipe: &Recipe, n: f64) -> Result<String, Error> {
             let mut pool = || CachedRewards::new((0..samples).map(|_| stream.uniform()).collect());
             let pools = (0..PROMPTS).map(|_| pool()).collect::<Result<Vec<_>, _>>().map_err(Error::other)?;
             let beta = beta_for_budget(&tilt, &pools, kl).map_err(Error::other)?.beta;
-            let says = format!(
-                "{says} without ties; on pools of {samples} samples β = {beta:.6} spends {kl} nats"
-            );
+            let says =
+                format!("{says} without ties; on pools of {samples} samples β = {beta:.6} spends {kl} nats");
             (law, says, Some((tilt, beta, samples)))
         }
     };

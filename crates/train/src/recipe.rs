@@ -2,7 +2,7 @@
 
 use evaluate::compare::Compare;
 use inference::setup::{DataTable, ModelTable, RewardTable};
-use recipe::{Log, Optim, Rules, Run, Sampling, Save, Validate, Violation};
+use recipe::{Engine, Log, Optim, Rules, Run, Sampling, Save, Validate, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,9 @@ pub struct Recipe {
     /// How completions are drawn.
     #[serde(default)]
     pub sampling: Sampling,
+    /// How many rows are decoded at once.
+    #[serde(default, skip_serializing_if = "Engine::is_default")]
+    pub engine: Engine,
     /// What scores completions, for methods that need a reward.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward: Option<RewardTable>,
@@ -333,6 +336,7 @@ impl Validate for Recipe {
         rules.within("save", &self.save);
         rules.within("log", &self.log);
         rules.within("sampling", &self.sampling);
+        rules.within("engine", &self.engine);
         if let Some(reward) = &self.reward {
             rules.within("reward", reward);
         }

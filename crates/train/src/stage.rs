@@ -343,6 +343,7 @@ fn scored_pool(
         budget: recipe.sampling.max_new_tokens,
         samples,
         seed: recipe.run.seed,
+        limits: setup::limits_of(&recipe.engine),
     };
     let mut progress = Progress::new(&site.title);
     let mut watch = |share| progress.at("samples", share) && !site.stop.load(Ordering::Relaxed);
@@ -499,6 +500,7 @@ fn on_policy(
         reference: &reference,
         reward: reward.open().map_err(Error::other)?,
         budget: recipe.sampling.max_new_tokens,
+        limits: setup::limits_of(&recipe.engine),
         decode: Box::new(move |ids| tokenizer.decode(ids, true).unwrap_or_default()),
     };
     let mut task = OnPolicy::new(plan, &recipe.optim, parts, recipe.run.seed);
@@ -523,6 +525,7 @@ fn compare_policies(
         data: &recipe.data,
         sampling: &sampling,
         max_new_tokens: recipe.sampling.max_new_tokens,
+        limits: setup::limits_of(&recipe.engine),
         places: &site.places,
         device,
         pools: &site.pools,

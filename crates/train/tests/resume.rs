@@ -163,6 +163,7 @@ fn j_bond(
         reference: &reference,
         reward: Box::new(Hash { ledger: Ledger::default() }),
         budget: 6,
+        limits: generate::engine::Limits::default(),
         decode: Box::new(|_| String::new()),
     };
     let task = OnPolicy::new(method.compose(&[])?, &optim(), parts, 11);

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use ::reward::{Pool, RewardId};
 use burn::tensor::Device;
+use generate::engine::Limits;
 use generate::{Ledger, Prompt, Sampling, TokenId};
 use inference::setup::{self, DataTable, Dtype, Loaded, Places, PoolPlan, RewardTable};
 use inference::{Method, MethodConfig, PoolRule};
@@ -38,6 +39,8 @@ pub struct Settings<'a> {
     pub sampling: &'a Sampling,
     /// Most new tokens.
     pub max_new_tokens: usize,
+    /// How many rows are decoded at once.
+    pub limits: Limits,
     /// Outputs of earlier stages.
     pub places: &'a Places,
     /// The device.
@@ -96,6 +99,7 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
             budget: settings.max_new_tokens,
             samples: compare.samples,
             seed: settings.seed,
+            limits: settings.limits,
         };
         let title = format!("samples of {}", table.name);
         let Some(mut pool) = setup::pool(&plan, &mut |share| (settings.watch)(&title, share))? else {

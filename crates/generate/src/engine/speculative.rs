@@ -103,7 +103,14 @@ impl<'a> Engine<'a> {
         let mut running: Vec<Row> = Vec::new();
         while !waiting.is_empty() || !running.is_empty() {
             while running.len() < self.limits.rows.max(1) {
+                let bytes =
+                    |ask: usize| (asks[ask].prefix.len() + asks[ask].budget) as u64 * self.token_bytes();
+                let taken: u64 = running.iter().map(|row| bytes(row.ask)).sum();
                 let Some(ask) = waiting.pop_front() else { break };
+                if !self.has_room(taken, bytes(ask)) {
+                    waiting.push_front(ask);
+                    break;
+                }
                 let text = asks[ask].prefix.clone();
                 let (target, draft) = (self.hold(&text)?, draft.engine.hold(&text)?);
                 let done = Completion {

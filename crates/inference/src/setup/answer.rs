@@ -1,6 +1,7 @@
 //! Runs a method of a recipe on prompts.
 
 use burn::tensor::Device;
+use generate::engine::Limits;
 use generate::schedule::{Answer, Progress, Saved};
 use generate::{Ledger, Prompt, Sampling, TokenId};
 
@@ -17,6 +18,11 @@ pub fn sampling_of(table: &recipe::Sampling) -> Sampling {
         min_p: table.min_p as f32,
         stop: table.stop.clone(),
     }
+}
+
+/// `[engine]` as the engine takes it.
+pub fn limits_of(table: &recipe::Engine) -> Limits {
+    Limits { rows: table.rows, memory: table.memory.map(recipe::Bytes::get), ..Limits::default() }
 }
 
 /// What a method gave, and what it cost.
@@ -63,6 +69,7 @@ pub fn answer(
         policy: &loaded.policy(loaded.name.clone()),
         reward: reward.as_ref(),
         sampling,
+        limits: limits_of(&recipe.engine),
         max_new_tokens: recipe.sampling.max_new_tokens,
         reads_answers: true,
         prompts,

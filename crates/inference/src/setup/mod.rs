@@ -14,7 +14,7 @@ mod score;
 mod values;
 
 pub use self::recipe::{Recipe, rollout_is_there, value_is_there};
-pub use answer::{Answers, OnRound, OnToken, answer, sampling_of};
+pub use answer::{Answers, OnRound, OnToken, answer, limits_of, sampling_of};
 pub use data::{Columns, DataTable, Loading, Wordmath, examples, pairs, prompts};
 pub use draft::DraftTable;
 pub use embedding::{Embedder, embedder};

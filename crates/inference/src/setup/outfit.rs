@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use burn::tensor::Device;
+use generate::engine::Limits;
 use generate::schedule::{self, Answer, Saved, Services};
 use generate::{Chance, Engine, Ledger, PrefixReward, Prompt, Purpose, Reward, Sample, Sampling, Stream};
 use model::Policy;
@@ -57,6 +58,8 @@ pub struct Run<'a, 'w> {
     pub reward: Option<&'a RewardSet>,
     /// How it draws.
     pub sampling: Sampling,
+    /// How many rows are decoded at once.
+    pub limits: Limits,
     /// Most new tokens of a completion.
     pub max_new_tokens: usize,
     /// Whether completions have final answers to read.
@@ -101,7 +104,8 @@ impl<'a> Outfit<'a> {
         let mut rollout = match &self.ahead {
             Some(policy) => {
                 let decode = decode.clone();
-                Some(Engine::new(policy, run.sampling.clone())?.with_decode(move |ids| decode(ids)))
+                let engine = Engine::new(policy, run.sampling.clone())?.with_limits(run.limits);
+                Some(engine.with_decode(move |ids| decode(ids)))
             }
             None => None,
         };
@@ -112,11 +116,11 @@ impl<'a> Outfit<'a> {
                 } else {
                     Engine::new(policy, run.sampling.clone())?
                 };
-                Some((engine, table.tokens))
+                Some((engine.with_limits(run.limits), table.tokens))
             }
             None => None,
         };
-        let mut engine = self.method.engine(&parts, run.sampling)?;
+        let mut engine = self.method.engine(&parts, run.sampling)?.with_limits(run.limits);
         if let Some((draft, tokens)) = drafting {
             engine = engine.with_draft(draft, tokens)?;
         }

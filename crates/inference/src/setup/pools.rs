@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use ::reward::{Pool, PoolKey, RewardId, prompts_hash};
+use generate::engine::Limits;
 use generate::{Chance, Completion, Engine, Prompt, Purpose, Sample, Sampling, Source, Step, Stream};
 use model::Policy;
 
@@ -36,6 +37,8 @@ pub struct PoolPlan<'a> {
     pub samples: usize,
     /// Seed of the random streams.
     pub seed: u64,
+    /// How many rows are decoded at once.
+    pub limits: Limits,
 }
 
 /// The random stream of a prompt of a set.
@@ -63,7 +66,8 @@ pub fn pool(plan: &PoolPlan<'_>, watch: &mut dyn FnMut(f64) -> bool) -> Result<O
     }
     let mut sources = vec![Source { policy: plan.policy as &dyn Step, weight: 1.0 }];
     sources.extend(plan.reference.map(|policy| Source { policy: policy as &dyn Step, weight: 0.0 }));
-    let mut engine = Engine::product(sources, usize::from(plan.reference.is_some()), plan.sampling.clone())?;
+    let engine = Engine::product(sources, usize::from(plan.reference.is_some()), plan.sampling.clone())?;
+    let mut engine = engine.with_limits(plan.limits);
     let folder = plan.folder.join("parts");
     let mut parts: Vec<Pool> = Vec::new();
     let mut done = 0;
@@ -156,6 +160,7 @@ mod tests {
                 budget: 5,
                 samples: COMPLETIONS_AT_ONCE / 3,
                 seed: 7,
+                limits: Limits::default(),
             };
             pool(&plan, watch).expect("a pool")
         };

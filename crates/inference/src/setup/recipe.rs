@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use recipe::{ModelName, Rules, Run, Sampling, Validate, Violation};
+use recipe::{Engine, ModelName, Rules, Run, Sampling, Validate, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +40,9 @@ pub struct Recipe {
     /// The policy that looks ahead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<ModelName>,
+    /// How many rows are decoded at once.
+    #[serde(default, skip_serializing_if = "Engine::is_default")]
+    pub engine: Engine,
     /// A model that drafts tokens for the policy to check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draft: Option<DraftTable>,
@@ -60,6 +63,7 @@ impl Validate for Recipe {
             rules.within("value", value);
         }
         rules.within("method", &self.method);
+        rules.within("engine", &self.engine);
         rules.check(&["reward", "method"], reward_is_there(self));
         rules.check(&["models", "arms", "method"], fits(&self.method, &self.arms, &self.models));
         rules.check(&["sampling", "method"], sampling_suits(self));

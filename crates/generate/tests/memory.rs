@@ -1,0 +1,144 @@
+//! Rows wait for memory, and what is drawn does not depend on it.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use generate::engine::Limits;
+use generate::tabular::Tabular;
+use generate::{
+    Chance, Completion, Engine, Error, Logits, Purpose, RowId, Sample, SampleAsk, Sampling, Score, Session,
+    Step, Stream, TokenId,
+};
+use objective::tabular::{TabularLm, TabularTable};
+
+const TOKEN: u64 = 100;
+
+/// A table whose tokens take memory, and that knows the most that rows held at once.
+struct Heavy {
+    inner: Tabular,
+    held: RefCell<(BTreeMap<RowId, usize>, usize)>,
+}
+
+impl Heavy {
+    fn new() -> Self {
+        let conditionals: BTreeMap<String, Vec<f64>> = [
+            ("", [0.6, 0.3, 0.1]),
+            ("0", [0.2, 0.7, 0.1]),
+            ("1", [0.5, 0.4, 0.1]),
+            ("00", [0.3, 0.3, 0.4]),
+            ("01", [0.1, 0.6, 0.3]),
+            ("10", [0.8, 0.1, 0.1]),
+            ("11", [0.3, 0.2, 0.5]),
+        ]
+        .into_iter()
+        .map(|(prefix, law)| (prefix.to_owned(), law.to_vec()))
+        .collect();
+        let table = serde_json::json!({ "vocab": 3, "eos": 2, "horizon": 3, "conditionals": conditionals });
+        let table: TabularTable = serde_json::from_value(table).expect("a table");
+        Self { inner: Tabular::new(TabularLm::try_from(table).expect("a law")), held: RefCell::default() }
+    }
+
+    fn peak(&self) -> usize {
+        self.held.borrow().1
+    }
+}
+
+impl Score for Heavy {
+    fn score(&self, items: &[(&[TokenId], &[TokenId])]) -> Result<Vec<Vec<f32>>, Error> {
+        self.inner.score(items)
+    }
+}
+
+impl Step for Heavy {
+    fn name(&self) -> &'static str {
+        "heavy"
+    }
+    fn width(&self) -> usize {
+        self.inner.width()
+    }
+    fn context(&self) -> usize {
+        self.inner.context()
+    }
+    fn eos(&self) -> &[TokenId] {
+        self.inner.eos()
+    }
+    fn token_bytes(&self) -> u64 {
+        TOKEN
+    }
+    fn session(&self) -> Box<dyn Session + '_> {
+        Box::new(Counting { policy: self, inner: self.inner.session() })
+    }
+}
+
+struct Counting<'a> {
+    policy: &'a Heavy,
+    inner: Box<dyn Session + 'a>,
+}
+
+impl Counting<'_> {
+    fn set(&self, row: RowId, change: impl FnOnce(usize) -> usize) {
+        let (rows, peak) = &mut *self.policy.held.borrow_mut();
+        let len = rows.entry(row).or_default();
+        *len = change(*len);
+        *peak = (*peak).max(rows.values().sum());
+    }
+}
+
+impl Session for Counting<'_> {
+    fn open(&mut self) -> RowId {
+        self.inner.open()
+    }
+    fn fork(&mut self, row: RowId, len: usize) -> RowId {
+        let fork = self.inner.fork(row, len);
+        self.set(fork, |_| len);
+        fork
+    }
+    fn truncate(&mut self, row: RowId, len: usize) {
+        self.set(row, |_| len);
+        self.inner.truncate(row, len);
+    }
+    fn close(&mut self, row: RowId) {
+        self.policy.held.borrow_mut().0.remove(&row);
+        self.inner.close(row);
+    }
+    fn extend(&mut self, rows: &[(RowId, &[TokenId])]) -> Result<Logits, Error> {
+        for (row, tokens) in rows {
+            self.set(*row, |len| len + tokens.len());
+        }
+        self.inner.extend(rows)
+    }
+}
+
+/// Completions of 40 asks, and the most tokens that were held on their way.
+fn drawn(memory: Option<u64>, drafted: bool) -> (Vec<Completion>, usize) {
+    let (policy, small) = (Heavy::new(), Heavy::new());
+    let limits = Limits { memory, ..Limits::default() };
+    let mut engine = Engine::new(&policy, Sampling::default()).expect("settings").with_limits(limits);
+    if drafted {
+        let draft = Engine::new(&small, Sampling::default()).expect("settings").with_limits(limits);
+        engine = engine.with_draft(draft, 2).expect("one vocabulary");
+    }
+    let ask = |row| SampleAsk {
+        prefix: vec![2],
+        prompt_len: 1,
+        budget: 3,
+        stream: Stream::new(1, Purpose::Sample, 0, row),
+    };
+    let given = engine.sample((0..40).map(ask).collect(), &mut Chance::Streams).expect("room");
+    drop(engine);
+    (given, policy.peak())
+}
+
+#[test]
+fn rows_wait_for_memory_and_their_texts_do_not_change() {
+    for drafted in [false, true] {
+        let (free, most) = drawn(None, drafted);
+        for tokens in [4, 20, 60] {
+            let (bound, held) = drawn(Some(tokens * TOKEN), drafted);
+            assert_eq!(bound, free, "{tokens} tokens");
+            // One row of four tokens always runs, beside what is kept and the prefix that it is forked from.
+            assert!(held as u64 <= tokens.max(6), "{held} of {tokens} tokens");
+            assert!(held < most, "{held} against {most}");
+        }
+    }
+}
