@@ -284,35 +284,32 @@ pub trait Reward {
     }
 }
 
-impl<R: Reward + ?Sized> Reward for &mut R {
-    fn name(&self) -> &str {
-        (**self).name()
-    }
-    fn rewards(&mut self, candidates: &[Candidate<'_>]) -> Result<Vec<f64>, Error> {
-        (**self).rewards(candidates)
-    }
-    fn ledger(&self) -> &Ledger {
-        (**self).ledger()
-    }
-    fn range(&self) -> (f64, f64) {
-        (**self).range()
-    }
-}
+/// What points to a reward is one.
+macro_rules! reward_by {
+    ($($pointer:ty),*) => {$(
+        impl<R: Reward + ?Sized> Reward for $pointer {
+            fn name(&self) -> &str {
+                (**self).name()
+            }
+            fn rewards(&mut self, candidates: &[Candidate<'_>]) -> Result<Vec<f64>, Error> {
+                (**self).rewards(candidates)
+            }
+            fn ledger(&self) -> &Ledger {
+                (**self).ledger()
+            }
+            fn range(&self) -> (f64, f64) {
+                (**self).range()
+            }
+        }
 
-impl<R: Reward + ?Sized> Reward for Box<R> {
-    fn name(&self) -> &str {
-        (**self).name()
-    }
-    fn rewards(&mut self, candidates: &[Candidate<'_>]) -> Result<Vec<f64>, Error> {
-        (**self).rewards(candidates)
-    }
-    fn ledger(&self) -> &Ledger {
-        (**self).ledger()
-    }
-    fn range(&self) -> (f64, f64) {
-        (**self).range()
-    }
+        impl<R: PrefixReward + ?Sized> PrefixReward for $pointer {
+            fn prefix_rewards(&mut self, prefixes: &[Prefix<'_>]) -> Result<Vec<f64>, Error> {
+                (**self).prefix_rewards(prefixes)
+            }
+        }
+    )*};
 }
+reward_by!(&mut R, Box<R>);
 
 /// A reward that can judge partial completions too, for search that prunes before texts end.
 ///
@@ -322,16 +319,4 @@ impl<R: Reward + ?Sized> Reward for Box<R> {
 pub trait PrefixReward: Reward {
     /// The score of each prefix as it stands, in order; within [`Reward::range`], and counted in [`Reward::ledger`].
     fn prefix_rewards(&mut self, prefixes: &[Prefix<'_>]) -> Result<Vec<f64>, Error>;
-}
-
-impl<R: PrefixReward + ?Sized> PrefixReward for &mut R {
-    fn prefix_rewards(&mut self, prefixes: &[Prefix<'_>]) -> Result<Vec<f64>, Error> {
-        (**self).prefix_rewards(prefixes)
-    }
-}
-
-impl<R: PrefixReward + ?Sized> PrefixReward for Box<R> {
-    fn prefix_rewards(&mut self, prefixes: &[Prefix<'_>]) -> Result<Vec<f64>, Error> {
-        (**self).prefix_rewards(prefixes)
-    }
 }

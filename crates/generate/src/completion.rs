@@ -59,6 +59,18 @@ pub struct Completion {
 }
 
 impl Completion {
+    /// Nothing drawn yet.
+    pub(crate) fn empty() -> Self {
+        Self {
+            ids: Vec::new(),
+            end: End::Budget,
+            log_probs: Vec::new(),
+            raw_log_probs: Vec::new(),
+            kl: Some(0.0),
+            log_z: Vec::new(),
+        }
+    }
+
     /// Whether it ended by itself rather than by its budget.
     pub fn finished(&self) -> bool {
         self.end != End::Budget

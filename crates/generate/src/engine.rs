@@ -131,6 +131,19 @@ impl Mixer {
     }
 }
 
+impl Mixer {
+    /// The laws of the rows `reads`; outputs wider than what is drawn from are cut.
+    fn choices(&self, logits: &[Logits], reads: &[usize]) -> Vec<Option<Choice>> {
+        reads
+            .par_iter()
+            .map_init(Vec::new, |order, read| {
+                let row: Vec<&[f32]> = logits.iter().map(|logits| &logits.row(*read)[..self.width]).collect();
+                self.choice(&row, order)
+            })
+            .collect()
+    }
+}
+
 /// What one row's logits give.
 struct Choice {
     weights: Vec<f32>,
@@ -218,12 +231,14 @@ impl<'a> Engine<'a> {
         self.lanes.iter().map(|lane| lane.policy.token_bytes()).sum()
     }
 
-    /// Whether rows that may take `bytes` more can join those that may take `taken`.
-    fn has_room(&self, taken: u64, bytes: u64) -> bool {
-        taken == 0 || self.limits.memory.is_none_or(|memory| taken + bytes <= memory - memory / 4)
+    /// Whether rows that may take `bytes` more can join those that may take `taken`, beside what is kept for reuse (a quarter
+    /// of the memory, of a draft's as well).
+    fn has_room(&self, taken: u64, bytes: u64, drafted: bool) -> bool {
+        let kept = if drafted { 2 } else { 1 };
+        taken == 0 || self.limits.memory.is_none_or(|memory| taken + bytes <= memory - kept * (memory / 4))
     }
 
-    /// Sets the limits; what is cached is dropped. A draft has the same limits, and its share of the memory on top.
+    /// Sets the limits; what is cached is dropped. A draft is to have the same ones.
     #[must_use]
     pub fn with_limits(mut self, mut limits: Limits) -> Self {
         if let Some(memory) = limits.memory {
@@ -308,6 +323,27 @@ impl<'a> Engine<'a> {
         (pause || done.ids.len() >= ask.budget).then_some(End::Budget)
     }
 
+    /// Adds a token that was drawn to a completion, with what its law says of it; `reference` are the reference's logits.
+    fn append(
+        &mut self,
+        ask: usize,
+        done: &mut Completion,
+        token: usize,
+        choice: &Choice,
+        reference: &[f32],
+    ) {
+        let log_prob = (f64::from(choice.weights[token]) / choice.total).ln();
+        let raw = choice.raw.map_or(log_prob, |lse| f64::from(reference[token]) - lse);
+        done.ids.push(token as TokenId);
+        done.log_probs.push(log_prob as f32);
+        done.raw_log_probs.push(raw as f32);
+        done.kl = done.kl.map(|kl| kl + choice.kl);
+        done.log_z.extend(choice.log_z);
+        if let Some(watch) = &mut self.watch {
+            watch(ask, token as TokenId);
+        }
+    }
+
     fn keep(&mut self, ask: &SampleAsk, running: &Running) {
         // The last token was drawn but not run: it is not in the cache.
         let mut ids = ask.prefix.clone();
@@ -384,7 +420,7 @@ impl Sample for Engine<'_> {
                 let prefix = &asks[ask].prefix;
                 let tokens = asks[ask].budget + if joining.contains_key(prefix) { 0 } else { prefix.len() };
                 let needed = tokens as u64 * self.token_bytes();
-                if free == 0 || later.len() > 4 * self.limits.rows || !self.has_room(taken, needed) {
+                if free == 0 || later.len() > 4 * self.limits.rows || !self.has_room(taken, needed, false) {
                     later.push_back(ask);
                     break;
                 }
@@ -437,15 +473,7 @@ impl Sample for Engine<'_> {
                         .zip(&filling.rows)
                         .map(|(lane, (row, _))| lane.session.fork(*row, prefix))
                         .collect();
-                    let empty = Completion {
-                        ids: Vec::new(),
-                        end: End::Budget,
-                        log_probs: Vec::new(),
-                        raw_log_probs: Vec::new(),
-                        kl: Some(0.0),
-                        log_z: Vec::new(),
-                    };
-                    running.push(Running { ask, rows, bytes: bytes[&ask], done: empty });
+                    running.push(Running { ask, rows, bytes: bytes[&ask], done: Completion::empty() });
                     reads.push(stepped + place);
                 }
                 let ids = &asks[running[running.len() - 1].ask].prefix;
@@ -458,15 +486,7 @@ impl Sample for Engine<'_> {
             // Rows that read the same output share its law.
             let mut distinct = reads.clone();
             distinct.dedup();
-            let mixer = &self.mixer;
-            let choices: Vec<Option<Choice>> = distinct
-                .par_iter()
-                .map_init(Vec::new, |order, read| {
-                    let row: Vec<&[f32]> =
-                        logits.iter().map(|logits| &logits.row(*read)[..mixer.width]).collect();
-                    mixer.choice(&row, order)
-                })
-                .collect();
+            let choices = self.mixer.choices(&logits, &distinct);
             let mut still = Vec::with_capacity(running.len());
             let mut place = 0;
             for (mut row, read) in running.into_iter().zip(reads) {
@@ -477,17 +497,8 @@ impl Sample for Engine<'_> {
                     return Err(Error::NotFinite { model: self.lanes[0].policy.name().into(), row: row.ask });
                 };
                 let token = chance.choose(&mut asks[row.ask].stream, &choice.weights);
-                let log_prob = (f64::from(choice.weights[token]) / choice.total).ln();
-                row.done.ids.push(token as TokenId);
-                if let Some(watch) = &mut self.watch {
-                    watch(row.ask, token as TokenId);
-                }
-                row.done.log_probs.push(log_prob as f32);
                 let reference = logits[self.mixer.reference].row(read);
-                let raw = choice.raw.map_or(log_prob, |lse| f64::from(reference[token]) - lse);
-                row.done.raw_log_probs.push(raw as f32);
-                row.done.kl = row.done.kl.map(|kl| kl + choice.kl);
-                row.done.log_z.extend(choice.log_z);
+                self.append(row.ask, &mut row.done, token, choice, reference);
                 if let Some(end) = self.ends(&asks[row.ask], &row.done) {
                     row.done.end = end;
                     self.keep(&asks[row.ask], &row);
@@ -515,9 +526,15 @@ impl Sample for Engine<'_> {
         let mut waiting: VecDeque<(&[TokenId], Vec<usize>)> = places.into_iter().collect();
         while !waiting.is_empty() {
             let (mut rows, mut tokens, mut readers) = (Vec::new(), Vec::new(), Vec::new());
-            let mut room = self.limits.prefill_tokens;
+            let (mut room, mut taken) = (self.limits.prefill_tokens, 0);
             while rows.len() < self.limits.rows.max(1) && room > 0 {
                 let Some((prefix, asked)) = waiting.pop_front() else { break };
+                let bytes = prefix.len() as u64 * self.token_bytes();
+                if !self.has_room(taken, bytes, false) {
+                    waiting.push_front((prefix, asked));
+                    break;
+                }
+                taken += bytes;
                 let drawn = usize::from(prefix.len() > asks[asked[0]].prompt_len);
                 let admitted = self.admit(prefix, drawn);
                 let fresh = admitted.iter().map(|(_, cached)| prefix.len() - cached).max().unwrap_or(0);
@@ -528,14 +545,7 @@ impl Sample for Engine<'_> {
             }
             let logits = self.pass(&rows, &tokens, None)?;
             let started = Instant::now();
-            let mixer = &self.mixer;
-            let choices: Vec<Option<Choice>> = (0..rows.len())
-                .into_par_iter()
-                .map_init(Vec::new, |order, read| {
-                    let row: Vec<&[f32]> = logits.iter().map(|logits| logits.row(read)).collect();
-                    mixer.choice(&row, order)
-                })
-                .collect();
+            let choices = self.mixer.choices(&logits, &(0..rows.len()).collect::<Vec<_>>());
             for (read, (rows, (prefix, asked))) in rows.into_iter().zip(readers).enumerate() {
                 for place in asked {
                     let Some(choice) = &choices[read] else {

@@ -5,14 +5,12 @@
 //! What is drawn follows the target's law exactly, whatever the draft: the target is any rule on any models after the
 //! sampling settings, guidance included. A row's text differs from the one drawn without a draft, its law does not.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
-
-use rayon::prelude::*;
 
 use super::{Choice, Engine, Lane};
 use crate::capability::{Error, Logits, RowId, SampleAsk};
-use crate::completion::{Completion, End, TokenId};
+use crate::completion::{Completion, TokenId};
 use crate::stream::{Chance, Stream};
 
 /// What drafts, and how far ahead.
@@ -102,26 +100,31 @@ impl<'a> Engine<'a> {
         let mut waiting: VecDeque<usize> = (0..asks.len()).collect();
         let mut running: Vec<Row> = Vec::new();
         while !waiting.is_empty() || !running.is_empty() {
-            while running.len() < self.limits.rows.max(1) {
-                let bytes =
-                    |ask: usize| (asks[ask].prefix.len() + asks[ask].budget) as u64 * self.token_bytes();
-                let taken: u64 = running.iter().map(|row| bytes(row.ask)).sum();
-                let Some(ask) = waiting.pop_front() else { break };
-                if !self.has_room(taken, bytes(ask)) {
-                    waiting.push_front(ask);
-                    break;
-                }
+            let bytes = |ask: usize| {
+                let tokens = asks[ask].prefix.len() + asks[ask].budget;
+                tokens as u64 * (self.token_bytes() + draft.engine.token_bytes())
+            };
+            let mut taken: u64 = running.iter().map(|row| bytes(row.ask)).sum();
+            let mut joining = Vec::new();
+            while running.len() + joining.len() < self.limits.rows.max(1)
+                && let Some(ask) = waiting.front()
+                && self.has_room(taken, bytes(*ask), true)
+            {
+                taken += bytes(*ask);
+                joining.extend(waiting.pop_front());
+            }
+            let texts: Vec<&[TokenId]> = joining.iter().map(|ask| asks[*ask].prefix.as_slice()).collect();
+            let held = self.hold(&texts)?.into_iter().zip(draft.engine.hold(&texts)?);
+            for (&ask, (target, draft)) in joining.iter().zip(held) {
                 let text = asks[ask].prefix.clone();
-                let (target, draft) = (self.hold(&text)?, draft.engine.hold(&text)?);
-                let done = Completion {
-                    ids: Vec::new(),
-                    end: End::Budget,
-                    log_probs: Vec::new(),
-                    raw_log_probs: Vec::new(),
-                    kl: Some(0.0),
-                    log_z: Vec::new(),
-                };
-                running.push(Row { ask, text, target, draft, drafted: Vec::new(), done });
+                running.push(Row {
+                    ask,
+                    text,
+                    target,
+                    draft,
+                    drafted: Vec::new(),
+                    done: Completion::empty(),
+                });
             }
             draft.propose(&mut running, &mut asks, self.lanes[0].policy.eos(), chance)?;
             let (choices, logits) = self.judge(&mut running)?;
@@ -159,29 +162,50 @@ impl<'a> Engine<'a> {
         Ok(done.into_iter().flatten().collect())
     }
 
-    /// Rows that hold all of `text` but its last token, of which as much as was seen before is shared.
-    fn hold(&mut self, text: &[TokenId]) -> Result<Held, Error> {
-        let opened = self.admit(text, 0);
-        let mut held = Held {
-            rows: opened.iter().map(|(row, _)| *row).collect(),
-            tokens: opened.iter().map(|(_, cached)| *cached).collect(),
-        };
-        let before = &text[..text.len() - 1];
-        // The last token runs with the first draft, as decoding.
-        self.ledger.prefill_tokens -= self.mixer.driving() as u64;
-        let started = Instant::now();
-        for (index, lane) in self.lanes.iter_mut().enumerate() {
-            if held.tokens[index] < before.len() {
-                lane.session.extend(&[(held.rows[index], &before[held.tokens[index]..])])?;
-                held.tokens[index] = before.len();
-                self.ledger.forward_passes += u64::from(self.mixer.rule.drives(index));
-                // The next ask of this prompt finds it.
-                let copy = lane.session.fork(held.rows[index], before.len());
-                lane.prefixes.keep(&mut *lane.session, copy, before.to_vec());
-            }
+    /// For each text rows that hold all of it but its last token, which runs with the first draft. Equal texts are run once.
+    fn hold(&mut self, texts: &[&[TokenId]]) -> Result<Vec<Held>, Error> {
+        let mut places: BTreeMap<&[TokenId], Vec<usize>> = BTreeMap::new();
+        for (place, text) in texts.iter().enumerate() {
+            places.entry(text).or_default().push(place);
         }
-        self.ledger.seconds += started.elapsed().as_secs_f64();
-        Ok(held)
+        let mut held: Vec<Option<Held>> = texts.iter().map(|_| None).collect();
+        let mut waiting: VecDeque<(&[TokenId], Vec<usize>)> = places.into_iter().collect();
+        while !waiting.is_empty() {
+            let (mut opened, mut room) = (Vec::new(), self.limits.prefill_tokens);
+            while room > 0
+                && let Some((text, places)) = waiting.pop_front()
+            {
+                let rows = self.admit(text, 0);
+                // The last token is decoded.
+                self.ledger.prefill_tokens -= self.mixer.driving() as u64;
+                room = room
+                    .saturating_sub(text.len() - rows.iter().map(|(_, cached)| *cached).min().unwrap_or(0));
+                opened.push((&text[..text.len() - 1], places, rows));
+            }
+            let started = Instant::now();
+            for (index, lane) in self.lanes.iter_mut().enumerate() {
+                let rest = opened.iter().map(|(before, _, rows)| (rows[index].0, &before[rows[index].1..]));
+                let rest: Vec<(RowId, &[TokenId])> = rest.filter(|(_, tokens)| !tokens.is_empty()).collect();
+                if !rest.is_empty() {
+                    lane.session.extend(&rest)?;
+                    self.ledger.forward_passes += u64::from(self.mixer.rule.drives(index));
+                }
+            }
+            for (before, places, rows) in opened {
+                for place in places {
+                    let fork = |(lane, (row, _)): (&mut Lane<'_>, &(RowId, usize))| {
+                        lane.session.fork(*row, before.len())
+                    };
+                    let rows: Vec<RowId> = self.lanes.iter_mut().zip(&rows).map(fork).collect();
+                    held[place] = Some(Held { tokens: vec![before.len(); rows.len()], rows });
+                }
+                for (lane, (row, _)) in self.lanes.iter_mut().zip(rows) {
+                    lane.prefixes.keep(&mut *lane.session, row, before.to_vec());
+                }
+            }
+            self.ledger.seconds += started.elapsed().as_secs_f64();
+        }
+        Ok(held.into_iter().flatten().collect())
     }
 
     /// The target's law after each row's text and after each of its drafted tokens, row after row, with the models' logits.
@@ -197,14 +221,7 @@ impl<'a> Engine<'a> {
         }
         let logits = self.pass(&rows, &tokens, Some(&counts))?;
         let started = Instant::now();
-        let mixer = &self.mixer;
-        let choices = (0..counts.iter().sum())
-            .into_par_iter()
-            .map_init(Vec::new, |order, read| {
-                let row: Vec<&[f32]> = logits.iter().map(|logits| &logits.row(read)[..mixer.width]).collect();
-                mixer.choice(&row, order)
-            })
-            .collect();
+        let choices = self.mixer.choices(&logits, &(0..counts.iter().sum()).collect::<Vec<_>>());
         self.ledger.seconds += started.elapsed().as_secs_f64();
         Ok((choices, logits))
     }
@@ -230,19 +247,9 @@ impl<'a> Engine<'a> {
                 None => (chance.choose(&mut ask.stream, &choice.weights), false),
             };
             self.ledger.accepted_tokens += u64::from(accepted);
-            let log_prob = (f64::from(choice.weights[token]) / choice.total).ln();
             let reference = logits[self.mixer.reference].row(first + place);
-            let raw = choice.raw.map_or(log_prob, |lse| f64::from(reference[token]) - lse);
             row.text.push(token as TokenId);
-            let done = &mut row.done;
-            done.ids.push(token as TokenId);
-            done.log_probs.push(log_prob as f32);
-            done.raw_log_probs.push(raw as f32);
-            done.kl = done.kl.map(|kl| kl + choice.kl);
-            done.log_z.extend(choice.log_z);
-            if let Some(watch) = &mut self.watch {
-                watch(row.ask, token as TokenId);
-            }
+            self.append(row.ask, &mut row.done, token, choice, reference);
             if let Some(end) = self.ends(ask, &row.done) {
                 row.done.end = end;
                 return Ok(true);
@@ -307,15 +314,7 @@ impl Draft<'_> {
             engine.ledger.decode_tokens += (engine.mixer.driving() * run) as u64;
             let logits = engine.pass(&rows, &tokens, None)?;
             let started = Instant::now();
-            let mixer = &engine.mixer;
-            let choices: Vec<Option<Choice>> = (0..drafting.len())
-                .into_par_iter()
-                .map_init(Vec::new, |order, read| {
-                    let row: Vec<&[f32]> =
-                        logits.iter().map(|logits| &logits.row(read)[..mixer.width]).collect();
-                    mixer.choice(&row, order)
-                })
-                .collect();
+            let choices = engine.mixer.choices(&logits, &(0..drafting.len()).collect::<Vec<_>>());
             for (row, choice) in drafting.into_iter().zip(choices) {
                 let Some(choice) = choice else {
                     return Err(Error::NotFinite {

@@ -79,6 +79,16 @@ fn splitting_permuting_and_constants_change_nothing() {
         let padded = Altered { inner: &toy.arm, shift: 0.0, padding: 5 };
         let known = Parts { tokens: Some(3), ..with_arms(&toy, &[&padded, &other]) };
         assert_law("padding", &raw_law(&toy, &genarm(&[0.8, 0.3]), &known), &whole, TOLERANCE);
+        // Columns of the base that no token uses are no candidates either.
+        let wide = Altered { inner: &toy.base, shift: 0.0, padding: 5 };
+        let narrow = with_arms(&toy, &[&toy.arm, &other]);
+        let known = Parts { tokens: Some(3), policy: &wide, ..with_arms(&toy, &[&toy.arm, &other]) };
+        let candidates = |parts: &Parts<'_>| {
+            let mut engine = genarm(&[0.8, 0.3]).engine(parts, Sampling::default()).expect("an engine");
+            let ask = NextAsk { prefix: toy.base.prompt().ids, prompt_len: 1, k: 0 };
+            engine.next(vec![ask]).expect("room").remove(0)
+        };
+        assert_eq!(candidates(&known), candidates(&narrow));
         let refusal = |parts: &Parts<'_>| {
             genarm(&[0.8, 0.3]).engine(parts, Sampling::default()).err().expect("refused").to_string()
         };

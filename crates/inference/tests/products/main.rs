@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 use common::{Toy, assert_law, method, small, stream, toys};
 use generate::schedule::{Answer, Services, run};
 use generate::tabular::Tabular;
-use generate::{Chance, Error, Logits, Prompt, RowId, Sampling, Score, Session, Step, TokenId};
+use generate::{
+    Chance, Error, Logits, NextAsk, Prompt, RowId, Sample, Sampling, Score, Session, Step, TokenId,
+};
 use inference::methods::genarm_smc::SmcTrace;
 use inference::{Method, MethodConfig, Parts};
 use objective::draw::{Draw, Exhaustive};
