@@ -4,7 +4,10 @@
 //! estimated on the base's pool, whose samples stand for the law: of M samples nothing can be told that is as rare as one of
 //! them, so the estimate ends at `log(M/4)` nats, where four samples in effect carry the tilted law.
 
-use objective::numeric::log_sum_exp;
+use objective::design::{inverse_beta, most_on_average};
+use objective::error::InputError;
+use objective::law;
+use objective::rank::CachedRewards;
 use serde::{Deserialize, Serialize};
 
 use crate::report::{Report, Row, Section, label, metric};
@@ -22,30 +25,37 @@ pub struct Frontier {
 }
 
 impl Frontier {
-    /// That of samples of the base, `gold` for each prompt; `None` where there are too few, or all are worth the same.
-    pub fn of(gold: &[&[f64]]) -> Option<Self> {
-        let samples = gold.iter().map(|rewards| rewards.len()).min()?;
-        let told = (samples as f64 / CARRIERS).ln();
-        // The divergence of "always the best sample".
-        let most = mean(gold, |rewards| {
-            let best = rewards.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let ties = rewards.iter().filter(|reward| **reward == best).count();
-            (rewards.len() as f64 / ties as f64).ln()
-        });
-        let end = told.min(0.98 * most);
+    /// That of samples of the base's own law, `gold` for each prompt; `None` where there are too few, or all are worth the same.
+    pub fn of(gold: &[&[f64]]) -> Result<Option<Self>, InputError> {
+        let Some(samples) = gold.iter().map(|rewards| rewards.len()).min().filter(|samples| *samples > 0)
+        else {
+            return Ok(None);
+        };
+        let pools = gold.iter().map(|rewards| CachedRewards::new(rewards.to_vec()));
+        let pools = pools.collect::<Result<Vec<_>, _>>()?;
+        let end = (samples as f64 / CARRIERS).ln().min(0.98 * most_on_average(&pools));
         if end <= 0.0 {
-            return None;
+            return Ok(None);
         }
-        let spread = mean(gold, |rewards| {
-            let (low, high) =
-                rewards.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), reward| {
-                    (low.min(*reward), high.max(*reward))
-                });
-            high - low
-        });
-        let points =
-            (0..=POINTS).map(|point| at(gold, end * point as f64 / POINTS as f64, 1.0 / spread)).collect();
-        Some(Self { points })
+        let uniform = |rewards: &&[f64]| vec![1.0 / rewards.len() as f64; rewards.len()];
+        let laws: Vec<(Vec<f64>, Vec<f64>)> =
+            gold.iter().map(|rewards| (rewards.to_vec(), uniform(rewards))).collect();
+        let spread = pools.iter().map(CachedRewards::sorted).map(|all| all[all.len() - 1] - all[0]);
+        let mut strength = laws.len() as f64 / spread.sum::<f64>();
+        let mut points = Vec::with_capacity(POINTS + 1);
+        for point in 0..=POINTS {
+            let kl = end * point as f64 / POINTS as f64;
+            // At no divergence nothing is tilted; each strength is near the one before.
+            let tilted_by = if point == 0 { 0.0 } else { inverse_beta(&laws, kl, strength) };
+            strength = if point == 0 { strength } else { tilted_by };
+            let mut reward = 0.0;
+            for (rewards, masses) in &laws {
+                let weights: Vec<f64> = rewards.iter().map(|reward| tilted_by * reward).collect();
+                reward += law::expectation(&law::tilt(masses, &weights)?.law, rewards);
+            }
+            points.push((kl, reward / laws.len() as f64));
+        }
+        Ok(Some(Self { points }))
     }
 
     /// The least divergence for a reward; `None` beyond what the samples tell.
@@ -94,46 +104,9 @@ impl Frontier {
     }
 }
 
-fn mean(gold: &[&[f64]], of: impl Fn(&[f64]) -> f64) -> f64 {
-    gold.iter().map(|rewards| of(rewards)).sum::<f64>() / gold.len() as f64
-}
-
-/// Divergence and reward of the tilt by `strength · r` of one prompt.
-fn tilted(rewards: &[f64], strength: f64) -> (f64, f64) {
-    let best = rewards.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    // Relative to the best, so that nothing is lost where the strength is large.
-    let weights: Vec<f64> = rewards.iter().map(|reward| strength * (reward - best)).collect();
-    let log_total = log_sum_exp(&weights);
-    let (mut reward, mut kl) = (0.0, (rewards.len() as f64).ln());
-    for (value, weight) in rewards.iter().zip(&weights) {
-        let log = weight - log_total;
-        let p = log.exp();
-        reward += p * value;
-        if p > 0.0 {
-            kl += p * log;
-        }
-    }
-    (kl, reward)
-}
-
-/// The point of the frontier at a mean divergence, by bisection in the logarithm of the strength.
-fn at(gold: &[&[f64]], kl: f64, scale: f64) -> (f64, f64) {
-    if kl == 0.0 {
-        return (0.0, mean(gold, |rewards| rewards.iter().sum::<f64>() / rewards.len() as f64));
-    }
-    let (mut low, mut high) = (-30.0_f64, 40.0_f64);
-    for _ in 0..80 {
-        let middle = 0.5 * (low + high);
-        let spent = mean(gold, |rewards| tilted(rewards, scale * middle.exp()).0);
-        if spent < kl { low = middle } else { high = middle }
-    }
-    (kl, mean(gold, |rewards| tilted(rewards, scale * low.exp()).1))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use objective::law;
 
     #[test]
     fn is_the_tilt_of_the_samples_and_no_other_law_is_above_it() {
@@ -143,7 +116,7 @@ mod tests {
             })
             .collect();
         let rows: Vec<&[f64]> = gold.iter().map(Vec::as_slice).collect();
-        let frontier = Frontier::of(&rows).expect("rewards differ");
+        let frontier = Frontier::of(&rows).expect("finite").expect("rewards differ");
         assert!((frontier.points[POINTS].0 - 16.0_f64.ln()).abs() < 1e-12, "{:?}", frontier.points[POINTS]);
         assert!(frontier.points.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1));
         let uniform = vec![1.0 / 64.0; 64];
@@ -176,8 +149,9 @@ mod tests {
 
     #[test]
     fn too_few_samples_or_equal_ones_tell_nothing() {
-        assert_eq!(Frontier::of(&[&[0.0, 1.0, 2.0, 3.0]]), None);
-        assert_eq!(Frontier::of(&[&[1.0; 32]]), None);
-        assert_eq!(Frontier::of(&[]), None);
+        for gold in [vec![&[0.0, 1.0, 2.0, 3.0][..]], vec![&[1.0; 32]], vec![&[]], vec![]] {
+            assert_eq!(Frontier::of(&gold).expect("finite"), None, "{gold:?}");
+        }
+        assert!(Frontier::of(&[&[f64::NAN; 32]]).is_err());
     }
 }

@@ -195,8 +195,8 @@ pub struct Budgeted {
 
 /// Solves for the coefficient with which the optima spend `kl` nats on average.
 ///
-/// Each sample of a pool stands for a fresh answer and is ranked among the *others*: among all, it would count itself, and the
-/// optimum would spend more than was asked for, with eight samples three times as much. An error says how much the ties leave.
+/// Each sample of a pool stands for a fresh answer and is ranked among the *others*: among all, it would count itself, and
+/// the optimum would spend more than was asked for. An error says how much the ties leave.
 pub fn beta_for_budget(tilt: &Tilt, pools: &[CachedRewards], kl: f64) -> Result<Budgeted, InputError> {
     tilt.validate()?;
     if pools.is_empty() {
@@ -209,12 +209,8 @@ pub fn beta_for_budget(tilt: &Tilt, pools: &[CachedRewards], kl: f64) -> Result<
         if rewards.len() < 2 {
             return Err(InputError::TooFew { what: "samples of a pool", least: 2 });
         }
-        let mut first = 0;
         for class in rewards.chunk_by(|a, b| a == b) {
-            let mut others = rewards.to_vec();
-            others.remove(first);
-            first += class.len();
-            phi.push(tilt.of_rank(CachedRewards::new(others)?.rank(class[0])?));
+            phi.push(tilt.of_rank(pool.rank(class[0])?.among_others()));
             mass.push(class.len() as f64 / rewards.len() as f64);
         }
         laws.push((phi, mass));
@@ -272,9 +268,10 @@ fn tilted_kl(phi: &[f64], mass: &[f64], inverse: f64) -> (f64, f64) {
     (inverse * mean - log_total, inverse * inverse * variance)
 }
 
-/// The `1 / beta` with which the tilts spend `kl` on average: Newton's method in its logarithm, kept within a bracket. The KL
-/// of an exponential family increases with its parameter, so there is one.
-fn inverse_beta(laws: &[(Vec<f64>, Vec<f64>)], kl: f64, start: f64) -> f64 {
+/// The `1 / beta` with which the tilts of laws, each its values and their masses, spend `kl` nats on average: Newton's method in
+/// its logarithm from `start`, kept within a bracket. The KL of an exponential family increases with its parameter, so there is
+/// one wherever the laws have so much to spend.
+pub fn inverse_beta(laws: &[(Vec<f64>, Vec<f64>)], kl: f64, start: f64) -> f64 {
     let at = |log: f64| {
         let parts: Vec<(f64, f64)> = laws.iter().map(|(phi, mass)| tilted_kl(phi, mass, log.exp())).collect();
         let count = parts.len() as f64;

@@ -66,6 +66,12 @@ pub struct Rank {
 }
 
 impl Rank {
+    /// Of one of the cached rewards among the others.
+    #[must_use]
+    pub fn among_others(self) -> Self {
+        Self { at_most: self.at_most - 1, total: self.total - 1, ..self }
+    }
+
     /// The count `K` under a treatment of ties; a multiple of one half.
     pub fn count(&self, ties: Ties) -> f64 {
         match ties {

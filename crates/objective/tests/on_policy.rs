@@ -454,32 +454,25 @@ fn wind_is_stationary_at_the_equilibrium_and_its_rounds_go_there() {
     assert!(gradient_at(&equilibrium).iter().all(|g| g.abs() < 1e-12));
     assert!(gradient_at(&world.p).iter().any(|g| g.abs() > 1e-2));
     // Rounds: the anchor is the policy that the round began with.
-    let mut policy = TabularPolicy::from_lm(&world.base).expect("full support");
-    for _ in 0..60 {
-        let anchor = policy.log_law().expect("law");
-        for _ in 0..8 {
-            let gradient = mean_gradient(&objective, None, &world, &policy, &anchor);
-            for (logit, g) in policy.logits_mut().iter_mut().zip(&gradient) {
-                *logit -= 0.8 * g;
+    let rounds = |objective: &Wind, count: usize, steps: usize, rate: f64| -> Vec<f64> {
+        let mut policy = TabularPolicy::from_lm(&world.base).expect("full support");
+        for _ in 0..count {
+            let anchor = policy.log_law().expect("law");
+            for _ in 0..steps {
+                let gradient = mean_gradient(objective, None, &world, &policy, &anchor);
+                for (logit, g) in policy.logits_mut().iter_mut().zip(&gradient) {
+                    *logit -= rate * g;
+                }
             }
         }
-    }
-    let trained: Vec<f64> = policy.log_law().expect("law").iter().map(|l| l.exp()).collect();
-    assert!(kl(&equilibrium, &trained) < 1e-3, "{}", kl(&equilibrium, &trained));
-    // The weighted likelihood goes there too, up to what weights of few answers are off.
+        policy.log_law().expect("law").iter().map(|l| l.exp()).collect()
+    };
+    let off = kl(&equilibrium, &rounds(&objective, 60, 8, 0.8));
+    assert!(off < 1e-3, "{off}");
+    // The weighted likelihood goes there too, up to what win rates among few answers are off.
     let weighted = Wind { loss: WindLoss::Kl, samples: 4, ..objective };
-    let mut policy = TabularPolicy::from_lm(&world.base).expect("full support");
-    for _ in 0..40 {
-        let anchor = policy.log_law().expect("law");
-        for _ in 0..12 {
-            let gradient = mean_gradient(&weighted, None, &world, &policy, &anchor);
-            for (logit, g) in policy.logits_mut().iter_mut().zip(&gradient) {
-                *logit -= 1.5 * g;
-            }
-        }
-    }
-    let trained: Vec<f64> = policy.log_law().expect("law").iter().map(|l| l.exp()).collect();
-    let (off, from_reference) = (kl(&equilibrium, &trained), kl(&equilibrium, &world.p));
+    let (off, from_reference) =
+        (kl(&equilibrium, &rounds(&weighted, 40, 12, 1.5)), kl(&equilibrium, &world.p));
     assert!(off < 0.03 * from_reference, "{off} of {from_reference}");
     // SPPO, the same without regularisation, has gone further from the reference than the equilibrium is.
     let sppo = Game { beta: 0.0, ..game };

@@ -195,7 +195,9 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
     comparison.setting("max_new_tokens", settings.max_new_tokens.to_string());
     comparison.setting("temperature", settings.sampling.temperature.to_string());
     let mut report = comparison.finish()?;
-    if let Some(frontier) = Frontier::of(&scored[0].gold) {
+    // Divergences are to the base's own law, so its samples have to be of that law.
+    let frontier = if settings.sampling.is_raw() { Frontier::of(&scored[0].gold)? } else { None };
+    if let Some(frontier) = frontier {
         report.sections.push(frontier.section(&report));
         report.frontier = Some(frontier);
     }

@@ -22,7 +22,7 @@ use model::Decoder;
 use model::learn::Forward;
 use objective::draw::Draw;
 use objective::losses::{QuantileTilt, log_mean_exp};
-use objective::rank::{CachedRewards, Rank};
+use objective::rank::CachedRewards;
 use recipe::{Rules, Validate, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -112,9 +112,7 @@ impl Qrpo {
         let mut targets = Vec::with_capacity(rewards.len());
         for reward in rewards {
             let rank = all.rank(*reward).map_err(Error::other)?;
-            // Among the others: without itself.
-            let others = Rank { at_most: rank.at_most - 1, total: rank.total - 1, ..rank };
-            targets.push(self.function().of_rank(others) / self.beta);
+            targets.push(self.function().of_rank(rank.among_others()) / self.beta);
         }
         let log_z = match self.partition {
             Partition::Pool => log_mean_exp(&targets),
