@@ -187,7 +187,9 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
     let total = prompts.rows.len();
     let folder = recipe.run.folder();
     let text = recipe::resolved(&recipe)?;
-    let unfinished = Unfinished::new(&folder, &text, &loaded.hash, &prompts.rows)?;
+    // How many rows run at once changes no answer.
+    let deciding = recipe::resolved(&Recipe { engine: recipe::Engine::default(), ..recipe.clone() })?;
+    let unfinished = Unfinished::new(&folder, &deciding, &loaded.hash, &prompts.rows)?;
     let saved = unfinished.load()?;
     if saved.is_some() {
         say(&format!("going on from {}", unfinished.path().display()));

@@ -5,7 +5,7 @@
 //! compositions of burn operations in [`naive`], which compute the same to rounding. [`cpu`] has the kernels on slices.
 //!
 //! On flex the bits of an output row depend on that row alone: not on its batch, its place or the number of threads
-//! (see [`cpu`]). Run a model inside [`rayon::scope`] or a pool's `install` to save the hand-over of small products.
+//! (see [`cpu`]). Run a model inside [`cpu::on_pool`] to save the hand-over of small products.
 
 pub mod cpu;
 #[cfg(feature = "flex")]

@@ -43,7 +43,8 @@ pub fn describe(job: &Job) -> Result<String, Error> {
             use inference::Method as _;
             let further = run.arms.iter().map(|arm| format!(" {arm}"));
             let named = run.models.iter().map(|(role, model)| format!(" {role}={model}"));
-            let with: String = further.chain(named).collect();
+            let draft = run.draft.iter().map(|draft| format!(" draft={}", draft.path));
+            let with: String = further.chain(named).chain(draft).collect();
             let with = if with.is_empty() { with } else { format!(" with{with}") };
             line("run", format!("{} on {}{with}", run.method.info().name, run.policy));
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use ::recipe::{DataLocation, ModelLocation, fingerprint};
+use ::recipe::{DataLocation, Engine, ModelLocation, fingerprint};
 use inference::setup::{Places, RewardTable, ValueTable};
 use serde::{Deserialize, Serialize};
 
@@ -50,7 +50,9 @@ pub fn jobs(folder: &Path, stages: &[(String, Recipe)]) -> Result<Vec<Job>, Erro
                 prints.get_key_value(&name).map(|(name, print)| (name.as_str(), print.as_str()))
             })
             .collect();
-        let print = fingerprint(&(recipe, &used)).map_err(Error::other)?;
+        // How many rows run at once changes no result.
+        let deciding = Recipe { engine: Engine::default(), ..recipe.clone() };
+        let print = fingerprint(&(&deciding, &used)).map_err(Error::other)?;
         let own = folder.join(name);
         jobs.push(Job {
             recipe: recipe.clone(),
@@ -153,4 +155,24 @@ fn unfinished(job: &Job, resume: bool) -> Result<(), Error> {
             "a run stopped here after step {last}\n  hint: go on with --resume, or remove the folder, or choose another run.name"
         ),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ::recipe::Source;
+
+    #[test]
+    fn a_stage_runs_again_for_what_changes_its_result_and_not_for_the_rows_that_run_at_once() {
+        let print = |text: &str| {
+            let text = format!("[data]\nlimit = 8\n[optim]\nsteps = 1\n{text}[reward.answer]\n[method.rl]\n");
+            let source = Source::from_text("recipe.toml", text).set_default("run.name", "test");
+            let recipe = source.load::<Recipe>().unwrap_or_else(|errors| panic!("{errors}")).value;
+            let jobs = jobs(Path::new("out"), &[("rl".into(), recipe)]).expect("a stage");
+            jobs[0].fingerprint.clone()
+        };
+        let plain = print("");
+        assert_eq!(print("[engine]\nrows = 3\nmemory = \"2 GB\"\n"), plain);
+        assert_ne!(print("[sampling]\nmax_new_tokens = 5\n"), plain);
+    }
 }
