@@ -167,7 +167,7 @@ mod tests {
     use generate::{Purpose, Stream};
     use model::files::{AdapterConfig, attach};
 
-    use crate::methods::pretrain::Pretrain;
+    use crate::methods::pretrain::{Pretrain, Source};
 
     fn learner(adapter: bool) -> Learner {
         let settings = Pretrain {
@@ -181,7 +181,7 @@ mod tests {
             context: 64,
             prompt_weight: 0.1,
         };
-        let tokenizer = settings.tokenizer(&Difficulty::default()).expect("a tokenizer");
+        let tokenizer = settings.tokenizer(&Source::Wordmath(Difficulty::default())).expect("a tokenizer");
         let mut decoder = settings.decoder(&tokenizer, 7, &Device::flex());
         let config = AdapterConfig {
             r: 2,

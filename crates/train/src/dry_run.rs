@@ -8,6 +8,7 @@ use model::Config;
 use model::DeviceName;
 
 use crate::error::Error;
+use crate::methods::pretrain::Source;
 use crate::pipeline::Job;
 use crate::recipe::{Method, Recipe};
 
@@ -19,8 +20,13 @@ pub fn describe(job: &Job) -> Result<String, Error> {
         let _ = writeln!(text, "  {name:<12} {value}");
     };
     if let Method::Pretrain(settings) = &recipe.method {
-        let difficulty = recipe.data.wordmath.config(recipe.run.seed);
-        let tokenizer = settings.tokenizer(&difficulty)?;
+        if let ::recipe::DataLocation::Stage(stage) = recipe.data.path.location() {
+            line("model", format!("a new llama; its tokenizer is trained on the rows of {stage}"));
+            line("steps", steps(recipe, usize::MAX));
+            return Ok(text);
+        }
+        let source = Source::of(&recipe.data, &job.places, recipe.run.seed)?;
+        let tokenizer = settings.tokenizer(&source)?;
         let device = DeviceName::cpu().open()?;
         let decoder = settings.decoder(&tokenizer, recipe.run.seed, &device);
         line(
@@ -31,7 +37,11 @@ pub fn describe(job: &Job) -> Result<String, Error> {
                 tokenizer.id_bound()
             ),
         );
-        line("steps", steps(recipe, usize::MAX));
+        let rows = match &source {
+            Source::Wordmath(_) => usize::MAX,
+            Source::Rows { texts, .. } => texts.len().saturating_sub(recipe.data.held_out),
+        };
+        line("steps", steps(recipe, rows));
         return Ok(text);
     }
     if let Method::Compare(compare) = &recipe.method {

@@ -68,7 +68,7 @@ pub struct Recipe {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
-    /// A new model, trained on `wordmath` from random weights.
+    /// A new model, trained from random weights on `wordmath` or on rows of files.
     Pretrain(Pretrain),
     /// Supervised fine-tuning on completions.
     Sft(Sft),
@@ -129,7 +129,7 @@ pub struct Info {
 pub const METHODS: [Info; 21] = [
     Info {
         name: "pretrain",
-        needs: "wordmath",
+        needs: "completions",
         paper: "-",
         summary: "a new llama from random weights, next-token loss",
     },

@@ -22,7 +22,7 @@ use crate::checkpoint::{self, Learner};
 use crate::error::Error;
 use crate::methods::pool;
 use crate::methods::prefix_scorer::Scorer;
-use crate::methods::pretrain::PretrainTask;
+use crate::methods::pretrain::{PretrainTask, Source};
 use crate::methods::soup::Soup;
 use crate::on_policy::{Compose, OnPolicy, Parts};
 use crate::pairs::{referenced, unreferenced};
@@ -71,12 +71,14 @@ pub fn run(recipe: &Recipe, site: &Site<'_>) -> Result<Ended, Error> {
         Method::Pool(settings) => draw_pool(recipe, settings, site, &device),
         Method::Compare(settings) => compare_policies(recipe, settings, site, &device),
         Method::Pretrain(settings) => {
-            let difficulty = recipe.data.wordmath.config(recipe.run.seed);
-            let tokenizer = settings.tokenizer(&difficulty)?;
-            let decoder = settings.decoder(&tokenizer, recipe.run.seed, &device);
-            let mut task =
-                PretrainTask::new(settings, &recipe.optim, &difficulty, recipe.data.held_out, &tokenizer)?;
-            let mut learner = Learner { decoder, adapter: None, tokenizer, base: "wordmath".into() };
+            let seed = recipe.run.seed;
+            let source = Source::of(&recipe.data, &site.places, seed)?;
+            let tokenizer = settings.tokenizer(&source)?;
+            let held_out = recipe.data.held_out;
+            let mut task = PretrainTask::new(settings, &recipe.optim, &source, held_out, &tokenizer, seed)?;
+            let decoder = settings.decoder(&tokenizer, seed, &device);
+            let base = recipe.data.path.to_string();
+            let mut learner = Learner { decoder, adapter: None, tokenizer, base };
             train(recipe, site, &mut learner, &mut task, &device)
         }
         Method::Sft(settings) => {

@@ -15,7 +15,7 @@ use train::meters::Meters;
 use train::methods::bon_sft::BonSft;
 use train::methods::bonbon::Bonbon;
 use train::methods::prefix_scorer::{Form, PrefixScorer, Scorer};
-use train::methods::pretrain::Pretrain;
+use train::methods::pretrain::{Pretrain, Source};
 use train::methods::qrpo::Qrpo;
 use train::methods::sppo::Sppo;
 use train::pooled::{Pooled, Scored};
@@ -39,7 +39,7 @@ fn settings() -> Pretrain {
 }
 
 fn model(score: bool) -> (Decoder, data::tokenizer::Tokenizer) {
-    let tokenizer = settings().tokenizer(&Difficulty::default()).expect("a tokenizer");
+    let tokenizer = settings().tokenizer(&Source::Wordmath(Difficulty::default())).expect("a tokenizer");
     let decoder = settings().decoder(&tokenizer, 7, &Device::flex());
     if !score {
         return (decoder, tokenizer);

@@ -13,7 +13,7 @@ use train::Error;
 use train::checkpoint::Learner;
 use train::meters::Meters;
 use train::methods::j_bond::JBond;
-use train::methods::pretrain::{Pretrain, PretrainTask};
+use train::methods::pretrain::{Pretrain, PretrainTask, Source};
 use train::on_policy::{Compose, OnPolicy, Parts};
 use train::trainer::{Outcome, Plan, Task, run};
 
@@ -90,11 +90,30 @@ impl<T: Task> Task for Interrupted<'_, T> {
     }
 }
 
+fn wordmath() -> Source {
+    Source::Wordmath(Difficulty::default())
+}
+
+/// Rows of a file, fewer than the steps visit.
+fn read_rows() -> Source {
+    let text = |row: usize| (format!("row {row}:"), format!(" {} is its square.", row * row));
+    Source::Rows { name: "rows.jsonl".into(), texts: (0..9).map(text).collect() }
+}
+
 fn train(folder: &Path, resume: bool, at: usize, nan_at: usize) -> Result<Outcome, Error> {
-    let difficulty = Difficulty::default();
-    let tokenizer = settings().tokenizer(&difficulty)?;
+    train_on(&wordmath(), folder, resume, at, nan_at)
+}
+
+fn train_on(
+    source: &Source,
+    folder: &Path,
+    resume: bool,
+    at: usize,
+    nan_at: usize,
+) -> Result<Outcome, Error> {
+    let tokenizer = settings().tokenizer(source)?;
     let decoder = settings().decoder(&tokenizer, 7, &Device::flex());
-    let task = PretrainTask::new(&settings(), &optim(), &difficulty, 2, &tokenizer)?;
+    let task = PretrainTask::new(&settings(), &optim(), source, 2, &tokenizer, 7)?;
     let learner = Learner { decoder, adapter: None, tokenizer, base: "test".into() };
     run_task(folder, resume, at, nan_at, learner, task)
 }
@@ -152,7 +171,7 @@ fn j_bond(
     lora: bool,
     kl_limit: Option<f64>,
 ) -> Result<Outcome, Error> {
-    let tokenizer = settings().tokenizer(&Difficulty::default())?;
+    let tokenizer = settings().tokenizer(&wordmath())?;
     let mut decoder = settings().decoder(&tokenizer, 7, &Device::flex());
     let reference = Policy::new("reference", &decoder);
     let prompts = (0..4).map(|index| Prompt::from_ids(index, vec![5 + index as u32, 9, 3])).collect();
@@ -202,19 +221,35 @@ fn metrics(folder: &Path) -> Vec<String> {
 
 #[test]
 fn stopped_and_resumed_equals_never_stopped_bit_for_bit() {
-    let (whole, parts) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
-    assert!(matches!(train(whole.path(), false, 0, 99), Ok(Outcome::Done(_))));
-    let stopped = train(parts.path(), false, 3, 99).expect("it saves and stops");
-    assert_eq!(stopped, Outcome::Interrupted(parts.path().join("step-000003")));
-    assert_ne!(weights(whole.path()), weights(parts.path()));
-    assert!(matches!(train(parts.path(), true, 0, 99), Ok(Outcome::Done(_))));
-    assert_eq!(weights(whole.path()), weights(parts.path()));
-    assert_eq!(metrics(whole.path()), metrics(parts.path()));
-    for file in
-        ["config.json", "tokenizer.json", "README.md", "state/optimizer.safetensors", "state/trainer.json"]
-    {
-        assert!(whole.path().join("latest").join(file).exists(), "{file}");
+    for source in [wordmath(), read_rows()] {
+        let (whole, parts) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        assert!(matches!(train_on(&source, whole.path(), false, 0, 99), Ok(Outcome::Done(_))));
+        let stopped = train_on(&source, parts.path(), false, 3, 99).expect("it saves and stops");
+        assert_eq!(stopped, Outcome::Interrupted(parts.path().join("step-000003")));
+        assert_ne!(weights(whole.path()), weights(parts.path()));
+        assert!(matches!(train_on(&source, parts.path(), true, 0, 99), Ok(Outcome::Done(_))));
+        assert_eq!(weights(whole.path()), weights(parts.path()));
+        assert_eq!(metrics(whole.path()), metrics(parts.path()));
+        let state = ["state/optimizer.safetensors", "state/trainer.json"];
+        for file in ["config.json", "tokenizer.json", "README.md"].into_iter().chain(state) {
+            assert!(whole.path().join("latest").join(file).exists(), "{file}");
+        }
     }
+}
+
+#[test]
+fn rows_that_cannot_be_learned_are_named() {
+    let refused = |texts: Vec<(String, String)>, held_out| {
+        let source = Source::Rows { name: "rows.jsonl".into(), texts };
+        let tokenizer = settings().tokenizer(&source).expect("a tokenizer");
+        let task = PretrainTask::new(&settings(), &optim(), &source, held_out, &tokenizer, 7);
+        task.expect_err("it is refused").to_string()
+    };
+    let long = ("é ø ".repeat(400), " a".to_owned());
+    let error = refused(vec![("a".into(), " b".into()), long], 0);
+    assert!(error.contains("rows.jsonl") && error.contains("row 2") && error.contains("context"), "{error}");
+    let error = refused(vec![("a".into(), " b".into())], 1);
+    assert!(error.contains("1 rows, of which 1") && error.contains("held_out"), "{error}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use data::read::{ReadOptions, read};
 use data::render::{Example, Limit, Pair, RenderError, TokenLength, fit};
-use data::rows::Kind;
+use data::rows::{Body, Kind, Text};
 use data::wordmath::{Config, Generator, Split, Style};
 use generate::Prompt;
 use model::hub;
@@ -294,7 +294,7 @@ pub fn prompts(
         let generator = Generator::new(table.wordmath.config(seed))?;
         for index in table.skip..table.skip + table.limit as u64 {
             let problem = generator.problem(table.split(), index);
-            let prompt = renderer.prompt(&data::rows::Text::Plain(problem.prompt()))?;
+            let prompt = renderer.prompt(&Text::Plain(problem.prompt()))?;
             let columns = json!({"id": problem.id, "answer": problem.answer.to_string()});
             add(prompt.ids, prompt.text, columns.as_object().cloned().unwrap_or_default());
         }
@@ -325,13 +325,31 @@ pub fn examples(
         let items = (table.skip..table.skip + table.limit as u64).map(|index| {
             let problem = generator.problem(table.split(), index);
             let (prompt, completion) = (problem.prompt(), problem.completion());
-            renderer.completion(&data::rows::Text::Plain(prompt), &data::rows::Text::Plain(completion))
+            renderer.completion(&Text::Plain(prompt), &Text::Plain(completion))
         });
         return within(table, items, limit);
     }
     let rows = table.read(places, Kind::Completion, "examples.jsonl", seed)?;
     let fitted = fit(&rows.rows, Limit::Drop(limit), |row| renderer.row_example(row))?;
     finish(table, fitted.items, 0, fitted.dropped)
+}
+
+/// Prompts and completions as plain text, for a tokenizer that is yet to be trained on them; `None` for `wordmath`.
+pub fn texts(table: &DataTable, places: &Places, seed: u64) -> Result<Option<Vec<(String, String)>>, Error> {
+    if matches!(table.path.location(), DataLocation::Wordmath) {
+        return Ok(None);
+    }
+    let rows = table.read(places, Kind::Completion, "examples.jsonl", seed)?.rows;
+    let plain = rows.into_iter().map(|row| match row.body {
+        Body::Completion { prompt: Text::Plain(prompt), completion: Text::Plain(completion) } => {
+            Ok((prompt, completion))
+        }
+        _ => Err(Error::Data {
+            what: format!("{}:{}", row.file, row.line),
+            message: "a row of messages, and there is no chat template before there is a tokenizer; write `prompt` and `completion` as text".into(),
+        }),
+    });
+    Ok(Some(plain.collect::<Result<_, _>>()?))
 }
 
 /// Preference pairs. Rows of an earlier stage carry the token ids that were sampled, and these are used.
@@ -343,7 +361,7 @@ pub fn pairs(table: &DataTable, places: &Places, loaded: &Loaded, seed: u64) -> 
         let items = (table.skip..table.skip + table.limit as u64).map(|index| {
             let text = |style| {
                 let problem = generator.styled(table.split(), index, style);
-                (data::rows::Text::Plain(problem.prompt()), data::rows::Text::Plain(problem.completion()))
+                (Text::Plain(problem.prompt()), Text::Plain(problem.completion()))
             };
             let ((prompt, chosen), (_, rejected)) = (text(Style::Equations), text(Style::Words));
             renderer.pair(&prompt, &chosen, &rejected)

@@ -1,10 +1,12 @@
-//! Pre-training of a small llama on `wordmath`: problems are generated as they are needed, so no row is seen twice, and
-//! a tokenizer is trained first on the generator's own text.
+//! Pre-training of a small llama, on `wordmath`, whose problems are generated as they are needed, so that no row is seen twice,
+//! or on rows of files, epoch after epoch. A tokenizer is trained first on the same texts.
 
+use data::batch::Sampler;
 use data::render::Example;
 use data::tokenizer::{BpeOptions, Tokenizer, train_bpe};
 use data::wordmath::{Config as Difficulty, Generator, Split, corpus};
 use generate::{Purpose, Stream};
+use inference::setup::{self, DataTable, Places};
 use model::learn::{Row, log_probs};
 use model::{Config, Decoder, Grads, Shape};
 use recipe::{Optim, Rules, Validate, Violation};
@@ -20,10 +22,10 @@ use crate::trainer::Task;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Pretrain {
-    /// Number of tokens of the tokenizer, which is trained on this many problems' text.
+    /// Number of tokens of the tokenizer, which is trained on the problems' or the rows' text.
     #[schemars(range(min = 300, max = 65536))]
     pub vocab_size: usize,
-    /// Problems whose text the tokenizer is trained on.
+    /// Problems of `wordmath` whose text the tokenizer is trained on. Of files it is all rows.
     #[schemars(range(min = 100))]
     pub tokenizer_problems: u64,
     /// Width of the residual stream.
@@ -91,11 +93,19 @@ fn kv_heads_divide(pretrain: &Pretrain) -> Result<(), Violation> {
 }
 
 impl Pretrain {
-    /// A tokenizer for the generator's text.
-    pub fn tokenizer(&self, difficulty: &Difficulty) -> Result<Tokenizer, Error> {
-        let texts = corpus(difficulty.clone(), self.tokenizer_problems).map_err(Error::other)?;
+    /// A tokenizer for the source's text.
+    pub fn tokenizer(&self, source: &Source) -> Result<Tokenizer, Error> {
         let options = BpeOptions { vocab_size: self.vocab_size, ..BpeOptions::default() };
-        train_bpe(texts, &options).map_err(Error::other)
+        match source {
+            Source::Wordmath(difficulty) => {
+                let texts = corpus(difficulty.clone(), self.tokenizer_problems).map_err(Error::other)?;
+                train_bpe(texts, &options)
+            }
+            Source::Rows { texts, .. } => {
+                train_bpe(texts.iter().map(|(prompt, completion)| format!("{prompt}{completion}")), &options)
+            }
+        }
+        .map_err(Error::other)
     }
 
     /// A decoder with random weights for this tokenizer.
@@ -118,43 +128,127 @@ impl Pretrain {
     }
 }
 
-/// Pre-training on problems that are generated as they are needed.
+/// What is learned.
+#[derive(Debug)]
+pub enum Source {
+    /// Problems of the generator, each seen once.
+    Wordmath(Difficulty),
+    /// Prompts and completions of files.
+    Rows {
+        /// What they are read from, for messages.
+        name: String,
+        /// The texts.
+        texts: Vec<(String, String)>,
+    },
+}
+
+impl Source {
+    /// What a recipe's `[data]` names.
+    pub fn of(data: &DataTable, places: &Places, seed: u64) -> Result<Self, Error> {
+        Ok(match setup::texts(data, places, seed).map_err(Error::other)? {
+            None => Self::Wordmath(data.wordmath.config(seed)),
+            Some(texts) => Self::Rows { name: data.path.to_string(), texts },
+        })
+    }
+}
+
+/// Where a batch comes from.
+#[derive(Debug)]
+enum Rows {
+    Generated(Generator),
+    Read { examples: Vec<Example>, seed: u64 },
+}
+
+/// The task of pre-training.
 #[derive(Debug)]
 pub struct PretrainTask {
     settings: Pretrain,
     optim: Optim,
-    generator: Generator,
+    rows: Rows,
     held_out: Vec<Example>,
 }
 
 impl PretrainTask {
-    /// Trains on the generator's training split and measures on `held_out` problems of `test`.
+    /// Trains on the generator's training split and measures on `held_out` problems of `test`; or trains on the rows but for
+    /// the last `held_out`, and measures on those.
+    ///
+    /// # Errors
+    /// Settings that the generator refuses; a row of more tokens than the context; fewer rows than are to be held out.
     pub fn new(
         settings: &Pretrain,
         optim: &Optim,
-        difficulty: &Difficulty,
+        source: &Source,
         held_out: usize,
         tokenizer: &Tokenizer,
+        seed: u64,
     ) -> Result<Self, Error> {
-        let generator = Generator::new(difficulty.clone()).map_err(Error::other)?;
-        let held_out = (0..held_out as u64)
-            .map(|index| example(&generator, Split::Test, index, tokenizer))
-            .collect::<Result<_, _>>()?;
-        Ok(Self { settings: settings.clone(), optim: optim.clone(), generator, held_out })
+        let (rows, held_out) = match source {
+            Source::Wordmath(difficulty) => {
+                let generator = Generator::new(difficulty.clone()).map_err(Error::other)?;
+                let held_out = (0..held_out as u64)
+                    .map(|index| example(&generator, Split::Test, index, tokenizer))
+                    .collect::<Result<_, _>>()?;
+                (Rows::Generated(generator), held_out)
+            }
+            Source::Rows { name, texts } => {
+                let refuse = |message: String| Error::Data { what: name.clone(), message };
+                let mut examples = texts
+                    .iter()
+                    .map(|(prompt, completion)| join(prompt, completion, tokenizer))
+                    .collect::<Result<Vec<_>, _>>()?;
+                if let Some(long) = examples.iter().position(|example| example.len() > settings.context) {
+                    return Err(refuse(format!(
+                        "row {} has {} tokens, more than the context of {}\n  hint: raise method.pretrain.context",
+                        long + 1,
+                        examples[long].len(),
+                        settings.context
+                    )));
+                }
+                if held_out >= examples.len() {
+                    return Err(refuse(format!(
+                        "{} rows, of which {held_out} are to be held out\n  hint: lower data.held_out",
+                        examples.len()
+                    )));
+                }
+                let held = examples.split_off(examples.len() - held_out);
+                (Rows::Read { examples, seed }, held)
+            }
+        };
+        Ok(Self { settings: settings.clone(), optim: optim.clone(), rows, held_out })
+    }
+
+    fn batch(&self, step: usize, tokenizer: &Tokenizer) -> Result<Vec<Example>, Error> {
+        let start = (step * self.optim.batch_size) as u64;
+        match &self.rows {
+            Rows::Generated(generator) => (start..start + self.optim.batch_size as u64)
+                .map(|index| example(generator, Split::Train, index, tokenizer))
+                .collect(),
+            Rows::Read { examples, seed } => {
+                let mut sampler = Sampler::resume(*seed, examples.len(), start);
+                Ok(sampler.take(self.optim.batch_size).into_iter().map(|row| examples[row].clone()).collect())
+            }
+        }
     }
 }
 
 fn example(generator: &Generator, split: Split, index: u64, tokenizer: &Tokenizer) -> Result<Example, Error> {
     let problem = generator.problem(split, index);
-    let prompt = tokenizer.encode(&problem.prompt(), false).map_err(Error::other)?;
-    let mut completion = tokenizer.encode(&problem.completion(), false).map_err(Error::other)?;
+    join(&problem.prompt(), &problem.completion(), tokenizer)
+}
+
+fn join(prompt: &str, completion: &str, tokenizer: &Tokenizer) -> Result<Example, Error> {
+    let prompt = tokenizer.encode(prompt, false).map_err(Error::other)?;
+    let mut completion = tokenizer.encode(completion, false).map_err(Error::other)?;
     completion.extend(tokenizer.stop_ids().first());
     Ok(Example::join(&prompt, &completion))
 }
 
 impl Task for PretrainTask {
     fn total_steps(&self) -> usize {
-        self.optim.steps.unwrap_or(1)
+        match &self.rows {
+            Rows::Generated(_) => self.optim.steps.unwrap_or(1),
+            Rows::Read { examples, .. } => self.optim.total_steps(examples.len()),
+        }
     }
 
     fn gradient(
@@ -163,10 +257,7 @@ impl Task for PretrainTask {
         step: usize,
         meters: &mut Meters,
     ) -> Result<(Grads, u64), Error> {
-        let start = (step * self.optim.batch_size) as u64;
-        let mut examples = (start..start + self.optim.batch_size as u64)
-            .map(|index| example(&self.generator, Split::Train, index, &learner.tokenizer))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut examples = self.batch(step, &learner.tokenizer)?;
         // Rows of like length together: a micro-batch is padded to its longest.
         examples.sort_by_key(Example::len);
         let weight = self.settings.prompt_weight;
