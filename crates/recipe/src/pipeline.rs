@@ -10,16 +10,20 @@ use self::assemble::{Assembly, defaults_of, name_of, run_of};
 use crate::check::{Form, check};
 use crate::common::run::Run;
 use crate::path::KeyPath;
-use crate::problem::RecipeErrors;
+use crate::problem::{Problem, RecipeErrors};
 use crate::rules::{Rules, Validate};
 use crate::schema::schema;
 use crate::source::{Loaded, Recipe, Source};
 use crate::tree::{Node, Value};
 
 mod assemble;
+mod smoke;
+mod sweep;
 
 /// The keys of a stage that are not part of its recipe.
-const RESERVED: [&str; 3] = ["name", "recipe", "set"];
+const RESERVED: [&str; 4] = ["name", "recipe", "set", "sweep"];
+/// The keys of a pipeline that are not part of its own settings.
+const OUTLINE: [&str; 3] = ["stages", "defaults", "smoke"];
 
 /// Stages that run one after the other.
 ///
@@ -41,6 +45,22 @@ const RESERVED: [&str; 3] = ["name", "recipe", "set"];
 /// A stage's settings are laid over each other in this order: the pipeline's `[defaults]`, tables of a recipe that hold for
 /// every stage; the file that `recipe` names; the pipeline's `[run]` but for its name; `set`; the tables under the stage, and with them the command line's
 /// `--set stages.NAME.optim.steps=3`. The `run.name` of a stage is the stage's name.
+///
+/// A stage with a `sweep` stands for several, one for each combination of the values:
+///
+/// ```toml
+/// [[stages]]
+/// name = "vbon"
+/// [stages.sweep]
+/// method.vbon.n = [2, 4, 8]
+/// run.seed = [0, 1, 2]        # vbon-n2-seed0, vbon-n2-seed1, …
+/// ```
+///
+/// A value that is no number, text or switch is written `{ label = "…", value = … }`. A later stage that lists models names all
+/// of them by one item whose `path` is `sweep:vbon`.
+///
+/// `[smoke]` holds overrides, `set = ["stages.vbon.optim.steps=1"]`, that make a run of all stages short: see
+/// [`Source::smoke`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Pipeline<R> {
     /// The pipeline's own run.
@@ -100,6 +120,7 @@ pub fn pipeline_schema<R: JsonSchema>() -> Json {
     add_reserved(&mut stage);
     add_stages(&mut document, stage);
     add_property(&mut document, "defaults", defaults);
+    add_property(&mut document, "smoke", smoke::schema());
     document
 }
 
@@ -126,6 +147,7 @@ fn add_reserved(schema: &mut Json) {
         json!({ "description": "Names the stage.", "type": "string", "minLength": 1 }),
         json!({ "description": "The file of the stage's recipe, relative to this one.", "type": "string" }),
         json!({ "description": "Overrides, as after --set.", "type": "array", "items": { "type": "string" } }),
+        json!({ "description": "Keys with arrays of values: the stage runs once for each combination.", "type": "object" }),
     ];
     for (key, content) in RESERVED.into_iter().zip(keys) {
         add_property(schema, key, content);
@@ -155,10 +177,11 @@ impl Source {
     pub fn load_pipeline<R: Recipe>(self) -> Result<Loaded<Pipeline<R>>, RecipeErrors> {
         let mut problems = self.problems.clone();
         let Some(root) = self.root.clone() else { return Err(RecipeErrors::new(problems)) };
-        let mut outline = Form { reserved: &["stages", "defaults"], ..Form::of::<Head>() };
+        let mut outline = Form { reserved: &OUTLINE, ..Form::of::<Head>() };
         add_stages(&mut outline.schema, json!({ "type": "object" }));
         // Their keys are checked as part of every stage.
         add_property(&mut outline.schema, "defaults", json!({ "type": "object" }));
+        add_property(&mut outline.schema, "smoke", smoke::schema());
         let head = check::<Head>(root.clone(), &outline, &self.file);
         problems.extend(head.problems);
 
@@ -169,11 +192,25 @@ impl Source {
         let assembly = Assembly { folder, run, defaults, form: &form, file: &self.file };
         let mut names: Vec<String> = Vec::new();
         let mut stages = Vec::new();
+        let mut sweeps = Vec::new();
         for item in stages_of(&root) {
-            let (stage, found) = assembly.stage::<R>(item, &names);
-            problems.extend(found);
-            names.push(name_of(item).map_or_else(String::new, |(name, _)| name.to_owned()));
-            stages.extend(stage);
+            let (items, sweep) = sweep::expand(item, &mut problems);
+            let mut of_item: Vec<Problem> = Vec::new();
+            for item in &items {
+                let (stage, found) = assembly.stage::<R>(item, &names, &sweeps);
+                // A mistake outside the values of a sweep is one mistake, not one for each of its stages.
+                let told = |problem: &Problem| {
+                    of_item
+                        .iter()
+                        .any(|other| other.place == problem.place && other.message == problem.message)
+                };
+                let new: Vec<Problem> = found.into_iter().filter(|problem| !told(problem)).collect();
+                of_item.extend(new);
+                names.push(name_of(item).map_or_else(String::new, |(name, _)| name.to_owned()));
+                stages.extend(stage);
+            }
+            problems.extend(of_item);
+            sweeps.extend(sweep);
         }
         match head.value {
             Some(Head { run }) if problems.is_empty() => {

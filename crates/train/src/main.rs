@@ -37,6 +37,9 @@ struct Arguments {
     /// Checks everything and prints the plan; runs and downloads nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Runs all stages of a pipeline cut down as its `[smoke]` says, under another name.
+    #[arg(long)]
+    smoke: bool,
     /// Goes on with a run that stopped.
     #[arg(long)]
     resume: bool,
@@ -108,7 +111,7 @@ fn main() -> ExitCode {
             }
         };
     }
-    let plan = match plan(&arguments.recipe.clone().unwrap_or_default(), &arguments.set) {
+    let plan = match plan(&arguments.recipe.clone().unwrap_or_default(), &arguments.set, arguments.smoke) {
         Ok(plan) => plan,
         Err(errors) => return wrong(&errors),
     };
@@ -128,7 +131,7 @@ fn wrong(errors: &RecipeErrors) -> ExitCode {
 }
 
 fn foretell(oracle: &Oracle) -> ExitCode {
-    let plan = match plan(&oracle.recipe, &oracle.set) {
+    let plan = match plan(&oracle.recipe, &oracle.set, false) {
         Ok(plan) => plan,
         Err(errors) => return wrong(&errors),
     };
@@ -152,10 +155,11 @@ struct Plan {
     resolved: String,
 }
 
-fn plan(path: &Path, set: &[String]) -> Result<Plan, RecipeErrors> {
-    let source = Source::read(path)?.set_all(set);
+fn plan(path: &Path, set: &[String], smoke: bool) -> Result<Plan, RecipeErrors> {
+    let source = Source::read(path)?;
     let stem = source.stem();
-    let source = source.set_default("run.name", &stem);
+    let source = if smoke { source.smoke(&stem) } else { source };
+    let source = source.set_all(set).set_default("run.name", &stem);
     if source.is_pipeline() {
         let loaded = source.load_pipeline::<Recipe>()?;
         let run = &loaded.value.run;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Stage;
+use super::sweep::{Member, Sweep, spread};
 use crate::check::{Form, check};
 use crate::common::run::name_is_a_file_name;
 use crate::overrides;
@@ -56,21 +57,23 @@ pub(super) struct Assembly<'p> {
 }
 
 impl Assembly<'_> {
-    /// Puts a stage together and checks it. `earlier` are the names of the stages before it.
+    /// Puts a stage together and checks it. `earlier` are the names of the stages before it, `sweeps` the sweeps among them.
     pub(super) fn stage<R: Recipe>(
         &self,
         item: &Node,
         earlier: &[String],
+        sweeps: &[Sweep],
     ) -> (Option<Stage<R>>, Vec<Problem>) {
         let mut problems = Vec::new();
         let name = name_of(item);
         if let Some((name, origin)) = name {
             problems.extend(name_problem(name, origin, earlier));
         }
-        let recipe = self.assemble(item, &mut problems).and_then(|root| {
+        let recipe = self.assemble(item, &mut problems).and_then(|mut root| {
+            spread(&mut root, sweeps, &mut problems);
             let checked = check::<R>(root, self.form, self.file);
             problems.extend(checked.problems);
-            problems.extend(checked.references.into_iter().filter_map(|asked| unmet(asked, earlier)));
+            problems.extend(checked.references.into_iter().filter_map(|asked| unmet(asked, earlier, sweeps)));
             checked.value
         });
         for problem in &mut problems {
@@ -155,7 +158,7 @@ impl Assembly<'_> {
 }
 
 /// The problem of a `stage:NAME` that no earlier stage answers to.
-fn unmet(asked: StageReference, earlier: &[String]) -> Option<Problem> {
+fn unmet(asked: StageReference, earlier: &[String], sweeps: &[Sweep]) -> Option<Problem> {
     if earlier.contains(&asked.stage) {
         return None;
     }
@@ -163,6 +166,13 @@ fn unmet(asked: StageReference, earlier: &[String]) -> Option<Problem> {
     let message = format!("`{}`: no earlier stage is called `{}`", asked.path, asked.stage);
     let hint = if known.is_empty() {
         Some("this is the first stage".to_owned())
+    } else if let Some(Member { name, .. }) =
+        sweeps.iter().find(|sweep| sweep.name == asked.stage).and_then(|sweep| sweep.members.first())
+    {
+        Some(format!(
+            "it is a sweep: name one of its stages, such as `stage:{name}`, or, in a list of policies, all by `sweep:{}`",
+            asked.stage
+        ))
     } else {
         suggest::hint(&asked.stage, &known, "earlier stages")
     };

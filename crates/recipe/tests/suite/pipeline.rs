@@ -1,6 +1,6 @@
 //! Recipes of stages.
 
-use crate::sample::{Method, Sample, with};
+use crate::sample::{Genarm, Method, Sample, with};
 use recipe::{Loaded, Pipeline, Source, fingerprint};
 
 const FILE: &str = "\
@@ -160,7 +160,7 @@ fn the_outline_of_a_pipeline_is_checked() {
     assert_eq!(
         problems(&[], "stages = []\nstage = 1\n", &[]),
         "p.toml:1:10: `stages`: has 0, must have at least 1 item\n\
-         p.toml:2:1: unknown key `stage` at the top level\n  hint: did you mean `stages`? (valid keys: run, stages, defaults)"
+         p.toml:2:1: unknown key `stage` at the top level\n  hint: did you mean `stages`? (valid keys: run, stages, defaults, smoke)"
     );
     assert_eq!(
         problems(&[], "stages = [3]\n", &[]),
@@ -218,4 +218,90 @@ fn a_change_of_one_stage_changes_its_fingerprint_alone() {
 #[test]
 fn an_ordinary_recipe_is_no_pipeline() {
     assert!(!Source::from_text("r.toml", with("")).is_pipeline());
+}
+
+const SWEEP: &str = "\
+[run]
+name = 'whole'
+
+[[stages]]
+name = 'arm'
+model = 'tiny'
+optim.steps = 1
+[stages.method.genarm]
+[stages.sweep]
+method.genarm.beta = [0.5, 1]
+optim.schedule = [{ label = 'flat', value = 'constant' }, 'cosine']
+run.seed = [3, 4]
+
+[[stages]]
+name = 'last'
+model = 'stage:arm-beta1-cosine-seed4'
+optim.steps = 1
+[stages.method.genarm]
+beta = 1.0
+";
+
+#[test]
+fn a_sweep_is_one_stage_for_each_combination_the_last_key_running_fastest() {
+    let stages = load(&[], SWEEP, &[]).unwrap().value.stages;
+    let names: Vec<&str> = stages.iter().map(|stage| stage.name.as_str()).collect();
+    assert_eq!(names[..3], ["arm-beta0.5-flat-seed3", "arm-beta0.5-flat-seed4", "arm-beta0.5-cosine-seed3"]);
+    assert_eq!((names.len(), names[7], names[8]), (9, "arm-beta1-cosine-seed4", "last"));
+    assert_eq!(stages[7].recipe.method, Method::Genarm(Genarm { beta: 1.0, ..Genarm::default() }));
+    assert_eq!((stages[6].recipe.run.seed, stages[7].recipe.run.seed), (3, 4));
+    assert_eq!(stages[7].recipe.run.name, "arm-beta1-cosine-seed4");
+    assert_eq!(stages[8].recipe.model.as_str(), "stage:arm-beta1-cosine-seed4");
+    // The command line reaches the sweep itself.
+    let fewer = load(&[], SWEEP, &["stages.arm.sweep.run.seed=[9]", "stages.last.model=tiny"]).unwrap();
+    assert_eq!(fewer.value.stages.len(), 5);
+    assert_eq!(fewer.value.stages[0].recipe.run.seed, 9);
+    // What is written out is plain stages.
+    assert!(!fewer.resolved().unwrap().contains("sweep"));
+}
+
+#[test]
+fn a_mistake_in_a_sweep_is_told_once_at_its_place() {
+    let beta = SWEEP.replace("[0.5, 1]", "[0.5, true]");
+    let told = problems(&[], &beta, &["stages.last.model=tiny"]);
+    assert!(told.starts_with("p.toml:10:28: stage `arm-beta-true-flat-seed3`: `method.genarm.beta`"), "{told}");
+    assert_eq!(told.matches("p.toml").count(), 1, "{told}");
+    let elsewhere = SWEEP.replace("[stages.sweep]", "[stages.sweep]\noptim.stpes = [1]");
+    let told = problems(&[], &elsewhere, &["stages.last.model=tiny"]);
+    assert!(told.starts_with("p.toml:10:16: stage `arm-stpes1-flat-beta0.5-seed3`: unknown key `stpes`"), "{told}");
+    assert_eq!(told.matches("p.toml").count(), 1, "{told}");
+    for (values, told) in [
+        ("[]", "expected an array of values, found an array"),
+        ("3", "`sweep.method.genarm.beta`: expected an array of values, found the integer 3"),
+        ("[0.5, 0.5]", "`beta0.5` is there twice"),
+        ("[{ value = 1 }]", "a table has no name of its own"),
+    ] {
+        let text = problems(&[], &SWEEP.replace("[0.5, 1]", values), &["stages.last.model=tiny"]);
+        assert!(text.contains(told), "{values}: {text}");
+    }
+    let whole = SWEEP.replace("stage:arm-beta1-cosine-seed4", "stage:arm");
+    assert!(
+        problems(&[], &whole, &[]).contains("name one of its stages, such as `stage:arm-beta0.5-flat-seed3`")
+    );
+}
+
+#[test]
+fn a_smoke_run_is_short_and_has_a_name_of_its_own() {
+    let load = |text: &str, set: &[&str]| {
+        let source = Source::from_text("p.toml", text).smoke("stem").set_all(set);
+        source.load_pipeline::<Sample>().map_err(|errors| errors.to_string())
+    };
+    let smoke =
+        format!("{SWEEP}[smoke]\nset = ['stages.arm.sweep.run.seed=[1]', 'stages.arm.optim.steps=2']\n")
+            .replace("seed4", "seed1");
+    let pipeline = load(&smoke, &[]).unwrap().value;
+    assert_eq!((pipeline.run.name.as_str(), pipeline.stages.len()), ("whole-smoke", 5));
+    assert_eq!(pipeline.stages[0].recipe.optim.steps, Some(2));
+    assert_eq!(
+        load(&smoke, &["stages.arm.optim.steps=3"]).unwrap().value.stages[0].recipe.optim.steps,
+        Some(3)
+    );
+    assert!(load(SWEEP, &[]).unwrap_err().contains("does not say how it is made short"));
+    let unknown = format!("{SWEEP}[smoke]\nsets = ['a=1']\n");
+    assert!(problems(&[], &unknown, &[]).contains("did you mean `set`?"));
 }
