@@ -72,7 +72,7 @@ impl Frontier {
     pub fn section(&self, report: &Report) -> Section {
         let mut rows = Vec::new();
         let value = |row: &Row, name: &str| row.metrics.get(name).and_then(|metric| metric.mean);
-        for row in &report.rows {
+        for row in report.rows.iter().filter(|row| row.sweep.is_none()) {
             let (Some(reward), Some(kl)) = (value(row, metric::REWARD_GOLD), value(row, metric::KL)) else {
                 continue;
             };

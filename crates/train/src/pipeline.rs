@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use ::recipe::{DataLocation, Engine, ModelLocation, fingerprint};
-use inference::setup::{Places, RewardTable, ValueTable};
+use inference::setup::{Places, RewardTable, ValueTable, seconds_in};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::atomic;
 use crate::checkpoint;
@@ -128,7 +130,12 @@ pub fn run(jobs: &[Job], pools: &Path, resume: bool, stop: &AtomicBool) -> Resul
             resume,
             stop,
         };
-        if stage::run(&job.recipe, &site)? == Ended::Interrupted {
+        let before = if resume { seconds_in(&job.folder).unwrap_or(0.0) } else { 0.0 };
+        let begun = Instant::now();
+        let ended = stage::run(&job.recipe, &site);
+        let time = json!({ "seconds": before + begun.elapsed().as_secs_f64() });
+        atomic::write(&job.folder.join(Places::TIME), format!("{time}\n").as_bytes())?;
+        if ended? == Ended::Interrupted {
             return Ok(Ended::Interrupted);
         }
         let mark = serde_json::to_vec(&Done { recipe: job.fingerprint.clone() }).map_err(Error::other)?;

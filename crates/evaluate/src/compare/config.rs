@@ -32,6 +32,12 @@ pub struct Compare {
     #[serde(default = "default_subsets")]
     #[schemars(range(min = 1))]
     pub subsets: usize,
+    /// Numbers N at which a sample's row also has the win rate of the policy's best of N against the base's best of N, that of
+    /// the worst of N (InfAlign's inference-time win rates; the proxy chooses, where there is one, and the gold reward judges),
+    /// and with right and wrong answers the share of prompts solved by one of N (pass@N).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(inner(range(min = 1)))]
+    pub inference_n: Vec<usize>,
     /// Bootstrap resamples.
     #[serde(default = "default_bootstrap")]
     #[schemars(range(min = 100))]
@@ -62,6 +68,12 @@ pub struct PolicyTable {
     /// Which model; without it the recipe's `[model]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<ModelName>,
+    /// Policies of one series are drawn as one line, their settings as its points. A `path = "sweep:NAME"` fills it in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub series: Option<String>,
+    /// What tells it from the others of its series. Policies of the same series and setting are repetitions, such as seeds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setting: Option<String>,
     /// Number format of its weights; without it that of the recipe's `[model]`. A comparison of two formats has the model
     /// twice among its policies: the divergence is then that of rounding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -137,7 +149,7 @@ impl Compare {
 
 impl Validate for Compare {
     fn validate(&self, rules: &mut Rules) {
-        rules.check(&["n", "samples"], pool_is_large_enough(self));
+        rules.check(&["n", "inference_n", "samples"], pool_is_large_enough(self));
         rules.check(&["policies"], names_differ(self));
         rules.check(&["policies"], rules_differ(self));
         rules.check(&["gold", "policies"], answers_are_there(self));
@@ -174,7 +186,7 @@ impl Validate for RunTable {
 }
 
 fn pool_is_large_enough(compare: &Compare) -> Result<(), Violation> {
-    match compare.n.iter().find(|n| **n > compare.samples) {
+    match compare.n.iter().chain(&compare.inference_n).find(|n| **n > compare.samples) {
         Some(n) => {
             let message = format!("best of {n} cannot be read off {} samples", compare.samples);
             Err(Violation::new(message).hint("raise `samples`, or lower the largest `n`"))

@@ -10,6 +10,7 @@ mod rows;
 mod rule;
 mod run;
 mod runs;
+mod under;
 
 pub use config::{Compare, PolicyTable, RunTable};
 pub use error::Error;

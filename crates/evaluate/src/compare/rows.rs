@@ -143,6 +143,7 @@ pub(super) fn rule_row(
         reasons,
         cost,
         diagnostics: BTreeMap::new(),
+        sweep: None,
     })
 }
 

@@ -9,17 +9,18 @@ use generate::{Ledger, Prompt, Sampling, TokenId};
 use inference::setup::{self, DataTable, Dtype, Loaded, Places, PoolPlan, RewardTable};
 use inference::{Method, MethodConfig, PoolRule};
 use model::Policy;
-use recipe::ModelName;
+use recipe::{ModelLocation, ModelName};
 
 use super::config::{Compare, PolicyTable};
 use super::error::Error;
 use super::pairs;
 use super::rows::{Alike, Scored, rule_row};
 use super::runs::{RunContext, run_method, sampling_of, with_controls};
+use super::under::under_inference;
 use crate::attempts::{self, Failures};
 use crate::frontier::Frontier;
 use crate::pairwise;
-use crate::report::{Comparison, Report};
+use crate::report::{Comparison, Report, SweepPlace};
 use crate::stats::Resamples;
 
 /// What a comparison runs with.
@@ -142,15 +143,14 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
         Comparison::new(settings.run, settings.seed, prompts.len(), 0)?.bootstrap(compare.bootstrap, 0.95);
     for (place, table) in compare.policies.iter().enumerate() {
         for (method, n) in settings_of(compare, table) {
-            let row = rule_row(
-                &scored[place],
-                &scored[0],
-                &table.name,
-                &method,
-                n,
-                compare.subsets,
-                settings.seed,
-            )?;
+            let (own, base) = (&scored[place], &scored[0]);
+            let mut row = rule_row(own, base, &table.name, &method, n, compare.subsets, settings.seed)?;
+            if method.info().name == "sample" {
+                for n in &compare.inference_n {
+                    row.per_prompt.extend(under_inference(own, base, *n)?);
+                }
+                row.sweep = place_of(table, places);
+            }
             comparison.add(row)?;
         }
     }
@@ -197,11 +197,24 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
     let mut report = comparison.finish()?;
     // Divergences are to the base's own law, so its samples have to be of that law.
     let frontier = if settings.sampling.is_raw() { Frontier::of(&scored[0].gold)? } else { None };
+    if let Some(sweep) = &report.sweep {
+        report.sections.extend(sweep.sections(frontier.as_ref()));
+    }
     if let Some(frontier) = frontier {
         report.sections.push(frontier.section(&report));
         report.frontier = Some(frontier);
     }
     Ok(Some(report))
+}
+
+/// Where a policy stands in a sweep, and what its training took.
+fn place_of(table: &PolicyTable, places: &Places) -> Option<SweepPlace> {
+    let series = table.series.clone()?;
+    let seconds = match table.path.as_ref()?.location() {
+        ModelLocation::Stage(stage) => places.seconds(stage),
+        _ => None,
+    };
+    Some(SweepPlace { series, setting: table.setting.clone().unwrap_or_default(), seconds })
 }
 
 /// The rules of a policy at every n; the plain sample comes first.

@@ -303,5 +303,6 @@ fn answer_row(context: &RunContext<'_>, method: &MethodConfig, point: &Point) ->
         reasons,
         cost: cost_of(&point.cost),
         diagnostics,
+        sweep: None,
     })
 }

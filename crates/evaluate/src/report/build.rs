@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::metric::{self, STANDARD};
 use super::model::{Cost, Metric, PairedDifference, Report, Row, Section};
+use super::sweep::{Sweep, SweepPlace};
 use crate::stats::{Resamples, ResamplesError, wilson};
 
 /// Below this number of prompts percentile intervals are rough, and the report says so.
@@ -31,6 +32,8 @@ pub struct RowInput {
     pub cost: Cost,
     /// See [`Row::diagnostics`].
     pub diagnostics: BTreeMap<String, f64>,
+    /// Where it stands in a sweep, if it does.
+    pub sweep: Option<SweepPlace>,
 }
 
 /// What is wrong with the rows of a comparison.
@@ -258,7 +261,12 @@ impl Comparison {
                 policy: row.policy.clone(),
                 params: row.params.clone(),
                 n: row.n,
-                metrics: names.iter().map(|name| ((*name).to_owned(), mean(row, name, &resamples))).collect(),
+                metrics: names
+                    .iter()
+                    // Of those that every row has, one says why it is missing.
+                    .filter(|name| STANDARD.contains(name) || row.per_prompt.contains_key(**name))
+                    .map(|name| ((*name).to_owned(), mean(row, name, &resamples)))
+                    .collect(),
                 cost: row.cost,
                 versus_base: if index == self.base {
                     BTreeMap::new()
@@ -271,6 +279,7 @@ impl Comparison {
                         .collect()
                 },
                 diagnostics: row.diagnostics.clone(),
+                sweep: row.sweep.clone(),
             })
             .collect();
         let leaders = names
@@ -293,6 +302,7 @@ impl Comparison {
             sections: self.sections,
             settings: self.settings,
             frontier: None,
+            sweep: Sweep::of(&self.rows, &resamples),
         })
     }
 }

@@ -45,13 +45,14 @@ pub(super) fn tokens_per_prompt(report: &Report, row: &Row) -> f64 {
     row.cost.total_tokens() as f64 / report.prompts.max(1) as f64
 }
 
-/// Rows by policy and within it by method, both in the order of their first rows.
+/// Rows by policy and within it by method, both in the order of their first rows. Those of sweeps have tables of their own.
 pub(super) fn by_policy(report: &Report) -> Vec<(&str, Vec<(usize, &Row)>)> {
     let first = |same: &dyn Fn(&Row) -> bool| report.rows.iter().position(same).unwrap_or(usize::MAX);
     let mut rows: Vec<(usize, usize, usize, &Row)> = report
         .rows
         .iter()
         .enumerate()
+        .filter(|(_, row)| row.sweep.is_none())
         .map(|(index, row)| {
             let policy = first(&|other| other.policy == row.policy);
             let method = first(&|other| other.policy == row.policy && other.method == row.method);

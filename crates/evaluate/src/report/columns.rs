@@ -105,7 +105,7 @@ pub(super) fn gaps(report: &Report) -> Vec<String> {
     let policies: BTreeSet<&str> = report.rows.iter().map(|row| row.policy.as_str()).collect();
     // By reason, policy, and method: which metrics of which of its rows.
     let mut found: BTreeMap<(&str, &str, &str), Gaps<'_>> = BTreeMap::new();
-    for row in &report.rows {
+    for row in report.rows.iter().filter(|row| row.sweep.is_none()) {
         let mut by_reason: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for (name, metric) in &row.metrics {
             if let Some(reason) = &metric.reason {

@@ -13,6 +13,21 @@ pub const KL: &str = "kl";
 /// Tokens of the answer.
 pub const LENGTH: &str = "length";
 
+/// [`WIN_RATE`] of the best of `n` against the base's best of `n`: InfAlign's inference-time win rate.
+pub fn win_rate_best_of(n: usize) -> String {
+    format!("win_rate/best_of_{n}")
+}
+
+/// [`WIN_RATE`] of the worst of `n` against the base's worst of `n`.
+pub fn win_rate_worst_of(n: usize) -> String {
+    format!("win_rate/worst_of_{n}")
+}
+
+/// The chance that one of `n` answers is right, in `[0, 1]`.
+pub fn pass_at(n: usize) -> String {
+    format!("pass@{n}")
+}
+
 /// The metrics every row has, in the order of tables.
 pub const STANDARD: [&str; 6] = [ACCURACY, REWARD_GOLD, REWARD_PROXY, WIN_RATE, KL, LENGTH];
 
@@ -23,7 +38,7 @@ pub(crate) fn has_best(name: &str) -> bool {
 
 /// Whether the values are shares between 0 and 1.
 pub(crate) fn is_share(name: &str) -> bool {
-    matches!(name, ACCURACY | WIN_RATE)
+    matches!(name, ACCURACY | WIN_RATE) || name.starts_with("win_rate/") || name.starts_with("pass@")
 }
 
 /// The words of a plot's axis.

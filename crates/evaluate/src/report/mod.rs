@@ -9,6 +9,7 @@ mod html;
 mod markdown;
 pub mod metric;
 mod model;
+mod sweep;
 mod table;
 
 pub use build::{Comparison, ComparisonError, RowInput};
@@ -18,4 +19,5 @@ pub use files::{WriteError, write};
 pub use html::html;
 pub use markdown::markdown;
 pub use model::{Cost, Metric, PairedDifference, Report, Row, Section};
+pub use sweep::{Front, Sweep, SweepPlace, SweepPoint};
 pub use table::{table, table_within};

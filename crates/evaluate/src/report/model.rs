@@ -6,6 +6,7 @@ use std::ops::{Add, AddAssign};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::sweep::{Sweep, SweepPlace};
 use crate::frontier::Frontier;
 use crate::stats::{Estimate, Undetermined};
 
@@ -51,6 +52,9 @@ pub struct Report {
     /// The most gold reward at each divergence from the base, where its samples tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frontier: Option<Frontier>,
+    /// Settings of swept policies, averaged over their runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sweep: Option<Sweep>,
 }
 
 impl Report {
@@ -59,7 +63,7 @@ impl Report {
 }
 
 /// One method at one setting.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// Name of the method, as in the registry.
     pub method: String,
@@ -79,6 +83,9 @@ pub struct Row {
     /// Numbers that say how far to trust the metrics: effective sample size, acceptance rate, split-R̂.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub diagnostics: BTreeMap<String, f64>,
+    /// Where it stands in a sweep, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sweep: Option<SweepPlace>,
 }
 
 /// A mean over prompts with its interval; what does not exist is null, and `reason` says why.

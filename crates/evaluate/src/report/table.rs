@@ -6,6 +6,7 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 use super::cells::{by_policy, count, label, leads, legend_of_marks, percent, seconds, tokens_per_prompt};
 use super::columns::{Column, columns, gaps};
 use super::model::{Report, Row};
+use super::sweep::Sweep;
 
 /// The table, fitted to the terminal; as wide as it needs where the output is not one.
 pub fn table(report: &Report) -> String {
@@ -55,6 +56,13 @@ pub fn table_within(report: &Report, width: Option<usize>) -> String {
         let blocks: Vec<&Block> = heads.iter().chain(&part).collect();
         text.push_str(&draw(report, &blocks));
         text.push('\n');
+    }
+    for section in report.sections.iter().filter(|section| Sweep::TITLES.contains(&section.title.as_str())) {
+        let mut table = Table::new();
+        table.load_style(NOTHING);
+        table.force_no_tty().set_content_arrangement(ContentArrangement::Disabled);
+        table.set_header(&section.columns).add_rows(&section.rows);
+        text.push_str(&format!("{}\n{table}\n\n", section.title));
     }
     let mut remarks = vec![format!("{} intervals over {} prompts.", percent(report.level), report.prompts)];
     if text.contains('*') {

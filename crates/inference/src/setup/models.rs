@@ -90,6 +90,14 @@ pub struct Places {
 }
 
 impl Places {
+    /// The file of a run folder that says how long its run took, all sittings together.
+    pub const TIME: &str = "time.json";
+
+    /// The seconds that a stage took, where its folder says so.
+    pub fn seconds(&self, stage: &str) -> Option<f64> {
+        seconds_in(self.stages.get(stage)?)
+    }
+
     /// The run folder of a stage.
     pub fn stage(&self, name: &str) -> Result<&Path, Error> {
         self.stages.get(name).map(PathBuf::as_path).ok_or_else(|| Error::Stage {
@@ -132,6 +140,12 @@ impl Places {
         };
         Err(Error::Model(model::Error::Missing { path: directory, message: message.into() }))
     }
+}
+
+/// The seconds that a run folder's [`Places::TIME`] says.
+pub fn seconds_in(folder: &Path) -> Option<f64> {
+    let text = fs_err::read_to_string(folder.join(Places::TIME)).ok()?;
+    serde_json::from_str::<serde_json::Value>(&text).ok()?.get("seconds")?.as_f64()
 }
 
 /// The shipped model: beside the current directory, else where this program was built.

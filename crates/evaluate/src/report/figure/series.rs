@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::style::Style;
 use crate::report::cells::params;
 use crate::report::model::{Report, Row};
+use crate::report::sweep::SweepPoint;
 
 /// A coordinate with its interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,17 +42,19 @@ pub(super) struct Series {
 
 /// The series with at least one point, styled by their place in the whole report, so that all panels agree.
 pub(super) fn collect(report: &Report, point: impl Fn(&Row) -> Option<(Span, Span)>) -> Vec<Series> {
-    let policies: BTreeSet<&str> = report.rows.iter().map(|row| row.policy.as_str()).collect();
+    let policies: BTreeSet<&str> =
+        report.rows.iter().filter(|row| row.sweep.is_none()).map(|row| row.policy.as_str()).collect();
     let key = |row: &Row| (row.policy.clone(), row.method.clone());
     let mut keys = Vec::new();
-    for row in &report.rows {
+    for row in report.rows.iter().filter(|row| row.sweep.is_none()) {
         if !keys.contains(&key(row)) {
             keys.push(key(row));
         }
     }
     let base = report.rows.get(report.base).map(key);
     let mut others = 0;
-    keys.into_iter()
+    let of_rows: Vec<Series> = keys
+        .into_iter()
         .filter_map(|of| {
             let style = if Some(&of) == base.as_ref() {
                 Style::BASE
@@ -64,6 +67,32 @@ pub(super) fn collect(report: &Report, point: impl Fn(&Row) -> Option<(Span, Spa
             let (policy, method) = of;
             let name = if policies.len() > 1 { format!("{method} on {policy}") } else { method };
             (!lines.is_empty()).then_some(Series { name, style, lines })
+        })
+        .collect();
+    of_rows.into_iter().chain(swept(report, others, point)).collect()
+}
+
+/// A series for each sweep, its settings connected in their order; styled after `others` series.
+fn swept(report: &Report, others: usize, point: impl Fn(&Row) -> Option<(Span, Span)>) -> Vec<Series> {
+    let points = report.sweep.iter().flat_map(|sweep| &sweep.points);
+    let mut names: Vec<&str> = Vec::new();
+    for point in points.clone() {
+        if !names.contains(&point.series.as_str()) {
+            names.push(&point.series);
+        }
+    }
+    let place = |of: &SweepPoint| {
+        let row = Row { metrics: of.metrics.clone(), ..Row::default() };
+        let (x, y) = point(&row)?;
+        Some(Point { x, y, label: of.setting.clone() })
+    };
+    names
+        .into_iter()
+        .enumerate()
+        .filter_map(|(index, name)| {
+            let line: Vec<Point> = points.clone().filter(|of| of.series == name).filter_map(place).collect();
+            let style = Style::nth(others + index);
+            (!line.is_empty()).then(|| Series { name: name.to_owned(), style, lines: vec![line] })
         })
         .collect()
 }
