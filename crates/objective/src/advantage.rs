@@ -25,6 +25,17 @@ pub fn normalized(advantages: &[f64]) -> Result<Vec<f64>, InputError> {
     Ok(advantages.iter().map(|a| (a - centre) / (spread + EPSILON)).collect())
 }
 
+/// `(a - mean) / sqrt(variance + 1e-8)`, variance with `n - 1`: TRL's whitening of advantages. A single one is its mean.
+pub fn whitened(advantages: &[f64]) -> Result<Vec<f64>, InputError> {
+    finite("advantages", advantages)?;
+    if advantages.len() < 2 {
+        return Ok(vec![0.0; advantages.len()]);
+    }
+    let (centre, spread) = (mean(advantages), deviation(advantages));
+    let scale = (spread * spread + 1e-8).sqrt();
+    Ok(advantages.iter().map(|a| (a - centre) / scale).collect())
+}
+
 /// What the group-relative advantages are divided by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -121,6 +132,35 @@ mod tests {
         for scale in [Scale::Group, Scale::Batch, Scale::None] {
             assert_eq!(group_relative(&groups, scale).expect("groups")[0], vec![0.0; 3]);
         }
+    }
+
+    #[test]
+    fn generalised_advantages_are_decayed_sums_of_temporal_differences() {
+        let (rewards, values) = ([0.3, -1.0, 0.0, 2.5], [0.7, -0.2, 1.1, 0.4]);
+        for gamma in [1.0, 0.9] {
+            let delta = |t: usize| rewards[t] + gamma * values.get(t + 1).unwrap_or(&0.0) - values[t];
+            for lambda in [0.0, 0.4, 0.95, 1.0] {
+                let got = gae(&rewards, &values, gamma, lambda).expect("aligned");
+                for (t, got) in got.iter().enumerate() {
+                    let decay = |from: usize, at: usize| (gamma * lambda).powi((at - from) as i32);
+                    let direct: f64 = (t..4).map(|at| decay(t, at) * delta(at)).sum();
+                    assert!((got - direct).abs() < 1e-14, "gamma {gamma}, lambda {lambda}, token {t}");
+                    // The ends of the range: the return to come less the value, and one temporal difference.
+                    let to_come: f64 = (t..4).map(|at| gamma.powi((at - t) as i32) * rewards[at]).sum();
+                    assert!(lambda != 1.0 || (got - (to_come - values[t])).abs() < 1e-14);
+                    assert!(lambda != 0.0 || (got - delta(t)).abs() < 1e-14);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn whitened_advantages_have_mean_zero_and_variance_one() {
+        let white = whitened(&[1.0, 2.0, 6.0]).expect("finite");
+        assert!(mean(&white).abs() < 1e-15 && (deviation(&white) - 1.0).abs() < 1e-8);
+        assert_eq!(whitened(&[4.0]).expect("finite"), [0.0]);
+        assert_eq!(whitened(&[4.0, 4.0]).expect("finite"), [0.0, 0.0]);
+        assert!(whitened(&[f64::NAN, 0.0]).is_err());
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod vbon;
 pub use bonbon::Bonbon;
 pub use bradley_terry::BradleyTerry;
 pub use dpo::{Dpo, DpoVariant, SequenceLogProbs};
-pub use policy_gradient::{Clip, PolicyGradient, clipped, reinforce};
+pub use policy_gradient::{Clip, PolicyGradient, ValueLoss, clipped, clipped_value, reinforce};
 pub use preference::{Preference, Simpo};
 pub use quantile::{QuantileTilt, log_mean_exp, squared_ratio};
 pub use sft::{CrossEntropy, cross_entropy};

@@ -1,4 +1,4 @@
-//! Policy-gradient surrogates: REINFORCE and the clipped importance ratio of PPO.
+//! Policy-gradient surrogates: REINFORCE, and PPO's clipped importance ratio and clipped value loss.
 
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +55,30 @@ pub fn clipped(log_ratio: f64, advantage: f64, clip: Clip) -> PolicyGradient {
     }
 }
 
+/// Loss of a value and its derivative.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ValueLoss {
+    /// The loss.
+    pub loss: f64,
+    /// Derivative with respect to the value.
+    pub gradient: f64,
+    /// Whether the clip is active, so that the value has no gradient.
+    pub clipped: bool,
+}
+
+/// `max((v - target)^2, (clip(v) - target)^2) / 2`, `v` clipped to at most `range` from what it was (PPO2, TRL); with range 0
+/// it is not clipped.
+pub fn clipped_value(value: f64, old: f64, target: f64, range: f64) -> ValueLoss {
+    let free = value - target;
+    if range > 0.0 {
+        let bounded = value.clamp(old - range, old + range) - target;
+        if bounded * bounded > free * free {
+            return ValueLoss { loss: 0.5 * bounded * bounded, gradient: 0.0, clipped: true };
+        }
+    }
+    ValueLoss { loss: 0.5 * free * free, gradient: free, clipped: false }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,5 +97,16 @@ mod tests {
         assert!(clipped(0.5, 1.0, clip).clipped && !clipped(-0.5, 1.0, clip).clipped);
         assert!(clipped(-0.5, -1.0, clip).clipped && !clipped(0.5, -1.0, clip).clipped);
         assert!(Clip { low: 1.2, high: 0.0 }.validate().is_err());
+    }
+
+    #[test]
+    fn the_clip_of_a_value_stops_what_goes_to_the_target_and_not_what_goes_away() {
+        // From 0 towards 1, and from 0 away from 1.
+        assert!(clipped_value(0.5, 0.0, 1.0, 0.2).clipped && !clipped_value(-0.5, 0.0, 1.0, 0.2).clipped);
+        for value in [-0.7, 0.1, 0.15] {
+            let at = |v| clipped_value(v, 0.0, 1.0, 0.2).loss;
+            let numeric = (at(value + 1e-6) - at(value - 1e-6)) / 2e-6;
+            assert!((numeric - clipped_value(value, 0.0, 1.0, 0.2).gradient).abs() < 1e-8);
+        }
     }
 }
