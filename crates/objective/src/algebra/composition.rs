@@ -1,6 +1,6 @@
 //! Methods that are a value, a divergence and a policy gradient.
 
-use super::{Draws, Estimator, Group, Objective, Record, Rollout, Term, TermLoss, Terms};
+use super::{Draws, Estimator, Group, Objective, Payments, Record, Term, TermLoss, Terms};
 use crate::error::{InputError, in_range};
 use crate::losses::Vbon;
 use crate::rank::{CachedRewards, LogCdf, Rank, Ties};
@@ -155,10 +155,19 @@ impl Composition {
         }
     }
 
-    fn observe(&self, rollout: &Rollout, total: f64, record: &mut Record<'_>) {
-        record("objective/scores", rollout.reward, 1.0);
-        record("objective/rlhf_reward", total, 1.0);
-        record("objective/non_score_reward", -self.weights.kl * rollout.log_ratio(), 1.0);
+    /// The values of a prompt's rollouts, with what is worth knowing about their returns.
+    fn observed_values(&self, group: &Group<'_>, record: &mut Record<'_>) -> Result<Vec<f64>, InputError> {
+        let values = self.values(group, record)?;
+        let silent = values.windows(2).all(|pair| pair[0] == pair[1]);
+        if values.len() > 1 {
+            record("frac_reward_zero_std", f64::from(u8::from(silent)), 1.0);
+        }
+        for (rollout, value) in group.policy.iter().zip(&values) {
+            record("objective/scores", rollout.reward, 1.0);
+            record("objective/rlhf_reward", self.weights.sequence_return(*value, rollout.log_ratio()), 1.0);
+            record("objective/non_score_reward", -self.weights.kl * rollout.log_ratio(), 1.0);
+        }
+        Ok(values)
     }
 }
 
@@ -170,21 +179,12 @@ impl Objective for Composition {
     fn terms(&self, groups: &[Group<'_>], record: &mut Record<'_>) -> Result<Vec<Terms>, InputError> {
         let mut returns = Vec::with_capacity(groups.len());
         for group in groups {
-            let values = self.values(group, record)?;
-            let silent = values.windows(2).all(|pair| pair[0] == pair[1]);
-            if values.len() > 1 {
-                record("frac_reward_zero_std", f64::from(u8::from(silent)), 1.0);
-            }
-            let totals: Vec<f64> = group
-                .policy
-                .iter()
-                .zip(&values)
-                .map(|(rollout, value)| self.weights.sequence_return(*value, rollout.log_ratio()))
-                .collect();
-            for (rollout, total) in group.policy.iter().zip(&totals) {
-                self.observe(rollout, *total, record);
-            }
-            returns.push(totals);
+            let values = self.observed_values(group, record)?;
+            let paid = values.iter().zip(&group.policy);
+            returns.push(
+                paid.map(|(value, rollout)| self.weights.sequence_return(*value, rollout.log_ratio()))
+                    .collect(),
+            );
         }
         let advantages = if self.rollouts == 0 { returns } else { self.estimator.advantages(&returns)? };
         let rollouts = advantages.iter().map(Vec::len).sum::<usize>() as f64;
@@ -205,6 +205,22 @@ impl Objective for Composition {
             terms.push(Terms { policy, anchor });
         }
         Ok(terms)
+    }
+
+    fn payments(
+        &self,
+        groups: &[Group<'_>],
+        record: &mut Record<'_>,
+    ) -> Result<Option<Payments>, InputError> {
+        if self.rollouts == 0 || self.weights.likelihood > 0.0 {
+            return Ok(None);
+        }
+        let mut ends = Vec::with_capacity(groups.len());
+        for group in groups {
+            let values = self.observed_values(group, record)?;
+            ends.push(values.into_iter().map(|value| self.weights.value * value).collect());
+        }
+        Ok(Some(Payments { ends, kl: self.weights.kl }))
     }
 }
 
@@ -239,7 +255,7 @@ fn log_quantile(rank: Rank, ties: Ties, record: &mut Record<'_>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::algebra::AnchorSample;
+    use crate::algebra::{AnchorSample, Rollout};
 
     fn group(policy: &[f64], anchor: &[f64]) -> Group<'static> {
         let rollout = |reward: &f64| Rollout { reward: *reward, log_policy: -1.0, log_anchor: -1.5 };

@@ -20,10 +20,12 @@
 mod bon_aware;
 mod composition;
 mod estimator;
+mod ppo;
 
 pub use bon_aware::{BonAware, BonEstimator, binary_weight};
 pub use composition::{Composition, Value, Weights};
 pub use estimator::Estimator;
+pub use ppo::{Payments, Ppo, TokenLoss, TokenTerm, Trajectory};
 
 use crate::error::InputError;
 use crate::rank::CachedRewards;
@@ -130,4 +132,15 @@ pub trait Objective {
 
     /// The terms of a step's loss from what was drawn, and metrics of it.
     fn terms(&self, groups: &[Group<'_>], record: &mut Record<'_>) -> Result<Vec<Terms>, InputError>;
+
+    /// What the policy's answers earn and their tokens pay, and metrics of it, for an estimator that looks at tokens ([`Ppo`]).
+    /// `None` where the method is not a payment for the policy's own answers less a KL.
+    fn payments(
+        &self,
+        groups: &[Group<'_>],
+        record: &mut Record<'_>,
+    ) -> Result<Option<Payments>, InputError> {
+        let _ = (groups, record);
+        Ok(None)
+    }
 }

@@ -83,12 +83,34 @@ impl TabularPolicy {
     pub fn backward(&self, coefficients: &[f64]) -> Result<Vec<f64>, TabularError> {
         let sequences = self.space.sequences();
         same_length("coefficients", sequences.len(), coefficients.len())?;
+        self.carry(&sequences, |sequence, _| coefficients[sequence])
+    }
+
+    /// As [`TabularPolicy::backward`], with a coefficient for the log-probability of every symbol of every sequence given
+    /// those before it.
+    pub fn backward_tokens(&self, coefficients: &[Vec<f64>]) -> Result<Vec<f64>, TabularError> {
+        let sequences = self.space.sequences();
+        same_length("coefficients", sequences.len(), coefficients.len())?;
+        for (sequence, row) in sequences.iter().zip(coefficients) {
+            same_length("coefficients of a sequence", sequence.len(), row.len())?;
+        }
+        self.carry(&sequences, |sequence, t| coefficients[sequence][t])
+    }
+
+    fn carry(
+        &self,
+        sequences: &[Vec<Symbol>],
+        coefficient: impl Fn(usize, usize) -> f64,
+    ) -> Result<Vec<f64>, TabularError> {
         let vocab = self.space.vocab() as usize;
         // First the coefficient with which each symbol after each prefix occurs ...
         let mut gradient = vec![0.0; self.logits.len()];
-        for (sequence, coefficient) in sequences.iter().zip(coefficients).filter(|(_, c)| **c != 0.0) {
+        for (index, sequence) in sequences.iter().enumerate() {
             for (t, symbol) in sequence.iter().enumerate() {
-                gradient[self.row_of(&sequence[..t])? * vocab + *symbol as usize] += coefficient;
+                let coefficient = coefficient(index, t);
+                if coefficient != 0.0 {
+                    gradient[self.row_of(&sequence[..t])? * vocab + *symbol as usize] += coefficient;
+                }
             }
         }
         // ... then the derivative of the log-softmax, row by row.
