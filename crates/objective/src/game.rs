@@ -126,6 +126,11 @@ pub enum WindLoss {
     /// `KL(next ‖ pi)` up to a factor and a constant: likelihood of the answers, weighted by the iterate's ratio to the
     /// round's policy.
     Kl,
+    /// Noise-contrastive estimation with the round's policy as noise and the iterate as data, which is the noise weighted by
+    /// its ratio ([`TermLoss::Contrast`]). With the exact ratio the loss is least at the iterate. Here, as in the squared
+    /// loss, a half stands for the logarithm of the ratio's normaliser: a normaliser counted among the few answers of a
+    /// prompt would depend on each of them, and its bias is larger than that of a constant.
+    Nce,
 }
 
 /// WIND: answers of the current round's policy, the anchor, are given the log-probability that the next exact iterate has, or
@@ -175,6 +180,13 @@ impl Objective for Wind {
                 WindLoss::Kl => {
                     let weight = |(target, sample): (&f64, &AnchorSample)| (target - sample.log_anchor).exp();
                     targets.iter().zip(samples).map(weight).map(|weight| TermLoss::Linear(-weight)).collect()
+                }
+                WindLoss::Nce => {
+                    let contrast = |(target, sample): (&f64, &AnchorSample)| TermLoss::Contrast {
+                        noise: sample.log_anchor,
+                        weight: (target - sample.log_anchor).exp(),
+                    };
+                    targets.iter().zip(samples).map(contrast).collect()
                 }
             };
             let anchor = losses.into_iter().map(|loss| Some(Term { loss, divisor })).collect();

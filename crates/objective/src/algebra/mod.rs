@@ -15,7 +15,7 @@
 //! | BOND | `log F` among fresh samples | Jeffreys | fixed, or moved every so many steps |
 //! | J-BOND | worst of three | Jeffreys | moving average |
 //! | BoN-aware | raw reward of the best of N of the policy itself | backward | fixed |
-//! | WIND | win rate against the anchor | squared or forward, see [`crate::game`] | moved every round |
+//! | WIND | win rate against the anchor | squared, forward or contrastive, see [`crate::game`] | moved every round |
 
 mod bon_aware;
 mod composition;
@@ -28,6 +28,7 @@ pub use estimator::Estimator;
 pub use ppo::{Payments, Ppo, TokenLoss, TokenTerm, Trajectory};
 
 use crate::error::InputError;
+use crate::numeric::{log_sigmoid, sigmoid};
 use crate::rank::CachedRewards;
 
 /// An answer drawn from the policy.
@@ -98,6 +99,13 @@ pub enum TermLoss {
         /// What the log-probability is to be.
         target: f64,
     },
+    /// `-weight log sigmoid(h) - log sigmoid(-h)` with `h = l - noise`: least at `h = log weight`.
+    Contrast {
+        /// The log-probability under the noise.
+        noise: f64,
+        /// How often the answer is data for each time it is noise.
+        weight: f64,
+    },
 }
 
 impl TermLoss {
@@ -108,6 +116,10 @@ impl TermLoss {
             Self::Squared { target } => {
                 let residual = log_prob - target;
                 (residual * residual, 2.0 * residual)
+            }
+            Self::Contrast { noise, weight } => {
+                let h = log_prob - noise;
+                (-weight * log_sigmoid(h) - log_sigmoid(-h), sigmoid(h) - weight * sigmoid(-h))
             }
         }
     }
