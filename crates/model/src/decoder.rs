@@ -16,6 +16,9 @@ use crate::params::{Slot, Visitor};
 /// rotated, to outputs `[tokens, heads, head_dim]`.
 pub type Mix<'m> = dyn FnMut(usize, Tensor<3>, Tensor<3>, Tensor<3>) -> Tensor<3> + 'm;
 
+/// Where the parameters of a value head are visited, by the name that TRL has for them.
+pub const VALUE_HEAD: &str = "v_head.summary";
+
 /// Gives the flat values of the parameter of a name and shape.
 pub type Values<'v, E> = dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, E> + 'v;
 
@@ -69,6 +72,9 @@ pub struct Decoder {
     pub norm: Tensor<1>,
     /// `lm_head` or `score`; `None` where the output matrix is the embedding.
     pub head: Option<Linear>,
+    /// A scalar head beside the language head, on the same hidden states: the value of a text so far, for PPO. It belongs to
+    /// training and is no part of the model's own files.
+    pub value: Option<Linear>,
     tied: Option<Arc<Packed>>,
     inverse_frequencies: Vec<f32>,
 }
@@ -107,7 +113,7 @@ impl Decoder {
             Head::Language => Some(build.linear("lm_head", config.vocab_size, d, false)?),
         };
         let inverse_frequencies = config.rope_scaling.inverse_frequencies(config.rope_theta, config.head_dim);
-        Ok(Self { config, embed_tokens, layers, norm, head, tied: None, inverse_frequencies })
+        Ok(Self { config, embed_tokens, layers, norm, head, value: None, tied: None, inverse_frequencies })
     }
 
     /// A decoder with new weights: normal with deviation 0.02, the projections back into the residual stream divided by
@@ -186,7 +192,16 @@ impl Decoder {
 
     /// Norm and head on rows of [`Decoder::hidden`]: `[rows, vocab]`, or `[rows, 1]` of a reward model.
     pub fn output(&self, hidden: Tensor<2>) -> Tensor<2> {
-        let h = kernels::rms_norm(hidden, self.norm.clone(), self.config.rms_norm_eps);
+        self.unembed(self.normed(hidden))
+    }
+
+    /// What the heads get: the last norm of rows of [`Decoder::hidden`].
+    pub(crate) fn normed(&self, hidden: Tensor<2>) -> Tensor<2> {
+        kernels::rms_norm(hidden, self.norm.clone(), self.config.rms_norm_eps)
+    }
+
+    /// The head on rows of [`Decoder::normed`].
+    pub(crate) fn unembed(&self, h: Tensor<2>) -> Tensor<2> {
         match &self.head {
             Some(head) => head.forward(h),
             None => kernels::linear(h, self.embed_tokens.clone(), None, self.tied.as_ref()),
@@ -224,6 +239,9 @@ impl Decoder {
         if let Some(head) = &mut self.head {
             head.visit(name, visitor);
         }
+        if let Some(value) = &mut self.value {
+            value.visit(VALUE_HEAD, visitor);
+        }
     }
 
     /// Calls `apply` with the path of every linear map of the layers (`model.layers.0.self_attn.q_proj`) and of the head.
@@ -248,7 +266,7 @@ impl Decoder {
         }
     }
 
-    /// A copy for inference: off the differentiating device, weights packed.
+    /// A copy for inference: off the differentiating device, weights packed, without a value head.
     #[must_use]
     pub fn frozen(&self) -> Self {
         self.frozen_as(Precision::F32)
@@ -259,9 +277,18 @@ impl Decoder {
     #[must_use]
     pub fn frozen_as(&self, precision: Precision) -> Self {
         let mut copy = self.clone();
+        copy.value = None;
         copy.visit(&mut |_, mut slot| slot.freeze());
         copy.pack_where(precision, |_| true);
         copy
+    }
+
+    /// The same decoder with a new value head of zeros: at first it says nothing, so that it misleads no advantage.
+    #[must_use]
+    pub fn with_value_head(mut self) -> Self {
+        let (device, width) = (self.device(), self.config.hidden_size);
+        self.value = Some(Linear::new(Tensor::zeros([1, width], &device), Some(Tensor::zeros([1], &device))));
+        self
     }
 
     /// Whether its device holds the weights of policies in any [`Precision`].

@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use serde_json::{Map, Value, json};
 
 use crate::config::{Config, Head, read_json};
-use crate::decoder::Decoder;
+use crate::decoder::{Decoder, VALUE_HEAD};
 use crate::error::Error;
 use crate::linear::{Lora, tensor};
 use crate::params::Slot;
@@ -187,11 +187,11 @@ pub fn attach(
     }
 }
 
-/// The files of a whole model, by name: `config.json`, `generation_config.json`, weights.
+/// The files of a whole model, by name: `config.json`, `generation_config.json`, weights. A value head is left out.
 pub fn model_files(decoder: &Decoder, float: Float) -> Result<Vec<(String, Vec<u8>)>, Error> {
     let mut merged = decoder.clone();
     merged.each_linear(&mut |_, linear| linear.merge());
-    let tensors = named(&mut merged, &|_| true);
+    let tensors = named(&mut merged, &|name| !name.starts_with(VALUE_HEAD));
     let mut config = decoder.config.raw.clone();
     let dtype = match float {
         Float::F32 => "float32",

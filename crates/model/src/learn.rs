@@ -4,6 +4,7 @@
 //! respect to them (`objective::losses`). So a training step is: run the batch forward, read the log-probabilities,
 //! compute the loss and its gradient on the host in `f64`, and hand the gradient back to [`Forward::backward`].
 
+use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::cache::{host, select};
@@ -110,22 +111,87 @@ impl Batch {
 /// Runs a language model on `rows` and gives the log-probability of every wanted token. With
 /// `checkpointing`, only the layers' inputs are kept, and backward runs each layer again.
 pub fn log_probs(decoder: &Decoder, rows: &[Row<'_>], checkpointing: bool) -> Forward {
-    let batch = Batch::new(rows, &decoder.device());
-    let (mut places, mut targets, mut counts) = (Vec::new(), Vec::new(), Vec::new());
-    for (index, row) in rows.iter().enumerate() {
-        let before = places.len();
-        for position in (1..row.ids.len()).filter(|position| row.loss[*position]) {
-            places.push(batch.starts[index] + position - 1);
-            targets.push(row.ids[position] as i32);
-        }
-        counts.push(places.len() - before);
-    }
-    let device = decoder.device();
-    let count = targets.len();
-    let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [count]), &device);
-    forward(decoder, batch, counts, checkpointing, |hidden| {
-        kernels::gather_log_prob(decoder.output(select(&hidden, &places)), targets)
+    let (batch, wanted) = (Batch::new(rows, &decoder.device()), Wanted::new(rows));
+    let targets = wanted.targets(&decoder.device());
+    forward(decoder, batch, wanted.counts, checkpointing, |hidden| {
+        kernels::gather_log_prob(decoder.output(select(&hidden, &wanted.places)), targets)
     })
+}
+
+/// Log-probabilities, values and entropies of the wanted tokens of a batch.
+#[derive(Debug)]
+pub struct ActorCritic {
+    /// `values` holds the log-probabilities of all wanted tokens, then the values of the texts before them; so do the
+    /// coefficients of [`Forward::backward`]. `counts` is that of either.
+    pub forward: Forward,
+    /// Entropy of the law that each wanted token was drawn from, in nats; without a gradient.
+    pub entropies: Vec<f32>,
+}
+
+impl ActorCritic {
+    /// The log-probability of each wanted token.
+    pub fn log_probs(&self) -> &[f32] {
+        &self.forward.values[..self.entropies.len()]
+    }
+
+    /// The value of the text before each wanted token.
+    pub fn values(&self) -> &[f32] {
+        &self.forward.values[self.entropies.len()..]
+    }
+}
+
+/// As [`log_probs`], with the value head's value of the text before every wanted token. Without a value head all are zero.
+pub fn actor_critic(decoder: &Decoder, rows: &[Row<'_>], checkpointing: bool) -> ActorCritic {
+    let (batch, wanted) = (Batch::new(rows, &decoder.device()), Wanted::new(rows));
+    let targets = wanted.targets(&decoder.device());
+    let mut entropies = Vec::new();
+    let forward = forward(decoder, batch, wanted.counts, checkpointing, |hidden| {
+        let h = decoder.normed(select(&hidden, &wanted.places));
+        let values = match &decoder.value {
+            Some(value) => value.forward(h.clone()).reshape([wanted.places.len()]),
+            None => Tensor::zeros([wanted.places.len()], &h.device()),
+        };
+        let logits = decoder.unembed(h);
+        entropies = host(entropy(logits.clone()));
+        Tensor::cat(vec![kernels::gather_log_prob(logits, targets), values], 0)
+    });
+    ActorCritic { forward, entropies }
+}
+
+/// `-Σ p log p` of each row of logits, in nats.
+fn entropy(logits: Tensor<2>) -> Tensor<1> {
+    let rows = logits.dims()[0];
+    let logits = if logits.is_autodiff() { logits.inner() } else { logits };
+    let log_p = log_softmax(logits, 1);
+    (log_p.clone().exp() * log_p).sum_dim(1).neg().reshape([rows])
+}
+
+/// The wanted tokens of a batch: the places that predict them, what they are, and how many each row has.
+struct Wanted {
+    places: Vec<usize>,
+    ids: Vec<i32>,
+    counts: Vec<usize>,
+}
+
+impl Wanted {
+    fn new(rows: &[Row<'_>]) -> Self {
+        let mut wanted = Self { places: Vec::new(), ids: Vec::new(), counts: Vec::new() };
+        let mut start = 0;
+        for row in rows {
+            let before = wanted.places.len();
+            for position in (1..row.ids.len()).filter(|position| row.loss[*position]) {
+                wanted.places.push(start + position - 1);
+                wanted.ids.push(row.ids[position] as i32);
+            }
+            wanted.counts.push(wanted.places.len() - before);
+            start += row.ids.len();
+        }
+        wanted
+    }
+
+    fn targets(&self, device: &Device) -> Tensor<1, Int> {
+        Tensor::from_data(TensorData::new(self.ids.clone(), [self.ids.len()]), device)
+    }
 }
 
 /// Runs a reward model on rows of tokens and gives each row's score at its last token.
@@ -289,6 +355,77 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn values_share_the_trunk_with_the_log_probabilities_and_flow_back_through_it() {
+        let mut decoder = decoder().with_value_head();
+        let mut state = 0.1_f32;
+        decoder.visit(&mut |name, mut slot| {
+            if name.starts_with("v_head.") {
+                let count = slot.shape().iter().product::<usize>();
+                let values: Vec<f32> = (0..count)
+                    .map(|_| {
+                        state += 0.7;
+                        0.3 * state.sin()
+                    })
+                    .collect();
+                slot.set_flat(Tensor::from_data(TensorData::new(values, [count]), &Device::flex()));
+            }
+            slot.set_trained(true);
+        });
+        let (first, second) = ([3, 9, 4, 22, 7], [8, 5, 2]);
+        let rows = [
+            Row { ids: &first, loss: &[false, false, true, true, true] },
+            Row { ids: &second, loss: &[false, true, true] },
+        ];
+        let plain = log_probs(&decoder, &rows, false);
+        for checkpointing in [false, true] {
+            let both = actor_critic(&decoder, &rows, checkpointing);
+            assert_eq!(both.log_probs(), plain.values, "the same bits beside the values");
+            assert_eq!((both.forward.counts.as_slice(), both.values().len()), (&[3, 2][..], 5));
+            assert!(both.entropies.iter().all(|h| *h > 0.0 && *h <= (30.0_f32).ln() + 1e-5));
+            // The gradient of one value, against a change of the value head and of a weight of the trunk.
+            let mut coefficients = vec![0.0; 10];
+            coefficients[6] = 1.0;
+            let at = |decoder: &Decoder| actor_critic(decoder, &rows, false).values()[1];
+            let grads = both.forward.backward(&mut decoder, &coefficients);
+            for name in ["v_head.summary.weight", "v_head.summary.bias", "model.layers.0.mlp.up_proj.weight"]
+            {
+                let gradient: Vec<f32> = grads.get(name).expect(name).to_data().iter::<f32>().collect();
+                let place = (0..gradient.len())
+                    .max_by(|a, b| gradient[*a].abs().total_cmp(&gradient[*b].abs()))
+                    .expect("values");
+                let moved = |by: f32| {
+                    let mut copy = decoder.clone();
+                    copy.visit(&mut |other, mut slot| {
+                        if other == name {
+                            let mut values: Vec<f32> = slot.flat().to_data().iter::<f32>().collect();
+                            values[place] += by;
+                            let count = values.len();
+                            slot.set_flat(Tensor::from_data(
+                                TensorData::new(values, [count]),
+                                &Device::flex(),
+                            ));
+                        }
+                    });
+                    at(&copy)
+                };
+                let numeric = (moved(1e-2) - moved(-1e-2)) / 2e-2;
+                let want = gradient[place];
+                assert!((numeric - want).abs() < 1e-2 * want.abs().max(1e-2), "{name}: {want}, {numeric}");
+            }
+            // The log-probabilities do not see the value head.
+            let mut coefficients = vec![1.0; 10];
+            coefficients[5..].fill(0.0);
+            let grads =
+                actor_critic(&decoder, &rows, checkpointing).forward.backward(&mut decoder, &coefficients);
+            let flat = grads.get("v_head.summary.weight").expect("a leaf").to_data();
+            assert!(flat.iter::<f32>().all(|g| g == 0.0));
+        }
+        // A policy and a saved model have no such head.
+        let names = crate::files::named(&mut decoder.frozen(), &|_| true);
+        assert!(names.iter().all(|tensor| !tensor.name.starts_with("v_head.")));
     }
 
     #[test]
