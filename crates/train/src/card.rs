@@ -23,10 +23,34 @@ pub fn text(recipe: &Recipe, base: &str) -> String {
     )
 }
 
+/// The card with what was not as it should be while the model was made.
+pub fn with_alarms(card: &str, alarms: &[String]) -> String {
+    if alarms.is_empty() {
+        return card.to_owned();
+    }
+    let lines: Vec<String> = alarms.iter().map(|alarm| format!("- {alarm}\n")).collect();
+    let lines = lines.concat();
+    format!(
+        "{card}\n## Alarms\n\nMetrics that were where they should not be, with the step they were first seen at:\n\n{lines}"
+    )
+}
+
 /// The commit that is checked out, where the program runs in a checkout.
 pub fn git() -> Option<String> {
     let head = fs_err::read_to_string(".git/HEAD").ok()?;
     let Some(name) = head.trim().strip_prefix("ref: ") else { return Some(head.trim().to_owned()) };
     let loose = fs_err::read_to_string(Path::new(".git").join(name)).ok();
     loose.map(|commit| commit.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alarms_stand_in_the_card() {
+        assert_eq!(with_alarms("# Model\n", &[]), "# Model\n");
+        let card = with_alarms("# Model\n", &["step 3: a".into(), "step 9: b".into()]);
+        assert!(card.starts_with("# Model\n\n## Alarms\n") && card.ends_with("- step 3: a\n- step 9: b\n"));
+    }
 }

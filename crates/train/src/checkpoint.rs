@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use data::tokenizer::Tokenizer;
-use model::files::{AdapterConfig, adapter_files, model_files};
+use model::decoder::VALUE_HEAD;
+use model::files::{AdapterConfig, adapter_files, model_files, named};
 use model::params::Slot;
 use model::weights::{Float, Weights, serialize};
 use model::{Config, Decoder};
@@ -13,6 +14,9 @@ use serde::{Deserialize, Serialize};
 use crate::atomic;
 use crate::error::Error;
 use crate::optimizer::Moments;
+
+/// Where a value head is kept, beside the model that others read.
+const VALUE_FILE: &str = "state/value_head.safetensors";
 
 /// A decoder in training and what belongs to it.
 #[derive(Debug)]
@@ -60,6 +64,10 @@ pub fn save(
     let state_json = serde_json::to_vec_pretty(state).map_err(Error::other)?;
     files.push(("state/trainer.json".into(), state_json));
     files.push(("state/optimizer.safetensors".into(), serialize(&moments.save(), Float::F32)?));
+    if learner.decoder.value.is_some() {
+        let head = named(&mut learner.decoder.clone(), &|name| name.starts_with(VALUE_HEAD));
+        files.push((VALUE_FILE.into(), serialize(&head, Float::F32)?));
+    }
     files.extend(more);
     write(folder, state.step, &files)
 }
@@ -78,7 +86,7 @@ fn write(folder: &Path, step: usize, files: &[(String, Vec<u8>)]) -> Result<Path
 }
 
 /// The files of a model, its tokenizer and its card.
-fn model_folder(learner: &Learner, card: &str) -> Result<Vec<(String, Vec<u8>)>, Error> {
+pub(crate) fn model_folder(learner: &Learner, card: &str) -> Result<Vec<(String, Vec<u8>)>, Error> {
     let mut files = match &learner.adapter {
         Some(adapter) => adapter_files(&learner.decoder, adapter)?,
         None => model_files(&learner.decoder, Float::F32)?,
@@ -135,21 +143,41 @@ pub fn resume(
         ))
     })?;
 
+    load_weights(&path, learner, device)?;
+    let optimizer = Weights::of_files(&[path.join("state/optimizer.safetensors")])?;
+    let names: Vec<String> = optimizer.names().map(str::to_owned).collect();
+    let moments = Moments::load(step, names, device, |name| optimizer.read_vector(name))?;
+    Ok(Some((moments, state)))
+}
+
+/// Puts what is trained, as the folder `path` has it, into `learner`.
+pub(crate) fn load_weights(path: &Path, learner: &mut Learner, device: &Device) -> Result<(), Error> {
     let (weights, prefix) = if learner.adapter.is_some() {
         (Weights::of_files(&[path.join("adapter_model.safetensors")])?, "base_model.model.")
     } else {
-        let config = Config::read(&path)?;
+        let config = Config::read(path)?;
         if config.parameters() != learner.decoder.config.parameters() {
-            return Err(refuse("it holds a model of another shape than the recipe's".into()));
+            return Err(Error::Checkpoint {
+                path: path.into(),
+                message: "it holds a model of another shape than the recipe's".into(),
+            });
         }
-        (Weights::open(&path)?, "")
+        (Weights::open(path)?, "")
+    };
+    let head = match learner.decoder.value {
+        Some(_) => Some(Weights::of_files(&[path.join(VALUE_FILE)])?),
+        None => None,
     };
     let mut failure = None;
     learner.decoder.visit(&mut |name, mut slot: Slot<'_>| {
         if !slot.is_trained() || failure.is_some() {
             return;
         }
-        match weights.read(&format!("{prefix}{name}"), &slot.shape()) {
+        let read = match &head {
+            Some(head) if name.starts_with(VALUE_HEAD) => head.read(name, &slot.shape()),
+            _ => weights.read(&format!("{prefix}{name}"), &slot.shape()),
+        };
+        match read {
             Ok(values) => {
                 let count = values.len();
                 let data = burn::tensor::TensorData::new(values, [count]);
@@ -158,11 +186,5 @@ pub fn resume(
             Err(error) => failure = Some(error),
         }
     });
-    if let Some(error) = failure {
-        return Err(error.into());
-    }
-    let optimizer = Weights::of_files(&[path.join("state/optimizer.safetensors")])?;
-    let names: Vec<String> = optimizer.names().map(str::to_owned).collect();
-    let moments = Moments::load(step, names, device, |name| optimizer.read_vector(name))?;
-    Ok(Some((moments, state)))
+    failure.map_or(Ok(()), |error| Err(error.into()))
 }

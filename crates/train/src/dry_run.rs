@@ -9,6 +9,7 @@ use model::DeviceName;
 
 use crate::error::Error;
 use crate::methods::pretrain::Source;
+use crate::on_policy::Compose;
 use crate::pipeline::Job;
 use crate::recipe::{Method, Recipe};
 
@@ -82,6 +83,14 @@ pub fn describe(job: &Job) -> Result<String, Error> {
     if let Some(settings) = recipe.method.on_policy() {
         for (name, value) in settings.forecast() {
             line(name, value);
+        }
+        if let Some(ppo) = settings.ppo() {
+            let (answers, updates) = (recipe.optim.batch_size, ppo.updates());
+            let value = format!(
+                "{updates} on each batch of {answers} answers, with {} of them each",
+                answers / ppo.mini_batches
+            );
+            line("updates", value);
         }
     }
     let directory =
@@ -182,7 +191,10 @@ fn steps(recipe: &Recipe, rows: usize) -> String {
     let length = match (optim.steps, optim.epochs, rows) {
         (Some(steps), _, _) => steps.to_string(),
         (None, Some(epochs), usize::MAX) => format!("{epochs} epochs"),
-        (None, _, rows) => optim.total_steps(rows).to_string(),
+        (None, _, rows) => {
+            let ppo = recipe.method.on_policy().and_then(Compose::ppo);
+            (optim.total_steps(rows) * ppo.map_or(1, |ppo| ppo.updates())).to_string()
+        }
     };
     format!("{length} of {} in {accumulation} micro-batches", optim.batch_size)
 }
@@ -200,8 +212,10 @@ fn here(job: &Job, name: &::recipe::ModelName) -> &'static str {
 }
 
 fn trained_parameters(recipe: &Recipe, config: &Config) -> usize {
-    let Some(lora) = &recipe.model.lora else { return config.parameters() };
     let (d, f) = (config.hidden_size, config.intermediate_size);
+    let has_values = recipe.method.on_policy().is_some_and(|settings| settings.ppo().is_some());
+    let value_head = if has_values { d + 1 } else { 0 };
+    let Some(lora) = &recipe.model.lora else { return config.parameters() + value_head };
     let (q, kv) =
         (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
     let per_layer: usize = lora
@@ -215,6 +229,7 @@ fn trained_parameters(recipe: &Recipe, config: &Config) -> usize {
         })
         .sum();
     config.num_hidden_layers * per_layer
+        + value_head
         + if matches!(recipe.method, Method::Reward(_) | Method::PrefixScorer(_)) { d } else { 0 }
 }
 

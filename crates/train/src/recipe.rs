@@ -203,8 +203,8 @@ pub const METHODS: [Info; 21] = [
     Info {
         name: "rl",
         needs: "prompts, a reward",
-        paper: "Ahmadian et al. 2024, arXiv 2402.14740; Shao et al. 2024, arXiv 2402.03300",
-        summary: "KL-regularised reinforcement learning on the reward (REINFORCE, RLOO, GRPO)",
+        paper: "Ahmadian et al. 2024, arXiv 2402.14740; Shao et al. 2024, arXiv 2402.03300; Schulman et al. 2017, arXiv 1707.06347",
+        summary: "KL-regularised reinforcement learning on the reward (REINFORCE, RLOO, GRPO, PPO)",
     },
     Info {
         name: "ctrl",
@@ -369,6 +369,10 @@ impl Validate for Recipe {
             let (key, count) = settings.answers();
             let key = format!("method.{}.{key}", self.method.name());
             rules.check(&["optim.batch_size", &key], batch_holds_answers(self, &key, count));
+            if let Some(ppo) = settings.ppo() {
+                let key = format!("method.{}.ppo.mini_batches", self.method.name());
+                rules.check(&[&key, "optim.batch_size"], ppo.divides(self.optim.batch_size));
+            }
         }
         rules.check(&["reward", "method"], reward_is_there(self));
         rules.check(&["model.dtype", "method"], training_keeps_f32(self));

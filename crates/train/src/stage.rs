@@ -10,6 +10,7 @@ use evaluate::compare;
 use evaluate::report;
 use generate::{Purpose, Stream};
 use inference::setup::{self, Loaded, Places, PoolPlan, RewardSet};
+use model::decoder::VALUE_HEAD;
 use model::files::{AdapterConfig, attach};
 use model::{Decoder, DeviceName, Policy};
 use objective::rank::CachedRewards;
@@ -24,7 +25,7 @@ use crate::methods::pool;
 use crate::methods::prefix_scorer::Scorer;
 use crate::methods::pretrain::{PretrainTask, Source};
 use crate::methods::soup::Soup;
-use crate::on_policy::{Compose, OnPolicy, Parts};
+use crate::on_policy::{Compose, OnPolicy, Parts, PpoTask};
 use crate::pairs::{referenced, unreferenced};
 use crate::pooled::{self, Pooled, PooledRows};
 use crate::progress::Progress;
@@ -237,8 +238,9 @@ fn learner(recipe: &Recipe, loaded: Loaded) -> Result<Learner, Error> {
 fn mark_trained(decoder: &mut Decoder, adapters: bool) -> usize {
     let mut count = 0;
     decoder.visit(&mut |name, mut slot| {
-        // A reward model's head is new: it is trained whole beside its adapters.
-        let trained = !adapters || name.contains("lora_") || name == "score.weight";
+        // The head of a reward model or of values is new: it is trained whole beside adapters.
+        let head = name == "score.weight" || name.starts_with(VALUE_HEAD);
+        let trained = !adapters || name.contains("lora_") || head;
         if trained {
             count += slot.shape().iter().product::<usize>();
         }
@@ -505,9 +507,16 @@ fn on_policy(
         limits: setup::limits_of(&recipe.engine),
         decode: Box::new(move |ids| tokenizer.decode(ids, true).unwrap_or_default()),
     };
-    let mut task = OnPolicy::new(plan, &recipe.optim, parts, recipe.run.seed);
     let mut learner = learner(recipe, loaded)?;
-    train(recipe, site, &mut learner, &mut task, device)
+    let seed = recipe.run.seed;
+    let mut task: Box<dyn Task> = match settings.ppo() {
+        None => Box::new(OnPolicy::new(plan, &recipe.optim, parts, seed)),
+        Some(ppo) => {
+            learner.decoder = learner.decoder.with_value_head();
+            Box::new(PpoTask::new(plan, ppo, &recipe.optim, parts, seed)?)
+        }
+    };
+    train(recipe, site, &mut learner, task.as_mut(), device)
 }
 
 fn compare_policies(

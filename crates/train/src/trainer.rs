@@ -10,6 +10,7 @@ use recipe::{Log, Optim, Save};
 use serde_json::{Value, json};
 
 use crate::atomic;
+use crate::card;
 use crate::checkpoint::{self, Learner, TrainerState};
 use crate::error::Error;
 use crate::meters::Meters;
@@ -68,10 +69,46 @@ pub trait Task {
         Ok(Vec::new())
     }
 
+    /// Seconds of the last [`Task::gradient`] that were no forward and backward pass of training.
+    fn phases(&mut self) -> Phases {
+        Phases::default()
+    }
+
+    /// What was not as it should be so far, a line each; it stands in the checkpoint's README.md.
+    fn alarms(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Epochs of the data that `step` updates make.
     fn epoch(&self, step: usize) -> Option<f64> {
         let _ = step;
         None
+    }
+}
+
+/// Seconds of parts of a step.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Phases {
+    /// Drawing answers.
+    pub generation: f64,
+    /// Rewards, and log-probabilities of what was drawn under other models.
+    pub scoring: f64,
+}
+
+impl Phases {
+    /// Adds each part's share of a step of `seconds`; what is left is training itself. Nothing where nothing is drawn.
+    fn observe(self, seconds: f64, meters: &mut Meters) {
+        if self == Self::default() {
+            return;
+        }
+        let stepping = (seconds - self.generation - self.scoring).max(0.0);
+        for (name, part) in [
+            ("time/generation", self.generation),
+            ("time/scoring", self.scoring),
+            ("time/stepping", stepping),
+        ] {
+            meters.add_sum(name, part, seconds);
+        }
     }
 }
 
@@ -143,6 +180,7 @@ pub fn run(
     let mut since = (Instant::now(), state.tokens);
     while state.step < total && task.done().is_none() {
         let step = state.step;
+        let begun = Instant::now();
         let (mut grads, tokens) = task.gradient(learner, step, &mut meters)?;
         finite(step, "the loss", meters.mean("loss").unwrap_or(0.0))?;
         let norm = clip(&mut grads, plan.optim.max_grad_norm);
@@ -159,6 +197,7 @@ pub fn run(
         state.step += 1;
         state.tokens += tokens;
         task.updated(learner, state.step)?;
+        task.phases().observe(begun.elapsed().as_secs_f64(), &mut meters);
         meters.add("grad_norm", norm);
         meters.add("learning_rate", rate);
         sinks.tick(state.step);
@@ -191,7 +230,8 @@ pub fn run(
                 if let Some(value) = better {
                     state.best = Some((value, state.step));
                 }
-                saved = checkpoint::save(plan.folder, learner, &moments, task.state()?, &state, plan.card)?;
+                let card = card::with_alarms(plan.card, &task.alarms());
+                saved = checkpoint::save(plan.folder, learner, &moments, task.state()?, &state, &card)?;
                 if better.is_some() {
                     atomic::point(&plan.folder.join("best"), &checkpoint::step_name(state.step))?;
                 }
@@ -212,6 +252,9 @@ pub fn run(
         }
     }
     sinks.finish();
+    for alarm in task.alarms() {
+        Progress::say(&format!("{}: {alarm}", plan.title));
+    }
     Ok(Outcome::Done(saved))
 }
 
@@ -247,4 +290,23 @@ pub fn sample_row(prompt: &str, completion: &str, numbers: &[(&str, f64)]) -> Va
         row[*name] = json!(value);
     }
     row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_of_time_add_to_one_and_are_weighed_by_the_length_of_steps() {
+        let mut meters = Meters::default();
+        Phases { generation: 1.0, scoring: 0.5 }.observe(2.0, &mut meters);
+        Phases { generation: 5.0, scoring: 0.5 }.observe(6.0, &mut meters);
+        let share = |name: &str| meters.mean(name).expect("observed");
+        assert!((share("time/generation") - 6.0 / 8.0).abs() < 1e-12);
+        assert!((share("time/scoring") - 1.0 / 8.0).abs() < 1e-12);
+        assert!((share("time/stepping") - 1.0 / 8.0).abs() < 1e-12);
+        let mut none = Meters::default();
+        Phases::default().observe(2.0, &mut none);
+        assert_eq!(none, Meters::default());
+    }
 }

@@ -31,6 +31,16 @@ fn the_shipped_recipes_load_and_compose() {
 }
 
 #[test]
+fn defaults_of_methods_and_of_the_batch_work_together() {
+    for name in NAMES {
+        let n = if name == "ctrl" { "kl = 0.5" } else { "" };
+        let text = format!("[data]\nlimit = 8\n[optim]\nsteps = 1\n[reward.answer]\n[method.{name}]\n{n}\n");
+        let source = Source::from_text("recipe.toml", text).set_default("run.name", "test");
+        source.load::<Recipe>().unwrap_or_else(|errors| panic!("{name}: {errors}"));
+    }
+}
+
+#[test]
 fn what_would_bias_ratios_or_cannot_be_is_refused_with_a_remedy() {
     for name in NAMES {
         for (change, key) in [
@@ -45,6 +55,20 @@ fn what_would_bias_ratios_or_cannot_be_is_refused_with_a_remedy() {
     for (name, changes, part) in [
         ("rl", &["optim.batch_size=66"][..], "multiple of `method.rl.rollouts`"),
         ("wind", &["method.wind.samples=5"], "multiple of `method.wind.samples`"),
+        (
+            "wind",
+            &["method.wind.loss=\"nce\"", "method.wind.eta=1000.0", "method.wind.beta=0.0"],
+            "take the squared loss",
+        ),
+        ("rl", &["method.rl.ppo={}"], "set `estimator = \"ppo\"`"),
+        ("rl", &["method.rl.rollouts=1"], "raise `rollouts` to 2"),
+        (
+            "rl",
+            &["method.rl.estimator=\"ppo\"", "method.rl.ppo={mini_batches=3}"],
+            "multiple of `mini_batches`",
+        ),
+        ("vbon", &["method.vbon.estimator=\"grpo\"", "method.vbon.rollouts=1"], "raise `rollouts` to 2"),
+        ("ctrl", &["method.ctrl.ppo={lambda=0.5}"], "leave `ppo` out"),
         ("ctrl", &["method.ctrl.beta=0.1"], "keep `beta`, or `kl`"),
         ("ctrl", &["method.ctrl.tilt={exponential={t=0.0}}"], "prefers nothing"),
         ("ctrl", &["method.ctrl.tilt={exponential={t=20.0}}"], "raise `pool_samples` to 100"),
@@ -55,6 +79,17 @@ fn what_would_bias_ratios_or_cannot_be_is_refused_with_a_remedy() {
     ] {
         let message = load(name, changes).expect_err("refused");
         assert!(message.contains(part), "{name} {changes:?}: {message}");
+    }
+    for name in ["rl", "ctrl", "vbon"] {
+        let ppo = [
+            format!("method.{name}.estimator=\"ppo\""),
+            format!("method.{name}.rollouts=1"),
+            format!("method.{name}.ppo={{epochs=3, mini_batches=4}}"),
+        ];
+        let recipe = load(name, &ppo.each_ref().map(String::as_str)).expect("it is whole");
+        let settings = recipe.method.on_policy().expect("on-policy");
+        assert_eq!(settings.ppo().expect("PPO").updates(), 12);
+        assert!(load(name, &[]).expect("whole").method.on_policy().expect("on-policy").ppo().is_none());
     }
     assert!(load("bond", &["method.bond.n=2.5", "method.bond.b=1.0"]).is_ok(), "backward alone takes any N");
 }

@@ -14,8 +14,9 @@ use train::checkpoint::Learner;
 use train::meters::Meters;
 use train::methods::j_bond::JBond;
 use train::methods::pretrain::{Pretrain, PretrainTask, Source};
-use train::on_policy::{Compose, OnPolicy, Parts};
-use train::trainer::{Outcome, Plan, Task, run};
+use train::methods::rl::Rl;
+use train::on_policy::{Compose, EstimatorName, OnPolicy, Parts, Ppo, PpoTask};
+use train::trainer::{Outcome, Phases, Plan, Task, run};
 
 const STEPS: usize = 6;
 
@@ -64,6 +65,14 @@ impl<T: Task> Task for Interrupted<'_, T> {
 
     fn done(&self) -> Option<String> {
         self.task.done()
+    }
+
+    fn phases(&mut self) -> Phases {
+        self.task.phases()
+    }
+
+    fn alarms(&self) -> Vec<String> {
+        self.task.alarms()
     }
 
     fn state(&mut self) -> Result<Vec<(String, Vec<u8>)>, Error> {
@@ -127,7 +136,9 @@ fn run_task(
     task: impl Task,
 ) -> Result<Outcome, Error> {
     let adapters = learner.adapter.is_some();
-    learner.decoder.visit(&mut |name, mut slot| slot.set_trained(!adapters || name.contains("lora_")));
+    learner.decoder.visit(&mut |name, mut slot| {
+        slot.set_trained(!adapters || name.contains("lora_") || name.starts_with("v_head."));
+    });
     let stop = AtomicBool::new(false);
     let plan = Plan {
         folder,
@@ -201,6 +212,41 @@ fn j_bond(
     run_task(folder, resume, at, 99, learner, task)
 }
 
+/// PPO on a new model, its batches of four answers used for two epochs of two updates.
+fn ppo(folder: &Path, resume: bool, at: usize, lora: bool) -> Result<Outcome, Error> {
+    let tokenizer = settings().tokenizer(&wordmath())?;
+    let mut decoder = settings().decoder(&tokenizer, 7, &Device::flex());
+    let reference = Policy::new("reference", &decoder);
+    let prompts = (0..4).map(|index| Prompt::from_ids(index, vec![5 + index as u32, 9, 3])).collect();
+    let ppo = Ppo { mini_batches: 2, ..Ppo::default() };
+    let estimator = EstimatorName::Ppo;
+    let method = Rl { beta: 0.1, rollouts: 1, estimator, ppo: Some(ppo.clone()), ..Rl::default() };
+    let parts = Parts {
+        prompts,
+        cached: Vec::new(),
+        reference: &reference,
+        reward: Box::new(Hash { ledger: Ledger::default() }),
+        budget: 6,
+        limits: generate::engine::Limits::default(),
+        decode: Box::new(|_| String::new()),
+    };
+    let task = PpoTask::new(method.compose(&[])?, ppo, &optim(), parts, 11)?;
+    let config = AdapterConfig {
+        r: 2,
+        alpha: 4.0,
+        use_rslora: false,
+        targets: vec!["q_proj".into(), "up_proj".into()],
+        base: "test".into(),
+    };
+    if lora {
+        let mut stream = Stream::new(1, Purpose::Init, 1, 0);
+        attach(&mut decoder, &config, &mut || stream.uniform())?;
+    }
+    let decoder = decoder.with_value_head();
+    let learner = Learner { decoder, adapter: lora.then_some(config), tokenizer, base: "test".into() };
+    run_task(folder, resume, at, 99, learner, task)
+}
+
 fn weights(folder: &Path) -> Vec<u8> {
     fs_err::read(folder.join("latest/model.safetensors")).expect("a checkpoint")
 }
@@ -210,7 +256,7 @@ fn metrics(folder: &Path) -> Vec<String> {
     let without_time = |line: &str| {
         let mut line: serde_json::Value = serde_json::from_str(line).expect("JSON");
         if let Some(fields) = line.as_object_mut() {
-            fields.remove("tokens_per_second");
+            fields.retain(|name, _| !name.ends_with("tokens_per_second") && !name.starts_with("time/"));
             // Measured at checkpoints, and the interrupted run has one more.
             fields.remove("eval_loss");
         }
@@ -278,6 +324,70 @@ fn an_anchor_that_moves_is_resumed_bit_for_bit() {
         let error = j_bond(parts.path(), true, 0, lora, None).expect_err("it is missing").to_string();
         assert!(error.contains("anchor") && error.contains("hint"), "{error}");
     }
+}
+
+#[test]
+fn ppo_is_resumed_bit_for_bit_between_two_updates_on_the_same_answers() {
+    for lora in [false, true] {
+        let (whole, parts) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        assert!(matches!(ppo(whole.path(), false, 0, lora), Ok(Outcome::Done(_))));
+        // Three of the four updates on the first batch are made.
+        let stopped = ppo(parts.path(), false, 3, lora).expect("it saves and stops");
+        assert_eq!(stopped, Outcome::Interrupted(parts.path().join("step-000003")));
+        assert!(parts.path().join("latest/state/rollouts.json").exists());
+        assert!(matches!(ppo(parts.path(), true, 0, lora), Ok(Outcome::Done(_))));
+        assert_eq!(metrics(whole.path()), metrics(parts.path()));
+        let weights = if lora { "adapter_model.safetensors" } else { "model.safetensors" };
+        for file in [weights, "state/value_head.safetensors", "state/optimizer.safetensors", "README.md"] {
+            let read = |folder: &Path| fs_err::read(folder.join("latest").join(file)).expect("a checkpoint");
+            assert_eq!(read(whole.path()), read(parts.path()), "{file}");
+        }
+        // What others read is a plain language model; the values have learned something.
+        let names = |file: &str| {
+            let path = whole.path().join("latest").join(file);
+            let weights = model::weights::Weights::of_files(&[path]).expect("weights");
+            weights.names().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert!(names(weights).iter().all(|name| !name.contains("v_head")));
+        assert_eq!(names("state/value_head.safetensors"), ["v_head.summary.bias", "v_head.summary.weight"]);
+        let head = |step: &str| {
+            fs_err::read(whole.path().join(step).join("state/value_head.safetensors")).expect("a checkpoint")
+        };
+        assert_ne!(head("step-000002"), head("step-000006"));
+        // On the first update of a batch the policy is the one that drew it, to the last bit; on the others it is not.
+        let lines: Vec<serde_json::Value> =
+            metrics(whole.path()).iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        for (step, line) in lines.iter().enumerate() {
+            let moved = line["policy/approxkl_avg"].as_f64().expect("a number");
+            let first = step % 4 == 0;
+            assert_eq!(first, line.get("objective/scores").is_some(), "step {step}: {line}");
+            assert!(!first || (moved == 0.0 && line["val/ratio"] == 1.0), "step {step}: {line}");
+            // The warm-up begins with a rate of zero.
+            assert!(first || step == 1 || moved > 0.0, "step {step}: {line}");
+            assert!(line["policy/entropy_avg"].as_f64().expect("a number") > 0.0);
+            for name in ["loss/policy_avg", "loss/value_avg", "policy/clipfrac_avg", "val/clipfrac_avg"] {
+                assert!(line[name].is_number(), "{name}: {line}");
+            }
+        }
+        // Without the answers there is nothing to go on from.
+        fs_err::remove_dir_all(parts.path().join("step-000006")).expect("it is there");
+        fs_err::remove_dir_all(parts.path().join("step-000004")).expect("it is there");
+        fs_err::remove_file(parts.path().join("step-000003/state/rollouts.json")).expect("it is there");
+        let error = ppo(parts.path(), true, 0, lora).expect_err("they are missing").to_string();
+        assert!(error.contains("step 0") && error.contains("hint"), "{error}");
+    }
+}
+
+#[test]
+fn a_step_says_how_its_time_was_spent() {
+    let folder = tempfile::tempdir().expect("a folder");
+    assert!(matches!(ppo(folder.path(), false, 0, false), Ok(Outcome::Done(_))));
+    let text = fs_err::read_to_string(folder.path().join("metrics.jsonl")).expect("metrics");
+    let first: serde_json::Value = serde_json::from_str(text.lines().next().expect("a line")).expect("JSON");
+    let share = |name: &str| first[name].as_f64().expect("a number");
+    let sum = share("time/generation") + share("time/scoring") + share("time/stepping");
+    assert!((sum - 1.0).abs() < 1e-6 && share("time/generation") > 0.0, "{first}");
+    assert!(share("generated_tokens_per_second") > 0.0);
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //! - The strength is `beta`, or `kl`: nats to spend on average over prompts, from which β is solved on the cached pools, ties
 //!   included.
 //!
-//! Deviations from the paper: (1) RLOO (or another estimator) instead of PPO; (2) the return is in nats, `Φ/β` less the
+//! Deviations from the paper: (1) RLOO by default instead of PPO, which is `estimator = "ppo"`; (2) the return is in nats, `Φ/β` less the
 //! log-ratio, so that one learning rate serves all tilts; (3) the fixed-point tilt is solved for instead of approximated by
 //! exponentials; it is a stationary point, and no proof says that it is the best.
 
@@ -20,7 +20,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::on_policy::{Compose, EstimatorName, Plan};
+use crate::on_policy::{Compose, EstimatorName, Plan, Ppo, estimator_fits};
 
 /// `[method.ctrl]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -41,8 +41,11 @@ pub struct Ctrl {
     pub pool_samples: usize,
     /// How the gradient is estimated.
     pub estimator: EstimatorName,
-    /// Answers per prompt and step.
-    #[schemars(range(min = 2))]
+    /// Settings of `estimator = "ppo"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ppo: Option<Ppo>,
+    /// Answers per prompt and batch; with REINFORCE and PPO one is enough.
+    #[schemars(range(min = 1))]
     pub rollouts: usize,
     /// N of the best-of-N and worst-of-N that the forecast of `--dry-run` is for.
     #[schemars(range(min = 1, max = 1000))]
@@ -101,6 +104,7 @@ impl Default for Ctrl {
             kl: None,
             pool_samples: 32,
             estimator: EstimatorName::Rloo,
+            ppo: None,
             rollouts: 4,
             forecast_n: 4.0,
             kl_limit: None,
@@ -112,6 +116,8 @@ impl Validate for Ctrl {
     fn validate(&self, rules: &mut Rules) {
         rules.check(&["beta", "kl", "tilt"], one_strength(self));
         rules.check(&["tilt"], tilt_tilts(self));
+        let fits = estimator_fits(self.estimator, self.ppo.as_ref(), self.rollouts);
+        rules.check(&["estimator", "ppo", "rollouts"], fits);
         rules.check(&["pool_samples", "tilt"], pool_resolves_tilt(self));
     }
 }
@@ -185,6 +191,10 @@ impl Compose for Ctrl {
 
     fn answers(&self) -> (&'static str, usize) {
         ("rollouts", self.rollouts)
+    }
+
+    fn ppo(&self) -> Option<Ppo> {
+        Ppo::of(self.estimator, self.ppo.as_ref())
     }
 
     fn compose(&self, cached: &[CachedRewards]) -> Result<Plan, Error> {

@@ -5,13 +5,13 @@
 //! - `exact`: reward `(log π_N − log π_ref)/N`, KL coefficient `1/N`.
 //!
 //! `F̂` counts among M cached samples of the reference per prompt. Policy gradient: sequence-level REINFORCE on the return
-//! (k1 in the reward), leave-one-out baseline over the rollouts of a prompt.
+//! (k1 in the reward), leave-one-out baseline over the rollouts of a prompt, or another estimator.
 //!
 //! Deviations from the public code: (1) the exact form's coefficient is `1/N`, not `1/(N−1)`; (2) N is any real number;
 //! (3) `log F` is estimated by `H_K − H_M` with K counted non-strictly, not by `log((K+1)/(M+1))`; (4) ties have their own
-//! term in the exact form; (5) RLOO instead of PPO with a value head.
+//! term in the exact form; (5) RLOO by default instead of PPO with a value head, which is `estimator = "ppo"`.
 
-use objective::algebra::{Composition, Estimator, Value, Weights};
+use objective::algebra::{Composition, Value, Weights};
 use objective::losses::{Vbon as Target, VbonForm};
 use objective::rank::CachedRewards;
 use recipe::{Rules, Validate};
@@ -19,7 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::on_policy::{Compose, Plan, TieRule, pool_can_tell};
+use crate::on_policy::{Compose, EstimatorName, Plan, Ppo, TieRule, estimator_fits, pool_can_tell};
 
 /// `[method.vbon]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -33,11 +33,21 @@ pub struct Vbon {
     /// Cached samples of the reference per prompt, M.
     #[schemars(range(min = 2))]
     pub pool_samples: usize,
-    /// Rollouts per prompt and step; the baseline of each is the mean of the others.
-    #[schemars(range(min = 2))]
+    /// How the gradient is estimated.
+    #[serde(skip_serializing_if = "EstimatorName::is_default")]
+    pub estimator: EstimatorName,
+    /// Settings of `estimator = "ppo"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ppo: Option<Ppo>,
+    /// Rollouts per prompt and batch; with RLOO the baseline of each is the mean of the others, with PPO one is enough.
+    #[schemars(range(min = 1))]
     pub rollouts: usize,
     /// How equal rewards count in F.
     pub ties: TieRule,
+    /// Ends training when the policy is further than this from the model it began as, nats.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kl_limit: Option<f64>,
 }
 
 /// Forms of the objective.
@@ -53,13 +63,24 @@ pub enum Form {
 
 impl Default for Vbon {
     fn default() -> Self {
-        Self { n: 8.0, form: Form::Bound, pool_samples: 16, rollouts: 4, ties: TieRule::NonStrict }
+        Self {
+            n: 8.0,
+            form: Form::Bound,
+            pool_samples: 16,
+            estimator: EstimatorName::Rloo,
+            ppo: None,
+            rollouts: 4,
+            ties: TieRule::NonStrict,
+            kl_limit: None,
+        }
     }
 }
 
 impl Validate for Vbon {
     fn validate(&self, rules: &mut Rules) {
         rules.check(&["pool_samples", "n"], pool_can_tell(self.pool_samples, self.n, "pool_samples"));
+        let fits = estimator_fits(self.estimator, self.ppo.as_ref(), self.rollouts);
+        rules.check(&["estimator", "ppo", "rollouts"], fits);
     }
 }
 
@@ -72,6 +93,10 @@ impl Compose for Vbon {
         ("rollouts", self.rollouts)
     }
 
+    fn ppo(&self) -> Option<Ppo> {
+        Ppo::of(self.estimator, self.ppo.as_ref())
+    }
+
     fn compose(&self, _: &[CachedRewards]) -> Result<Plan, Error> {
         let form = match self.form {
             Form::Bound => VbonForm::Bound,
@@ -81,6 +106,7 @@ impl Compose for Vbon {
         target.validate().map_err(Error::other)?;
         let weights = Weights::regularised(target.kl_coefficient());
         let value = Value::Vbon { target, ties: self.ties.into() };
-        Ok(Plan::fixed(Composition::policy_gradient(value, weights, Estimator::Rloo, self.rollouts)))
+        let objective = Composition::policy_gradient(value, weights, self.estimator.into(), self.rollouts);
+        Ok(Plan { kl_limit: self.kl_limit, ..Plan::fixed(objective) })
     }
 }
