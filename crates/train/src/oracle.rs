@@ -169,6 +169,10 @@ fn ideal(method: &Method) -> Result<Ideal, InputError> {
         Method::Wind(_) => {
             Ideal::None("with beta = 0 the game has no equilibrium at a finite distance".into())
         }
+        Method::Parl(_) => Ideal::None(
+            "it follows a reward that it learns from labels: its optimum depends on values, and not on ranks alone"
+                .into(),
+        ),
         Method::JBond(_) => Ideal::None(
             "the anchor follows the policy: the distance grows with steps, and no law is the last".into(),
         ),

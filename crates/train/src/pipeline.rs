@@ -76,6 +76,7 @@ fn names_of_stages(recipe: &Recipe) -> Vec<String> {
     match &recipe.method {
         Method::Soup(soup) => models.extend(soup.models.iter().map(|model| &model.path)),
         Method::PrefixScorer(scorer) => models.extend(&scorer.policy),
+        Method::Parl(parl) => models.extend(&parl.reward_model),
         _ => {}
     }
     if let Method::Compare(compare) = &recipe.method {

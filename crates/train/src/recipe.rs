@@ -15,6 +15,7 @@ use crate::methods::ctrl::Ctrl;
 use crate::methods::dpo::Dpo;
 use crate::methods::ipo::Ipo;
 use crate::methods::j_bond::JBond;
+use crate::methods::parl::Parl;
 use crate::methods::pool::Pool;
 use crate::methods::prefix_scorer::{PrefixScorer, Scorer};
 use crate::methods::pretrain::Pretrain;
@@ -106,6 +107,8 @@ pub enum Method {
     Wind(Wind),
     /// What the policy earns under best-of-N.
     BonAware(BonAware),
+    /// Reward and policy learned by turns, on preferences about the current policy's answers.
+    Parl(Parl),
     /// A pool of scored samples, and preference pairs drawn from it.
     Pool(Pool),
     /// A head-to-head comparison.
@@ -126,7 +129,7 @@ pub struct Info {
 }
 
 /// All methods.
-pub const METHODS: [Info; 21] = [
+pub const METHODS: [Info; 22] = [
     Info {
         name: "pretrain",
         needs: "completions",
@@ -237,6 +240,12 @@ pub const METHODS: [Info; 21] = [
         summary: "reinforcement learning for what the policy earns under best-of-N",
     },
     Info {
+        name: "parl",
+        needs: "prompts, a reward",
+        paper: "Chakraborty et al. 2024, arXiv 2308.02585",
+        summary: "reward and policy learned by turns, on preferences about the current policy's own answers",
+    },
+    Info {
         name: "pool",
         needs: "prompts, a reward",
         paper: "-",
@@ -273,6 +282,7 @@ impl Method {
             Self::JBond(_) => "j-bond",
             Self::Wind(_) => "wind",
             Self::BonAware(_) => "bon-aware",
+            Self::Parl(_) => "parl",
             Self::Pool(_) => "pool",
             Self::Compare(_) => "compare",
         }
@@ -293,6 +303,7 @@ impl Method {
             Self::JBond(settings) => Some(settings),
             Self::Wind(settings) => Some(settings),
             Self::BonAware(settings) => Some(settings),
+            Self::Parl(settings) => Some(settings),
             _ => None,
         }
     }
@@ -348,6 +359,7 @@ impl Validate for Recipe {
             Method::JBond(j_bond) => rules.within("method.j-bond", j_bond),
             Method::Wind(wind) => rules.within("method.wind", wind),
             Method::BonAware(bon_aware) => rules.within("method.bon-aware", bon_aware),
+            Method::Parl(parl) => rules.within("method.parl", parl),
             Method::Dpo(dpo) => rules.within("method.dpo", dpo),
             Method::BonSft(bon_sft) => rules.within("method.bon-sft", bon_sft),
             Method::Bonbon(bonbon) => rules.within("method.bonbon", bonbon),

@@ -21,6 +21,7 @@ use crate::atomic;
 use crate::card;
 use crate::checkpoint::{self, Learner};
 use crate::error::Error;
+use crate::methods::parl::{Parl, ParlTask, Turns};
 use crate::methods::pool;
 use crate::methods::prefix_scorer::Scorer;
 use crate::methods::pretrain::{PretrainTask, Source};
@@ -119,6 +120,7 @@ pub fn run(recipe: &Recipe, site: &Site<'_>) -> Result<Ended, Error> {
         Method::JBond(settings) => on_policy(recipe, settings, site, &device),
         Method::Wind(settings) => on_policy(recipe, settings, site, &device),
         Method::BonAware(settings) => on_policy(recipe, settings, site, &device),
+        Method::Parl(settings) => by_turns(recipe, settings, site, &device),
         Method::Ipo(settings) => {
             let loaded = setup::load(&site.places, &recipe.model.path, &device).map_err(Error::other)?;
             let rows = read_pairs(recipe, site, &loaded)?;
@@ -517,6 +519,51 @@ fn on_policy(
         }
     };
     train(recipe, site, &mut learner, task.as_mut(), device)
+}
+
+/// Trains a reward model and a policy by turns.
+fn by_turns(recipe: &Recipe, settings: &Parl, site: &Site<'_>, device: &Device) -> Result<Ended, Error> {
+    let Some(table) = &recipe.reward else { return Ok(Ended::Done) };
+    let seed = recipe.run.seed;
+    let loaded = setup::load(&site.places, &recipe.model.path, device).map_err(Error::other)?;
+    let gold = setup::build(table, &site.places, &loaded, device).map_err(Error::other)?;
+    let name = settings.reward_model.as_ref().unwrap_or(&recipe.model.path);
+    let judge = setup::load_for_score(&site.places, name, device, seed).map_err(Error::other)?;
+    if judge.tokenizer.hash() != loaded.tokenizer.hash() {
+        return Err(Error::Data {
+            what: judge.name,
+            message: format!(
+                "its tokenizer is not that of {}, whose answers it is to score\n  hint: name models of one family",
+                loaded.name
+            ),
+        });
+    }
+    let reference = Policy::new(loaded.hash.clone(), &loaded.decoder);
+    let prompts = setup::prompts(&recipe.data, &site.places, &loaded, seed, room(&loaded, recipe))
+        .map_err(Error::other)?
+        .rows;
+    let parts = |prompts: Vec<generate::Prompt>| {
+        let tokenizer = loaded.tokenizer.clone();
+        Ok::<_, Error>(Parts {
+            prompts,
+            cached: Vec::new(),
+            reference: &reference,
+            reward: gold.open().map_err(Error::other)?,
+            budget: recipe.sampling.max_new_tokens,
+            limits: setup::limits_of(&recipe.engine),
+            decode: Box::new(move |ids: &[u32]| tokenizer.decode(ids, true).unwrap_or_default()),
+        })
+    };
+    let (labels, policy) = (parts(prompts.clone())?, parts(prompts)?);
+    let mut judge = learner(recipe, judge)?;
+    let adapters = judge.adapter.is_some();
+    mark_trained(&mut judge.decoder, adapters);
+    let mut task = ParlTask::new(settings, &recipe.optim, Turns { labels, policy, judge }, seed)?;
+    let mut learner = learner(recipe, loaded)?;
+    if settings.ppo().is_some() {
+        learner.decoder = learner.decoder.with_value_head();
+    }
+    train(recipe, site, &mut learner, &mut task, device)
 }
 
 fn compare_policies(

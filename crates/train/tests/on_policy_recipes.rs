@@ -3,7 +3,7 @@
 use recipe::Source;
 use train::recipe::{METHODS, Recipe};
 
-const NAMES: [&str; 7] = ["vbon", "rl", "ctrl", "bond", "j-bond", "wind", "bon-aware"];
+const NAMES: [&str; 8] = ["vbon", "rl", "ctrl", "bond", "j-bond", "wind", "bon-aware", "parl"];
 
 fn load(name: &str, changes: &[&str]) -> Result<Recipe, String> {
     let path = format!("{}/../../recipes/{name}.toml", env!("CARGO_MANIFEST_DIR"));

@@ -9,6 +9,7 @@ pub mod ctrl;
 pub mod dpo;
 pub mod ipo;
 pub mod j_bond;
+pub mod parl;
 pub mod pool;
 pub mod prefix_scorer;
 pub mod pretrain;
