@@ -75,6 +75,13 @@ fn inner_table<'s>(document: Document<'s>, property: &'s Json) -> Option<(&'stat
     if document.properties(property).is_some() && tables(document, property).is_empty() {
         return Some(("", property));
     }
+    // A table that may be left out is the one alternative to nothing.
+    if let [only] = document.alternatives(std::slice::from_ref(property))[..]
+        && document.properties(only).is_some()
+        && tables(document, property).is_empty()
+    {
+        return Some(("", only));
+    }
     let items = property.get("items")?;
     (document.properties(items).is_some() && tables(document, items).is_empty()).then_some(("[]", items))
 }
@@ -196,6 +203,8 @@ mod tests {
         way: Way,
         /// More.
         inner: Vec<Two>,
+        /// Or none.
+        perhaps: Option<Three>,
     }
 
     #[derive(JsonSchema)]
@@ -203,6 +212,13 @@ mod tests {
     struct Two {
         /// A name.
         name: String,
+    }
+
+    #[derive(JsonSchema)]
+    #[expect(dead_code, reason = "only its schema is looked at")]
+    struct Three {
+        /// A number.
+        number: Option<f64>,
     }
 
     #[derive(JsonSchema)]
@@ -232,12 +248,19 @@ mod tests {
 | `weights` | list of number, at least 2 |  | Weights. |
 | `way` | `\"straight-on\"`, `\"round\"` | required | How. `straight-on`: Straight on. `round`: Round. |
 | `inner` | list of table | required | More. |
+| `perhaps` | table |  | Or none. |
 
 ### `[method.one-way.inner[]]`
 
 | key | type | default | meaning |
 |---|---|---|---|
 | `name` | string | required | A name. |
+
+### `[method.one-way.perhaps]`
+
+| key | type | default | meaning |
+|---|---|---|---|
+| `number` | number |  | A number. |
 
 "
         );
