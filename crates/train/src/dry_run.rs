@@ -125,6 +125,18 @@ pub fn describe(job: &Job) -> Result<String, Error> {
     let rows = rows(job, &loaded)?;
     let most = if recipe.method.pooled().is_some() { "at most " } else { "" };
     line("data", format!("{most}{} rows of {}", rows.count, recipe.data.path));
+    match (&recipe.method, rows.margins) {
+        (_, 0) => {}
+        (Method::Reward(_), count) => {
+            line("margins", format!("{count} rows state the lead of their chosen answer"))
+        }
+        (method, count) => {
+            line(
+                "margins",
+                format!("{count} rows state one; `{}` has no use for it, `reward` has", method.name()),
+            );
+        }
+    }
     if let Some((samples, _)) = recipe.method.pooled() {
         line("pool", format!("{samples} samples of each prompt, drawn and scored first"));
     }
@@ -159,6 +171,8 @@ struct Rows {
     count: usize,
     mean_tokens: f64,
     first: Vec<Example>,
+    /// Pairs that state a margin.
+    margins: usize,
 }
 
 fn rows(job: &Job, loaded: &Loaded) -> Result<Rows, Error> {
@@ -168,13 +182,16 @@ fn rows(job: &Job, loaded: &Loaded) -> Result<Rows, Error> {
         let tokens: usize = pairs.iter().map(|pair| pair.chosen.len() + pair.rejected.len()).sum();
         let first =
             pairs.iter().take(1).flat_map(|pair| [pair.chosen.clone(), pair.rejected.clone()]).collect();
-        return Ok(Rows { count: pairs.len(), mean_tokens: tokens as f64 / pairs.len() as f64, first });
+        let margins = pairs.iter().filter(|pair| pair.margin.is_some()).count();
+        let mean_tokens = tokens as f64 / pairs.len() as f64;
+        return Ok(Rows { count: pairs.len(), mean_tokens, first, margins });
     }
     if matches!(recipe.method, Method::Sft(_)) {
         let examples = setup::examples(&recipe.data, &job.places, loaded, seed).map_err(Error::other)?.rows;
         let tokens: usize = examples.iter().map(Example::len).sum();
         let first = examples.iter().take(1).cloned().collect();
-        return Ok(Rows { count: examples.len(), mean_tokens: tokens as f64 / examples.len() as f64, first });
+        let mean_tokens = tokens as f64 / examples.len() as f64;
+        return Ok(Rows { count: examples.len(), mean_tokens, first, margins: 0 });
     }
     let room = loaded.decoder.config.max_position_embeddings.saturating_sub(recipe.sampling.max_new_tokens);
     let prompts = setup::prompts(&recipe.data, &job.places, loaded, seed, room).map_err(Error::other)?.rows;
@@ -182,7 +199,7 @@ fn rows(job: &Job, loaded: &Loaded) -> Result<Rows, Error> {
     let first = prompts.iter().take(1).map(|prompt| Example::join(&prompt.ids, &[])).collect();
     let mean_tokens = tokens as f64 / prompts.len() as f64;
     let per_prompt = recipe.method.pooled().map_or(1, |(_, rows)| rows);
-    Ok(Rows { count: prompts.len() * per_prompt, mean_tokens, first })
+    Ok(Rows { count: prompts.len() * per_prompt, mean_tokens, first, margins: 0 })
 }
 
 fn steps(recipe: &Recipe, rows: usize) -> String {

@@ -71,7 +71,7 @@ pub struct Prompt {
 }
 
 /// Two answers to one prompt.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pair {
     /// Number of leading ids that both share and neither is to predict.
     pub prompt_len: usize,
@@ -79,6 +79,8 @@ pub struct Pair {
     pub chosen: Example,
     /// The other answer.
     pub rejected: Example,
+    /// The lead in reward that the preferred answer has, where the row states one.
+    pub margin: Option<f64>,
 }
 
 impl Pair {
@@ -91,6 +93,12 @@ impl Pair {
             .zip(&rejected.ids[..rejected.prompt_len()])
             .take_while(|(left, right)| left == right)
             .count();
-        Self { prompt_len, chosen, rejected }
+        Self { prompt_len, chosen, rejected, margin: None }
+    }
+
+    /// The pair with the lead that its row states.
+    #[must_use]
+    pub fn with_margin(self, margin: Option<f64>) -> Self {
+        Self { margin, ..self }
     }
 }

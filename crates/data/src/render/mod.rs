@@ -104,10 +104,10 @@ impl<'a> Renderer<'a> {
     /// The row as a preference pair.
     pub fn row_pair(&self, row: &Row) -> Result<Pair, RenderError> {
         let pair = match &row.body {
-            Body::Preference { prompt, chosen, rejected } => self.pair(prompt, chosen, rejected),
+            Body::Preference { prompt, chosen, rejected, .. } => self.pair(prompt, chosen, rejected),
             _ => Err(RenderError::NoAnswer { wanted: "preference pair" }),
         };
-        pair.map_err(|error| error.at(row))
+        pair.map(|pair| pair.with_margin(row.margin())).map_err(|error| error.at(row))
     }
 
     fn template(&self) -> Result<&ChatTemplate, RenderError> {

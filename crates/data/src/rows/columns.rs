@@ -8,7 +8,7 @@ pub enum Kind {
     Prompt,
     /// `prompt` and `completion`; or `messages`, split before the last answer.
     Completion,
-    /// `chosen` and `rejected`, with `prompt` or with the prompt as their common beginning.
+    /// `chosen` and `rejected`, with `prompt` or with the prompt as their common beginning; `margin` where there is one.
     Preference,
     /// `messages`, a conversation in which every turn of the assistant counts.
     Messages,
@@ -29,6 +29,8 @@ pub struct Columns {
     pub chosen: Option<String>,
     /// Name of the column with the other answer.
     pub rejected: Option<String>,
+    /// Name of the column with the lead that the preferred answer has.
+    pub margin: Option<String>,
     /// Name of the column with the conversation.
     pub messages: Option<String>,
 }
@@ -41,6 +43,7 @@ impl Columns {
             "completion" => &self.completion,
             "chosen" => &self.chosen,
             "rejected" => &self.rejected,
+            "margin" => &self.margin,
             "messages" => &self.messages,
             _ => &None,
         };

@@ -42,6 +42,8 @@ pub enum Body {
         chosen: Text,
         /// The other answer.
         rejected: Text,
+        /// The lead in reward that the preferred answer has by its annotator, where one is stated.
+        margin: Option<f64>,
     },
     /// A conversation.
     Messages {
@@ -59,7 +61,7 @@ impl Row {
             Kind::Completion => fields.completion()?,
             Kind::Preference => {
                 let (prompt, chosen, rejected) = fields.preference()?;
-                Body::Preference { prompt, chosen, rejected }
+                Body::Preference { prompt, chosen, rejected, margin: fields.margin()? }
             }
             Kind::Messages => Body::Messages { messages: fields.messages("messages")? },
         };
@@ -69,6 +71,14 @@ impl Row {
     /// A preference pair whose two answers are the same teaches nothing.
     pub fn is_identical_pair(&self) -> bool {
         matches!(&self.body, Body::Preference { chosen, rejected, .. } if chosen == rejected)
+    }
+
+    /// The lead of a pair's preferred answer, where the row states one.
+    pub fn margin(&self) -> Option<f64> {
+        match self.body {
+            Body::Preference { margin, .. } => margin,
+            _ => None,
+        }
     }
 
     /// The row with plain text turned into messages, for a model that expects its chat template: see
@@ -85,10 +95,11 @@ impl Row {
                 prompt: Text::Chat(prompt.into_prompt_messages()?),
                 completion: answer(completion),
             },
-            Body::Preference { prompt, chosen, rejected } => Body::Preference {
+            Body::Preference { prompt, chosen, rejected, margin } => Body::Preference {
                 prompt: Text::Chat(prompt.into_prompt_messages()?),
                 chosen: answer(chosen),
                 rejected: answer(rejected),
+                margin,
             },
             body @ Body::Messages { .. } => body,
         };
@@ -188,6 +199,20 @@ impl Fields<'_> {
         let completion = self.text("completion")?;
         let completion = answer(&prompt, completion, "completion")?;
         Ok(Body::Completion { prompt, completion })
+    }
+
+    /// TRL's optional column of a pair. JSON has no number that is not finite.
+    fn margin(&mut self) -> Result<Option<f64>, RowError> {
+        if !self.has("margin") {
+            return Ok(None);
+        }
+        let (column, value) = self.take("margin", "")?;
+        match value.as_f64() {
+            Some(margin) => Ok(Some(margin)),
+            None => {
+                Err(RowError::Type { column, found: kind(&value).to_owned(), expected: "a number, or null" })
+            }
+        }
     }
 
     fn preference(&mut self) -> Result<(Text, Text, Text), RowError> {
@@ -310,8 +335,12 @@ mod tests {
         let json = r#"{"chosen": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: dé",
             "rejected": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: dè"}"#;
         let prompt = plain("\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:");
-        let body =
-            Body::Preference { prompt: prompt.clone(), chosen: plain(" dé"), rejected: plain(" dè") };
+        let body = Body::Preference {
+            prompt: prompt.clone(),
+            chosen: plain(" dé"),
+            rejected: plain(" dè"),
+            margin: None,
+        };
         let row = parse(json, Kind::Preference).unwrap();
         assert_eq!(row.body, body);
         assert_eq!(parse(json, Kind::Prompt).unwrap().body, Body::Prompt { prompt });
@@ -329,6 +358,30 @@ mod tests {
         let Body::Preference { prompt, chosen, .. } = row.body else { panic!("expected a pair") };
         assert_eq!(prompt, Text::Chat(vec![Message::user("a")]));
         assert_eq!(chosen, Text::Chat(vec![Message::assistant("b")]));
+    }
+
+    #[test]
+    fn a_pair_may_state_its_margin_under_any_name() {
+        let of = |json: &str, columns: &Columns| {
+            let map = serde_json::from_str(json).unwrap();
+            Row::parse(map, Kind::Preference, columns).map(|row| match row.body {
+                Body::Preference { margin, .. } => (margin, keys(&row.extra)),
+                other => panic!("{other:?}"),
+            })
+        };
+        let plain = Columns::default();
+        let pair = |rest: &str| format!(r#"{{"prompt": "p", "chosen": "a", "rejected": "b"{rest}}}"#);
+        assert_eq!(of(&pair(r#", "margin": 1.5"#), &plain), Ok((Some(1.5), "none".into())));
+        assert_eq!(of(&pair(r#", "margin": -2"#), &plain), Ok((Some(-2.0), "none".into())));
+        assert_eq!(of(&pair(r#", "margin": null"#), &plain), Ok((None, "`margin`".into())));
+        assert_eq!(of(&pair(""), &plain), Ok((None, "none".into())));
+        let named = Columns { margin: Some("lead".to_owned()), ..Columns::default() };
+        let both = pair(r#", "margin": "unread", "lead": 3"#);
+        assert_eq!(of(&both, &named), Ok((Some(3.0), "`margin`, `lead`".into())));
+        assert_eq!(
+            of(&pair(r#", "margin": "large""#), &plain).unwrap_err().to_string(),
+            "`margin` is a string; expected a number, or null"
+        );
     }
 
     #[test]

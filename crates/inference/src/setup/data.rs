@@ -78,6 +78,9 @@ pub struct Columns {
     /// The other answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rejected: Option<String>,
+    /// The lead of the preferred answer, a number; used by `reward`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub margin: Option<String>,
     /// The conversation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages: Option<String>,
@@ -246,6 +249,7 @@ impl DataTable {
                 completion: self.columns.completion.clone(),
                 chosen: self.columns.chosen.clone(),
                 rejected: self.columns.rejected.clone(),
+                margin: self.columns.margin.clone(),
                 messages: self.columns.messages.clone(),
             },
             limit: (self.limit > 0).then_some(self.limit),
@@ -373,7 +377,8 @@ pub fn pairs(table: &DataTable, places: &Places, loaded: &Loaded, seed: u64) -> 
     let limit = Limit::Drop(table.length_limit(loaded));
     let fitted = fit(&rows.rows, limit, |row| match sampled_ids(&row.extra, tokenizer) {
         Some((prompt, chosen, rejected)) => {
-            Ok(Pair::new(Example::join(&prompt, &chosen), Example::join(&prompt, &rejected)))
+            let pair = Pair::new(Example::join(&prompt, &chosen), Example::join(&prompt, &rejected));
+            Ok(pair.with_margin(row.margin()))
         }
         None => renderer.row_pair(row),
     })?;

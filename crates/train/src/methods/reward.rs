@@ -1,4 +1,7 @@
 //! Sequence reward model: the Bradley–Terry loss of the scores at the last tokens of a pair.
+//!
+//! A row's column `margin`, as TRL's `RewardTrainer` reads it, is the lead that its chosen answer must have; for a row without
+//! one it is the setting of that name.
 
 use data::render::Pair;
 use model::Decoder;
@@ -19,7 +22,7 @@ pub struct RewardModel {
     /// Weight of `(chosen + rejected)²`, which pulls the mean reward to zero (Eisenstein et al. 2023).
     #[schemars(range(min = 0))]
     pub center_rewards_coefficient: f64,
-    /// The lead that a chosen answer must have.
+    /// The lead that a chosen answer must have, of rows without a column `margin`.
     #[schemars(range(min = 0))]
     pub margin: f64,
 }
@@ -49,7 +52,8 @@ impl Objective for RewardModel {
         for index in 0..rows.len() {
             let (chosen, rejected) =
                 (f64::from(forward.values[index]), f64::from(forward.values[rows.len() + index]));
-            let pair = loss.pair(chosen, rejected, self.margin);
+            let margin = rows[index].margin.unwrap_or(self.margin);
+            let pair = loss.pair(chosen, rejected, margin);
             coefficients[index] = pair.grad_chosen;
             coefficients[rows.len() + index] = pair.grad_rejected;
             meters.add(&format!("{prefix}loss"), pair.loss);
