@@ -4,8 +4,8 @@
 //! - [`tabular`]: language models small enough to enumerate, their guided products, chains, and a learnable table;
 //! - [`law`], [`bon`], [`pool`]: tilts, divergences, best-of-N with ties, and its estimates from pools of samples;
 //! - [`power_mean`]: what several aligned policies make together under an α-divergence;
-//! - [`rank`], [`tilt`], [`design`], [`oracle`]: rewards seen through ranks among cached samples, tilts of them, what those
-//!   win, and what estimation costs;
+//! - [`rank`], [`reward_law`], [`tilt`], [`design`], [`oracle`]: rewards seen through ranks among cached samples or by a learned
+//!   law, tilts of them, what those win, and what estimation costs;
 //! - [`algebra`], [`game`]: on-policy methods as value, divergence and estimator; the win-rate game;
 //! - [`losses`], [`advantage`], [`kl`]: objectives as pure functions with analytic gradients.
 //!
@@ -44,5 +44,6 @@ pub mod oracle;
 pub mod pool;
 pub mod power_mean;
 pub mod rank;
+pub mod reward_law;
 pub mod tabular;
 pub mod tilt;

@@ -65,6 +65,11 @@ impl Tilt {
         }
     }
 
+    /// `Phi` of a quantile that is known by its logarithm.
+    pub fn of_log_quantile(&self, log_u: f64) -> f64 {
+        if *self == Self::Log { log_u } else { self.at(log_u.exp()) }
+    }
+
     /// The estimate of `Phi` for a reward that stands at `rank` among cached ones, ties counted one half. The log tilt is
     /// estimated by a difference of harmonic numbers, which is finite for every rank.
     pub fn of_rank(&self, rank: Rank) -> f64 {

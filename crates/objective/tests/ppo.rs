@@ -43,7 +43,7 @@ fn terms(
     let group = |y: usize| {
         let sum = |row: &[f64]| row.iter().sum();
         let rollout = Rollout { reward: world.r[y], log_policy: sum(&own[y]), log_anchor: sum(&anchor[y]) };
-        Group { cached, policy: vec![rollout], anchor: Vec::new() }
+        Group { cached, policy: vec![rollout], ..Group::default() }
     };
     let groups: Vec<Group<'_>> = (0..own.len()).map(group).collect();
     let paid = method.payments(&groups, &mut |_, _, _| {}).expect("drawn").expect("a payment less a KL");
@@ -139,7 +139,7 @@ fn the_first_update_has_the_gradient_of_the_objective() {
                 .map(|r| Group {
                     cached: Some(&pool),
                     policy: vec![Rollout { reward: *r, log_policy: 0.0, log_anchor: 0.0 }],
-                    anchor: Vec::new(),
+                    ..Group::default()
                 })
                 .collect();
             let paid = method.payments(&groups, &mut |_, _, _| {}).expect("drawn").expect("payments");
@@ -305,7 +305,7 @@ fn methods_that_are_no_payment_for_own_answers_have_none() {
     let group = || Group {
         cached: None,
         policy: vec![Rollout { reward: 1.0, log_policy: 0.0, log_anchor: 0.0 }],
-        anchor: Vec::new(),
+        ..Group::default()
     };
     let likelihood = Composition { weights: Weights::jeffreys(0.5, 1.0, 0.0).expect("in range"), ..rl(0.1) };
     assert_eq!(likelihood.payments(&[group()], &mut |_, _, _| {}).expect("drawn"), None);

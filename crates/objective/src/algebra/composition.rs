@@ -4,6 +4,7 @@ use super::{Draws, Estimator, Group, Objective, Payments, Record, Term, TermLoss
 use crate::error::{InputError, in_range};
 use crate::losses::Vbon;
 use crate::rank::{CachedRewards, LogCdf, Rank, Ties};
+use crate::reward_law::RewardLaw;
 use crate::tilt::Tilt;
 
 /// `-log 16`, what J-BOND takes from an answer that is worse than two of the anchor.
@@ -111,9 +112,20 @@ impl Composition {
         let fresh = || CachedRewards::new(group.anchor.iter().map(|sample| sample.reward).collect());
         let pool = || group.cached.ok_or(InputError::TooFew { what: "cached rewards", least: 1 });
         let rewards = group.policy.iter().map(|rollout| rollout.reward);
-        match &self.value {
-            Value::Raw => Ok(rewards.collect()),
-            Value::Calibrated(tilt) => {
+        match (&self.value, group.law) {
+            (Value::Raw, _) => Ok(rewards.collect()),
+            (Value::Calibrated(tilt), Some(law)) => rewards
+                .map(|reward| {
+                    let value = tilt.of_log_quantile(learned_quantile(law, reward, record)?);
+                    record("objective/tilted_score", value, 1.0);
+                    Ok(value)
+                })
+                .collect(),
+            // Ties have no mass under a learned law, which is continuous.
+            (Value::Vbon { target, .. }, Some(law)) => {
+                rewards.map(|reward| Ok(target.reward(learned_quantile(law, reward, record)?, 0.0))).collect()
+            }
+            (Value::Calibrated(tilt), None) => {
                 let pool = pool()?;
                 rewards
                     .map(|reward| {
@@ -125,7 +137,7 @@ impl Composition {
                     })
                     .collect()
             }
-            Value::Vbon { target, ties } => {
+            (Value::Vbon { target, ties }, None) => {
                 let pool = pool()?;
                 rewards
                     .map(|reward| {
@@ -134,11 +146,11 @@ impl Composition {
                     })
                     .collect()
             }
-            Value::LogQuantile { ties } => {
+            (Value::LogQuantile { ties }, _) => {
                 let fresh = fresh()?;
                 rewards.map(|reward| Ok(log_quantile(fresh.rank(reward)?, *ties, record))).collect()
             }
-            Value::WorstOfThree => {
+            (Value::WorstOfThree, _) => {
                 let [first, second, ..] = group.anchor[..] else {
                     return Err(InputError::TooFew { what: "samples of the anchor", least: 2 });
                 };
@@ -245,11 +257,23 @@ fn log_quantile(rank: Rank, ties: Ties, record: &mut Record<'_>) -> f64 {
     record("bon/quantile", rank.fraction(Ties::MidRank), 1.0);
     record("bon/floor_hits", f64::from(u8::from(rank.count(Ties::NonStrict) == 0.0)), 1.0);
     record("bon/tie_mass", rank.tie_mass(), 1.0);
+    effective_n(rank.fraction(Ties::MidRank), record);
+    log_f
+}
+
+/// `log F` of a reward by a learned law, with what is worth knowing about it.
+fn learned_quantile(law: &RewardLaw, reward: f64, record: &mut Record<'_>) -> Result<f64, InputError> {
+    let log_f = law.log_cdf(reward)?;
+    record("objective/log_f", log_f, 1.0);
+    record("bon/quantile", log_f.exp(), 1.0);
+    effective_n(log_f.exp(), record);
+    Ok(log_f)
+}
+
+fn effective_n(quantile: f64, record: &mut Record<'_>) {
     // Best-of-N wins N/(N+1) against its base, so this ratio of sums is the N that the policy's win rate stands for; ties
     // count one half, so that the base itself has one.
-    let quantile = rank.fraction(Ties::MidRank);
     record("bon/effective_n", quantile, 1.0 - quantile);
-    log_f
 }
 
 #[cfg(test)]
@@ -262,6 +286,7 @@ mod tests {
         let sample = |reward: &f64| AnchorSample { reward: *reward, log_anchor: -1.0, log_reference: -1.0 };
         Group {
             cached: None,
+            law: None,
             policy: policy.iter().map(rollout).collect(),
             anchor: anchor.iter().map(sample).collect(),
         }
@@ -300,6 +325,52 @@ mod tests {
         let error = ctrl.terms(&[group(&[0.0, 1.0], &[])], &mut ignore).expect_err("no pool");
         assert!(error.to_string().contains("cached rewards"));
         assert!(Weights::jeffreys(1.5, 1.0, 0.0).is_err() && Weights::jeffreys(0.5, 1.0, -1.0).is_err());
+    }
+
+    #[test]
+    fn a_learned_law_takes_the_place_of_the_pool() {
+        use crate::reward_law::MixtureShape;
+
+        let shape = MixtureShape { components: 1, location: 0.0, scale: 1.0 };
+        let law = shape.read(&[0.0; 3]).expect("numbers");
+        let exact = |tilt: Tilt| {
+            Composition::policy_gradient(
+                Value::Calibrated(tilt),
+                Weights::backward(0.5),
+                Estimator::Reinforce,
+                2,
+            )
+        };
+        let rewards = [-0.4, 1.1];
+        let group = Group { law: Some(&law), ..group(&rewards, &[]) };
+        for (tilt, phi) in [
+            (Tilt::Identity, &(|u: f64| u) as &dyn Fn(f64) -> f64),
+            (Tilt::Log, &|u: f64| u.ln()),
+            (Tilt::Exponential { t: -2.0 }, &|u: f64| -(-2.0 * u).exp()),
+        ] {
+            let mut quantiles = Vec::new();
+            let terms = exact(tilt.clone())
+                .terms(std::slice::from_ref(&group), &mut |name, sum, _| {
+                    if name == "bon/quantile" {
+                        quantiles.push(sum);
+                    }
+                })
+                .expect("terms");
+            for ((reward, term), quantile) in rewards.iter().zip(&terms[0].policy).zip(&quantiles) {
+                let u = law.cdf(*reward).expect("finite");
+                assert_eq!(*quantile, u);
+                // The log-ratio is 1/2 and counts one.
+                let TermLoss::Linear(loss) = term.expect("a term").loss else { panic!("{tilt:?}") };
+                assert!((loss + phi(u) / 0.5 - 0.5).abs() < 1e-12, "{tilt:?}: {loss}");
+            }
+        }
+        let vbon = crate::losses::Vbon { n: 4.0, form: crate::losses::VbonForm::Bound };
+        let value = Value::Vbon { target: vbon, ties: Ties::NonStrict };
+        let weights = Weights::regularised(vbon.kl_coefficient());
+        let bound = Composition::policy_gradient(value, weights, Estimator::Reinforce, 2);
+        let terms = bound.terms(&[group], &mut |_, _, _| {}).expect("terms");
+        let TermLoss::Linear(loss) = terms[0].policy[0].expect("a term").loss else { panic!("linear") };
+        assert!((loss + law.log_cdf(-0.4).expect("finite") - 0.5 / 3.0).abs() < 1e-12);
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub use ppo::{Payments, Ppo, TokenLoss, TokenTerm, Trajectory};
 use crate::error::InputError;
 use crate::numeric::{log_sigmoid, sigmoid};
 use crate::rank::CachedRewards;
+use crate::reward_law::RewardLaw;
 
 /// An answer drawn from the policy.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,6 +66,8 @@ pub struct AnchorSample {
 pub struct Group<'a> {
     /// Rewards of cached samples of the reference, where there is a pool.
     pub cached: Option<&'a CachedRewards>,
+    /// A learned law of the reference's rewards, which takes the place of the cached ones.
+    pub law: Option<&'a RewardLaw>,
     /// Answers of the policy.
     pub policy: Vec<Rollout>,
     /// Answers of the anchor.
