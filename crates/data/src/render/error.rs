@@ -71,6 +71,22 @@ pub enum RenderError {
         /// Turns of the assistant.
         turns: usize,
     },
+    /// A step without tokens, so that its end is no place of its own.
+    #[error(
+        "step {step} and its separator have no tokens\nhint: remove the step and its label, or set a separator"
+    )]
+    EmptyStep {
+        /// The step, from 0.
+        step: usize,
+    },
+    /// Labels that are not one for each step.
+    #[error("{labels} labels for {steps} steps\nhint: give one label for each step")]
+    StepLabels {
+        /// Number of steps.
+        steps: usize,
+        /// Number of labels.
+        labels: usize,
+    },
     /// A row is longer than allowed.
     #[error(
         "{tokens} tokens, more than the limit of {limit}\nhint: raise the limit, or drop such rows instead of refusing them"

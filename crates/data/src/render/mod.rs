@@ -10,12 +10,14 @@ mod example;
 mod limit;
 mod plain;
 mod spans;
+mod stepwise;
 
 pub use chat::Turns;
 pub use error::RenderError;
 pub use example::{Example, Pair, Prompt};
 pub use limit::{Fitted, Limit, TokenLength, fit};
 pub use spans::mask;
+pub use stepwise::Stepwise;
 
 use crate::chat::{ChatOptions, ChatTemplate, Message};
 use crate::rows::{Body, Row, Text};
@@ -79,9 +81,10 @@ impl<'a> Renderer<'a> {
     /// The row's prompt; of a conversation, all before its last answer.
     pub fn row_prompt(&self, row: &Row) -> Result<Prompt, RenderError> {
         let prompt = match &row.body {
-            Body::Prompt { prompt } | Body::Completion { prompt, .. } | Body::Preference { prompt, .. } => {
-                self.prompt(prompt)
-            }
+            Body::Prompt { prompt }
+            | Body::Completion { prompt, .. }
+            | Body::Preference { prompt, .. }
+            | Body::Stepwise { prompt, .. } => self.prompt(prompt),
             Body::Messages { messages } => {
                 let last = messages.iter().rposition(Message::is_assistant).unwrap_or(messages.len());
                 self.chat_prompt(&messages[..last])
@@ -96,7 +99,9 @@ impl<'a> Renderer<'a> {
             Body::Completion { prompt, completion } => self.completion(prompt, completion),
             Body::Preference { prompt, chosen, .. } => self.completion(prompt, chosen),
             Body::Messages { messages } => self.messages(messages, Turns::All),
-            Body::Prompt { .. } => Err(RenderError::NoAnswer { wanted: "completion" }),
+            Body::Prompt { .. } | Body::Stepwise { .. } => {
+                Err(RenderError::NoAnswer { wanted: "completion" })
+            }
         };
         example.map_err(|error| error.at(row))
     }

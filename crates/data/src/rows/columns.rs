@@ -10,6 +10,8 @@ pub enum Kind {
     Completion,
     /// `chosen` and `rejected`, with `prompt` or with the prompt as their common beginning; `margin` where there is one.
     Preference,
+    /// `prompt`, `completions` (the steps of one solution) and `labels`, one for each step.
+    Stepwise,
     /// `messages`, a conversation in which every turn of the assistant counts.
     Messages,
 }
@@ -31,6 +33,10 @@ pub struct Columns {
     pub rejected: Option<String>,
     /// Name of the column with the lead that the preferred answer has.
     pub margin: Option<String>,
+    /// Name of the column with the steps of a solution.
+    pub completions: Option<String>,
+    /// Name of the column with the labels of the steps.
+    pub labels: Option<String>,
     /// Name of the column with the conversation.
     pub messages: Option<String>,
 }
@@ -44,6 +50,8 @@ impl Columns {
             "chosen" => &self.chosen,
             "rejected" => &self.rejected,
             "margin" => &self.margin,
+            "completions" => &self.completions,
+            "labels" => &self.labels,
             "messages" => &self.messages,
             _ => &None,
         };

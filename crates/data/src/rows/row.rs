@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::chat::Message;
 
-use super::{Columns, Kind, RowError, Text, keys, kind, preference};
+use super::{Columns, Kind, RowError, StepLabels, Text, keys, kind, preference, stepwise};
 
 /// One row: its content, the columns that are not part of the format, and where it was read.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +45,15 @@ pub enum Body {
         /// The lead in reward that the preferred answer has by its annotator, where one is stated.
         margin: Option<f64>,
     },
+    /// With one answer in steps.
+    Stepwise {
+        /// The prompt.
+        prompt: Text,
+        /// The steps, in order; at least one.
+        steps: Vec<String>,
+        /// What each is labelled with.
+        labels: StepLabels,
+    },
     /// A conversation.
     Messages {
         /// Its turns.
@@ -63,6 +72,7 @@ impl Row {
                 let (prompt, chosen, rejected) = fields.preference()?;
                 Body::Preference { prompt, chosen, rejected, margin: fields.margin()? }
             }
+            Kind::Stepwise => fields.stepwise()?,
             Kind::Messages => Body::Messages { messages: fields.messages("messages")? },
         };
         Ok(Self { body, extra: fields.map, file: Arc::from(""), line: 0 })
@@ -86,7 +96,7 @@ impl Row {
     pub fn into_chat(self) -> Result<Self, RowError> {
         let in_dialogue = match &self.body {
             Body::Completion { prompt, .. } | Body::Preference { prompt, .. } => prompt.is_dialogue(),
-            Body::Prompt { .. } | Body::Messages { .. } => false,
+            Body::Prompt { .. } | Body::Stepwise { .. } | Body::Messages { .. } => false,
         };
         let answer = |text: Text| Text::Chat(text.into_completion_messages(in_dialogue));
         let body = match self.body {
@@ -101,6 +111,9 @@ impl Row {
                 rejected: answer(rejected),
                 margin,
             },
+            Body::Stepwise { prompt, steps, labels } => {
+                Body::Stepwise { prompt: Text::Chat(prompt.into_prompt_messages()?), steps, labels }
+            }
             body @ Body::Messages { .. } => body,
         };
         Ok(Self { body, ..self })
@@ -199,6 +212,17 @@ impl Fields<'_> {
         let completion = self.text("completion")?;
         let completion = answer(&prompt, completion, "completion")?;
         Ok(Body::Completion { prompt, completion })
+    }
+
+    fn stepwise(&mut self) -> Result<Body, RowError> {
+        let prompt = self.text("prompt")?;
+        let (column, steps) =
+            self.take("completions", "name the column that holds the steps in the column mapping")?;
+        let steps = stepwise::steps(&column, steps)?;
+        let (column, labels) =
+            self.take("labels", "name the column that holds the labels of the steps in the column mapping")?;
+        let labels = stepwise::labels(&column, &labels, steps.len())?;
+        Ok(Body::Stepwise { prompt, steps, labels })
     }
 
     /// TRL's optional column of a pair. JSON has no number that is not finite.
@@ -382,6 +406,54 @@ mod tests {
             of(&pair(r#", "margin": "large""#), &plain).unwrap_err().to_string(),
             "`margin` is a string; expected a number, or null"
         );
+    }
+
+    #[test]
+    fn steps_have_one_label_each() {
+        let row = |steps: &str, labels: &str| {
+            let json = format!(r#"{{"prompt": "p", "completions": {steps}, "labels": {labels}}}"#);
+            parse(&json, Kind::Stepwise).map(|row| row.body).map_err(|error| error.to_string())
+        };
+        let body = |labels| {
+            let steps = vec!["a".to_owned(), "b".to_owned()];
+            Ok(Body::Stepwise { prompt: plain("p"), steps, labels })
+        };
+        let two = r#"["a", "b"]"#;
+        assert_eq!(row(two, "[true, false]"), body(StepLabels::Judged(vec![true, false])));
+        assert_eq!(row(two, "[1, -0.5]"), body(StepLabels::Graded(vec![1.0, -0.5])));
+        for (steps, labels, message) in [
+            (
+                two,
+                "[true]",
+                "`labels` has 1 entries for 2 steps\nhint: give one label for each step, or remove the row",
+            ),
+            (
+                two,
+                "[true, 1]",
+                "`labels` is a list of both; expected a list of true and false, or of numbers, one for each step",
+            ),
+            (
+                two,
+                r#"[true, "no"]"#,
+                "`labels` is a list with a string; expected a list of true and false, or of numbers, one for each step",
+            ),
+            (
+                two,
+                "true",
+                "`labels` is a boolean; expected a list of true and false, or of numbers, one for each step",
+            ),
+            ("[]", "[]", "`completions` is an empty list; expected a list of texts, one for each step"),
+            (
+                r#"["a", 2]"#,
+                "[1, 1]",
+                "`completions` is a list with a number at place 1; expected a list of texts, one for each step",
+            ),
+            (r#""a""#, "[1]", "`completions` is a string; expected a list of texts, one for each step"),
+        ] {
+            assert_eq!(row(steps, labels).unwrap_err(), message);
+        }
+        let missing = parse(r#"{"prompt": "p", "completion": "a"}"#, Kind::Stepwise).unwrap_err().to_string();
+        assert!(missing.starts_with("no column `completions`; the row has `completion`"), "{missing}");
     }
 
     #[test]
