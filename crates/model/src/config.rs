@@ -16,6 +16,43 @@ pub enum Head {
     Language,
     /// One score (`…ForSequenceClassification` with one label, `score.weight`).
     Score,
+    /// A value of every next token (`score.weight` of `vocab_size + 1` rows): that of token `z` is output `z` plus the last
+    /// output, which belongs to the text so far.
+    Vocabulary,
+    /// Numbers of a law of rewards, read at the last token of a prompt (`score.weight`).
+    Quantile {
+        /// How many.
+        outputs: usize,
+    },
+}
+
+/// The field of `config.json` that says which of the heads `score.weight` is, where it is not a plain score.
+const HEAD: &str = "plumb_head";
+
+impl Head {
+    /// Whether it is `score.weight` and not a language model's.
+    pub fn is_score(self) -> bool {
+        self != Self::Language
+    }
+
+    /// Outputs for each token of a model of `vocab` tokens.
+    pub fn outputs(self, vocab: usize) -> usize {
+        match self {
+            Self::Language => vocab,
+            Self::Score => 1,
+            Self::Vocabulary => vocab + 1,
+            Self::Quantile { outputs } => outputs,
+        }
+    }
+
+    /// What `name` in [`HEAD`] and a number of labels make.
+    fn named(name: &str, labels: usize) -> Option<Self> {
+        match name {
+            "vocabulary" => Some(Self::Vocabulary),
+            "quantile" => Some(Self::Quantile { outputs: labels }),
+            _ => None,
+        }
+    }
 }
 
 /// A decoder's shape, resolved: every default filled in.
@@ -153,14 +190,24 @@ impl Config {
         let head = if architecture.ends_with("ForSequenceClassification") {
             let labels = fields.get::<Map<String, Value>>("id2label")?.map(|labels| labels.len());
             let labels = fields.get("num_labels")?.or(labels).unwrap_or(2);
-            if labels != 1 {
-                return Err(fields.unsupported("num_labels", labels, "a reward model has one label"));
+            match fields.get::<String>(HEAD)? {
+                Some(name) => Head::named(&name, labels)
+                    .ok_or_else(|| fields.unsupported(HEAD, name, "`vocabulary` and `quantile` are known"))?,
+                None if labels == 1 => Head::Score,
+                None => return Err(fields.unsupported("num_labels", labels, "a reward model has one label")),
             }
-            Head::Score
         } else {
             Head::Language
         };
         let hidden_size = fields.need("hidden_size")?;
+        let vocab_size = fields.need("vocab_size")?;
+        if head == Head::Vocabulary {
+            let labels = fields.need("num_labels")?;
+            if labels != head.outputs(vocab_size) {
+                let hint = format!("a value of every token has vocab_size + 1 = {}", vocab_size + 1);
+                return Err(fields.unsupported("num_labels", labels, &hint));
+            }
+        }
         let heads = fields.need("num_attention_heads")?;
         let key_value_heads = fields.get("num_key_value_heads")?.unwrap_or(heads);
         let head_dim = match fields.get("head_dim")? {
@@ -192,7 +239,7 @@ impl Config {
             .map_err(|(value, hint)| fields.unsupported("rope_scaling", value, &hint))?;
         let attention_bias: bool = fields.get("attention_bias")?.unwrap_or(false);
         Ok(Self {
-            vocab_size: fields.need("vocab_size")?,
+            vocab_size,
             hidden_size,
             intermediate_size: fields.need("intermediate_size")?,
             num_hidden_layers: fields.need("num_hidden_layers")?,
@@ -274,18 +321,48 @@ impl Config {
         };
         let suffix = match head {
             Head::Language => "ForCausalLM",
-            Head::Score => "ForSequenceClassification",
+            Head::Score | Head::Vocabulary | Head::Quantile { .. } => "ForSequenceClassification",
         };
         self.raw.insert("architectures".into(), json!([format!("{family}{suffix}")]));
-        if head == Head::Score {
-            self.raw.insert("id2label".into(), json!({"0": "LABEL_0"}));
-            self.raw.insert("label2id".into(), json!({"LABEL_0": 0}));
+        for key in ["id2label", "label2id", "num_labels", HEAD] {
+            self.raw.remove(key);
+        }
+        let name = match head {
+            Head::Language => None,
+            Head::Score => {
+                self.raw.insert("id2label".into(), json!({"0": "LABEL_0"}));
+                self.raw.insert("label2id".into(), json!({"LABEL_0": 0}));
+                None
+            }
+            Head::Vocabulary => Some("vocabulary"),
+            Head::Quantile { .. } => Some("quantile"),
+        };
+        if let Some(name) = name {
+            self.raw.insert("num_labels".into(), json!(head.outputs(self.vocab_size)));
+            self.raw.insert(HEAD.into(), json!(name));
+        }
+        if head.is_score() {
             // transformers finds the last token of a padded row by this id.
             if let Some(pad) = pad {
                 self.raw.insert("pad_token_id".into(), json!(pad));
             }
         }
         self
+    }
+
+    /// The fields that say what `score.weight` is, where it is not a plain score: what an adapter has to bring beside it.
+    pub fn head_fields(&self) -> Map<String, Value> {
+        if matches!(self.head, Head::Language | Head::Score) {
+            return Map::new();
+        }
+        let own = |key: &str| key == "num_labels" || key.starts_with("plumb_");
+        self.raw.iter().filter(|(key, _)| own(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    /// The head that the fields of [`Config::head_fields`] describe; `None` where they describe none.
+    pub fn head_of_fields(fields: &Map<String, Value>) -> Option<Head> {
+        let labels = fields.get("num_labels").and_then(Value::as_u64)? as usize;
+        Head::named(fields.get(HEAD).and_then(Value::as_str)?, labels)
     }
 
     /// Number of weights, heads included.
@@ -303,7 +380,7 @@ impl Config {
             layer += 2 * f + d;
         }
         let head = match self.head {
-            Head::Score => d,
+            Head::Score | Head::Vocabulary | Head::Quantile { .. } => self.head.outputs(self.vocab_size) * d,
             Head::Language if self.tie_word_embeddings => 0,
             Head::Language => self.vocab_size * d,
         };

@@ -9,7 +9,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use kernels::{Packed, Precision};
 
 use crate::config::{Config, Head};
-use crate::linear::{Linear, normal};
+use crate::linear::Linear;
 use crate::params::{Slot, Visitor};
 
 /// Self-attention of a layer: queries `[tokens, heads, head_dim]`, keys and values `[tokens, kv_heads, head_dim]`, all
@@ -108,7 +108,9 @@ impl Decoder {
         }
         let norm = build.vector("model.norm.weight", d)?;
         let head = match config.head {
-            Head::Score => Some(build.linear("score", 1, d, false)?),
+            Head::Score | Head::Vocabulary | Head::Quantile { .. } => {
+                Some(build.linear("score", config.head.outputs(config.vocab_size), d, false)?)
+            }
             Head::Language if config.tie_word_embeddings => None,
             Head::Language => Some(build.linear("lm_head", config.vocab_size, d, false)?),
         };
@@ -190,7 +192,7 @@ impl Decoder {
         x + layer.mlp.down_proj.forward(gated)
     }
 
-    /// Norm and head on rows of [`Decoder::hidden`]: `[rows, vocab]`, or `[rows, 1]` of a reward model.
+    /// Norm and head on rows of [`Decoder::hidden`]: `[rows, width]`.
     pub fn output(&self, hidden: Tensor<2>) -> Tensor<2> {
         self.unembed(self.normed(hidden))
     }
@@ -210,10 +212,7 @@ impl Decoder {
 
     /// The width of the output.
     pub fn width(&self) -> usize {
-        match self.config.head {
-            Head::Score => 1,
-            Head::Language => self.config.vocab_size,
-        }
+        self.config.head.outputs(self.config.vocab_size)
     }
 
     /// Calls `visitor` with every parameter.
@@ -235,7 +234,7 @@ impl Decoder {
             layer.mlp.down_proj.visit(&at("mlp.down_proj"), visitor);
         }
         visitor("model.norm.weight", Slot::Vector(&mut self.norm));
-        let name = if self.config.head == Head::Score { "score" } else { "lm_head" };
+        let name = if self.config.head.is_score() { "score" } else { "lm_head" };
         if let Some(head) = &mut self.head {
             head.visit(name, visitor);
         }
@@ -260,7 +259,7 @@ impl Decoder {
                 apply(&format!("model.layers.{index}.{part}"), linear);
             }
         }
-        let name = if self.config.head == Head::Score { "score" } else { "lm_head" };
+        let name = if self.config.head.is_score() { "score" } else { "lm_head" };
         if let Some(head) = &mut self.head {
             apply(name, head);
         }
@@ -317,13 +316,39 @@ impl Decoder {
         }
     }
 
+    /// The value of one next token for each row of [`Decoder::hidden`], `[rows]`, by a head of values of all of them
+    /// ([`Head::Vocabulary`]): two rows of the head are multiplied by, and not all of them. `None` for another head.
+    pub fn token_values(&self, hidden: Tensor<2>, tokens: &[u32]) -> Option<Tensor<1>> {
+        let head = self.head.as_ref().filter(|_| self.config.head == Head::Vocabulary)?;
+        let (count, device) = (tokens.len(), self.device());
+        let h = kernels::rms_norm(hidden, self.norm.clone(), self.config.rms_norm_eps);
+        let ids: Vec<i32> = tokens.iter().map(|id| *id as i32).collect();
+        let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [count]), &device);
+        let own = head.weight.clone().select(0, ids);
+        let state = Tensor::<1, Int>::from_data([self.config.vocab_size as i32], &device);
+        let state = head.weight.clone().select(0, state);
+        Some((h * (own + state)).sum_dim(1).reshape([count]))
+    }
+
     /// The same decoder with a new, small reward head in place of the language head.
     #[must_use]
-    pub fn with_score_head(mut self, pad: Option<u32>, draw: &mut dyn FnMut() -> f64) -> Self {
-        let width = self.config.hidden_size;
-        let weight = normal([1, width], 1.0 / (width as f64 + 1.0).sqrt(), draw, &self.device());
-        self.config = self.config.with_head(Head::Score, pad);
-        self.head = Some(Linear::new(weight, None));
+    pub fn with_score_head(self, pad: Option<u32>, draw: &mut dyn FnMut() -> f64) -> Self {
+        self.with_head(Head::Score, pad, draw)
+    }
+
+    /// The same decoder with a new head of scores in place of the one it has. A score is drawn small; so is the value of the
+    /// text in a head of values of tokens, whose tokens begin with nothing of their own; a law of rewards begins as the one
+    /// that no prompt changes.
+    #[must_use]
+    pub fn with_head(mut self, head: Head, pad: Option<u32>, draw: &mut dyn FnMut() -> f64) -> Self {
+        let (width, device) = (self.config.hidden_size, self.device());
+        let rows = head.outputs(self.config.vocab_size);
+        let drawn = usize::from(!matches!(head, Head::Quantile { .. }));
+        let mut values = vec![0.0; (rows - drawn) * width];
+        let std = 1.0 / (width as f64 + 1.0).sqrt();
+        values.extend((0..drawn * width).map(|_| (draw() * std) as f32));
+        self.config = self.config.with_head(head, pad);
+        self.head = Some(Linear::new(crate::linear::tensor(values, [rows, width], &device), None));
         self.tied = None;
         self
     }

@@ -16,6 +16,9 @@ use crate::weights::{Float, Named, Weights, serialize};
 /// The largest weight file; larger models are written in shards.
 const SHARD_BYTES: usize = 5_000_000_000;
 
+/// What an adapter says about a head that is no plain score, which PEFT has no field for.
+const HEAD_FILE: &str = "head.json";
+
 /// Adapter settings, as PEFT's `adapter_config.json` has them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterConfig {
@@ -54,15 +57,16 @@ pub fn load(directory: &Path, device: &Device) -> Result<Decoder, Error> {
     })
 }
 
-/// Loads a language model's body for a reward model: the head is taken if the directory has one, else it is new.
+/// Loads a language model's body for a model with the head `head`: it is taken if the directory has one such, else it is new.
 pub fn load_for_score(
     directory: &Path,
+    head: Head,
     pad: Option<u32>,
     device: &Device,
     draw: &mut dyn FnMut() -> f64,
 ) -> Result<Decoder, Error> {
     let decoder = load(directory, device)?;
-    if decoder.config.head == Head::Score { Ok(decoder) } else { Ok(decoder.with_score_head(pad, draw)) }
+    if decoder.config.head == head { Ok(decoder) } else { Ok(decoder.with_head(head, pad, draw)) }
 }
 
 /// Whether a directory holds an adapter rather than a whole model.
@@ -70,10 +74,25 @@ pub fn is_adapter(directory: &Path) -> bool {
     directory.join("adapter_config.json").exists()
 }
 
-/// Whether an adapter brings the head of a reward model.
-pub fn adapter_has_score(directory: &Path) -> Result<bool, Error> {
-    Ok(Weights::of_files(&[directory.join("adapter_model.safetensors")])?
-        .has("base_model.model.score.weight"))
+/// A head, and the fields of `config.json` that describe it.
+pub type AdapterHead = (Head, Map<String, Value>);
+
+/// The head that an adapter brings, and the fields that describe it; `None` where it brings none.
+pub fn adapter_head(directory: &Path) -> Result<Option<AdapterHead>, Error> {
+    let weights = Weights::of_files(&[directory.join("adapter_model.safetensors")])?;
+    if !weights.has("base_model.model.score.weight") {
+        return Ok(None);
+    }
+    let path = directory.join(HEAD_FILE);
+    if !path.exists() {
+        return Ok(Some((Head::Score, Map::new())));
+    }
+    let fields = read_json(&path)?;
+    let Some(head) = Config::head_of_fields(&fields) else {
+        let message = "it describes no head: `plumb_head` and `num_labels` are needed".into();
+        return Err(Error::Missing { path, message });
+    };
+    Ok(Some((head, fields)))
 }
 
 /// Reads `adapter_config.json`.
@@ -222,7 +241,7 @@ pub fn model_files(decoder: &Decoder, float: Float) -> Result<Vec<(String, Vec<u
 /// The files of an adapter, by name. A reward model's head goes with it whole.
 pub fn adapter_files(decoder: &Decoder, config: &AdapterConfig) -> Result<Vec<(String, Vec<u8>)>, Error> {
     let mut copy = decoder.clone();
-    let score = decoder.config.head == Head::Score;
+    let score = decoder.config.head.is_score();
     let mut tensors = named(&mut copy, &|name| name.contains("lora_") || (score && name == "score.weight"));
     for tensor in &mut tensors {
         tensor.name = format!("base_model.model.{}", tensor.name);
@@ -243,10 +262,15 @@ pub fn adapter_files(decoder: &Decoder, config: &AdapterConfig) -> Result<Vec<(S
         "use_dora": false,
         "use_rslora": config.use_rslora,
     });
-    Ok(vec![
+    let mut files = vec![
         ("adapter_config.json".into(), pretty(&fields)),
         ("adapter_model.safetensors".into(), serialize(&tensors, Float::F32)?),
-    ])
+    ];
+    let head = decoder.config.head_fields();
+    if !head.is_empty() {
+        files.push((HEAD_FILE.into(), pretty(&Value::Object(head))));
+    }
+    Ok(files)
 }
 
 /// The values of the parameters that `wanted` picks, in the order of their names.

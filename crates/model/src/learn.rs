@@ -194,15 +194,37 @@ impl Wanted {
     }
 }
 
-/// Runs a reward model on rows of tokens and gives each row's score at its last token.
+/// Runs a reward model on rows of tokens and gives each row's outputs at its last token: one score, or what the head has.
 pub fn scores(decoder: &Decoder, rows: &[&[u32]], checkpointing: bool) -> Forward {
     let marked: Vec<Row<'_>> = rows.iter().map(|ids| Row { ids, loss: &[] }).collect();
     let batch = Batch::new(&marked, &decoder.device());
     let places: Vec<usize> =
         batch.starts.iter().zip(rows).map(|(start, ids)| start + ids.len().max(1) - 1).collect();
-    let count = rows.len();
-    forward(decoder, batch, vec![1; count], checkpointing, |hidden| {
-        decoder.output(select(&hidden, &places)).reshape([count])
+    let (count, width) = (rows.len(), decoder.width());
+    forward(decoder, batch, vec![width; count], checkpointing, |hidden| {
+        decoder.output(select(&hidden, &places)).reshape([count * width])
+    })
+}
+
+/// As [`log_probs`], the value of every wanted token given those before it, by a head of values of next tokens. Of a decoder
+/// with another head, the outputs would be none of these: it panics.
+///
+/// # Panics
+/// The head is not [`crate::Head::Vocabulary`].
+pub fn token_values(decoder: &Decoder, rows: &[Row<'_>], checkpointing: bool) -> Forward {
+    let batch = Batch::new(rows, &decoder.device());
+    let (mut places, mut targets, mut counts) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, row) in rows.iter().enumerate() {
+        let before = places.len();
+        for position in (1..row.ids.len()).filter(|position| row.loss[*position]) {
+            places.push(batch.starts[index] + position - 1);
+            targets.push(row.ids[position]);
+        }
+        counts.push(places.len() - before);
+    }
+    forward(decoder, batch, counts, checkpointing, |hidden| {
+        let values = decoder.token_values(select(&hidden, &places), &targets);
+        values.expect("values of next tokens are asked of a head that has them")
     })
 }
 
@@ -426,6 +448,38 @@ mod tests {
         // A policy and a saved model have no such head.
         let names = crate::files::named(&mut decoder.frozen(), &|_| true);
         assert!(names.iter().all(|tensor| !tensor.name.starts_with("v_head.")));
+    }
+
+    #[test]
+    fn the_value_of_a_token_is_its_output_and_the_texts() {
+        let mut state = 0.5_f64;
+        let mut draw = || {
+            state += 1.0;
+            4.0 * (state * 12.9898).sin()
+        };
+        let mut decoder = decoder().with_head(crate::Head::Vocabulary, Some(0), &mut draw);
+        let ids = [3, 9, 4, 22, 7];
+        let wanted = [Row { ids: &ids, loss: &[false, false, true, true, true] }];
+        let begun = token_values(&decoder, &wanted, false).values;
+        // A token that was never taken is worth what the text is.
+        let texts: Vec<f32> = (2..5).map(|end| scores(&decoder, &[&ids[..end]], false).values[30]).collect();
+        for (value, text) in begun.iter().zip(&texts) {
+            assert!((value - text).abs() < 1e-5 && text.abs() > 1e-3, "{value} {text}");
+        }
+        decoder.visit(&mut |name, mut slot| {
+            if name == "score.weight" {
+                let count: usize = slot.shape().iter().product();
+                let values: Vec<f32> = (0..count).map(|_| draw() as f32).collect();
+                slot.set_flat(Tensor::from_data(TensorData::new(values, [count]), &Device::flex()));
+            }
+        });
+        let values = token_values(&decoder, &wanted, false).values;
+        for (at, value) in (2..5).zip(values) {
+            let outputs = scores(&decoder, &[&ids[..at]], false).values;
+            assert_eq!(outputs.len(), 31);
+            let want = outputs[ids[at] as usize] + outputs[30];
+            assert!((value - want).abs() < 1e-4 * (1.0 + want.abs()), "{value} {want}");
+        }
     }
 
     #[test]

@@ -100,14 +100,3 @@ impl Linear {
 pub(crate) fn tensor(values: Vec<f32>, shape: [usize; 2], device: &Device) -> Tensor<2> {
     Tensor::from_data(burn::tensor::TensorData::new(values, shape), device)
 }
-
-/// A matrix of normal values with deviation `std`.
-pub(crate) fn normal(
-    shape: [usize; 2],
-    std: f64,
-    draw: &mut dyn FnMut() -> f64,
-    device: &Device,
-) -> Tensor<2> {
-    let values = (0..shape[0] * shape[1]).map(|_| (draw() * std) as f32).collect();
-    tensor(values, shape, device)
-}

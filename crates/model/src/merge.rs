@@ -10,7 +10,6 @@ use std::path::PathBuf;
 
 use burn::tensor::{Tensor, TensorData};
 
-use crate::config::Head;
 use crate::decoder::Decoder;
 use crate::error::Error;
 use crate::files::{AdapterConfig, named};
@@ -197,7 +196,7 @@ fn with_loras(parts: &[&Part<'_>], join: impl Fn(&[(f64, Lora)]) -> Lora) -> Dec
     decoder.each_linear(&mut |path, linear| {
         linear.lora = by_path.get(path).map(|loras| join(loras));
     });
-    if decoder.config.head == Head::Score {
+    if decoder.config.head.is_score() {
         let heads: Vec<_> = parts
             .iter()
             .map(|part| named(&mut part.decoder.clone(), &|name| name == "score.weight"))

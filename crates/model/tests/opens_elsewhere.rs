@@ -9,7 +9,7 @@ use burn::tensor::Device;
 use generate::{Purpose, Step, Stream};
 use model::files::{adapter_files, load, load_adapter, load_for_score, model_files};
 use model::weights::Float;
-use model::{Decoder, Policy};
+use model::{Decoder, Head, Policy};
 
 /// Outputs after the last token of each row, by `open.py`; `None`, with a visible line, where Python cannot.
 fn theirs(arguments: &[&Path], kind: &str, rows: &[Vec<u32>]) -> Option<Vec<Vec<f64>>> {
@@ -86,8 +86,9 @@ fn models_open_in_transformers_with_equal_logits() {
 #[test]
 fn reward_models_open_as_llama_for_sequence_classification() {
     let mut stream = Stream::new(2, Purpose::Init, 0, 0);
-    let decoder = load_for_score(&shipped(), Some(0), &Device::flex(), &mut || 0.1 * stream.normal())
-        .expect("a reward model");
+    let decoder =
+        load_for_score(&shipped(), Head::Score, Some(0), &Device::flex(), &mut || 0.1 * stream.normal())
+            .expect("a reward model");
     let rows = rows(decoder.config.vocab_size as u64);
     let folder = saved(model_files(&decoder, Float::F32).expect("files"));
     let Some(theirs) = theirs(&[folder.path()], "score", &rows) else { return };

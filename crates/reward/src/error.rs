@@ -15,6 +15,14 @@ pub enum SetupError {
         /// Width of its outputs.
         width: usize,
     },
+    /// A scorer of all next tokens has a scalar head.
+    #[error(
+        "{model} has a scalar head, and values of all next tokens need an output of each\n  hint: train it with `head = \"vocabulary\"` (`prefix-scorer`), or use it as a sequence reward model"
+    )]
+    NotVocabulary {
+        /// The model's name.
+        model: String,
+    },
     /// An autoregressive reward model has a scalar head.
     #[error(
         "{model} has a scalar head, and an autoregressive reward model needs next-token logits\n  hint: use it as a sequence reward model (`reward`)"

@@ -3,6 +3,7 @@
 //! | what | scores |
 //! |---|---|
 //! | [`SequenceModel`] | the scalar head of a reward model, at the last token |
+//! | [`VocabularyModel`] | a prefix scorer's values of all next tokens, in one pass |
 //! | [`AutoregressiveModel`] | `β_r` times the log-probability of the completion under an autoregressive reward model |
 //! | [`ImplicitReward`] | the log-ratio of a tuned policy to its reference |
 //! | [`Verifier`] of a [`Check`] | [`FinalAnswer`], [`Brevity`], [`Pattern`], [`Lexicon`], [`Sentiment`] |
@@ -49,6 +50,7 @@ mod memory;
 mod pool;
 mod sequence;
 mod verifier;
+mod vocabulary;
 
 pub use autoregressive::AutoregressiveModel;
 pub use calibration::{Calibration, CalibrationError};
@@ -61,3 +63,4 @@ pub use verifier::{
     Brevity, Check, Decode, Extract, FinalAnswer, Lexicon, Occurrences, Pattern, PerText, Scope, Sentiment,
     Subject, Verifier,
 };
+pub use vocabulary::VocabularyModel;

@@ -45,8 +45,9 @@ pub struct SequenceModel<'a> {
     ledger: Ledger,
 }
 
-struct Runner<'a> {
-    model: &'a dyn Step,
+/// Runs texts through a model in passes, with cached prefixes, and hands on the outputs at their last tokens.
+pub(crate) struct Runner<'a> {
+    pub(crate) model: &'a dyn Step,
     session: Box<dyn Session + 'a>,
     prefixes: Prefixes,
     limits: Limits,
@@ -70,8 +71,7 @@ impl<'a> SequenceModel<'a> {
             return Err(SetupError::NotScalar { model: model.name().into(), width: model.width() });
         }
         let limits = Limits::default();
-        let prefixes = Prefixes::new(limits.kept_tokens);
-        let runner = Runner { model, session: model.session(), prefixes, limits };
+        let runner = Runner::new(model, limits);
         Ok(Self { memory: Memory::new(limits.remembered), runner, ledger: Ledger::default() })
     }
 
@@ -88,12 +88,25 @@ impl<'a> SequenceModel<'a> {
     fn score(&mut self, texts: &[Text]) -> Result<Vec<f64>, Error> {
         self.runner.check(texts)?;
         let runner = &mut self.runner;
-        self.memory.serve(texts, &mut self.ledger, |distinct, ledger| runner.run(distinct, ledger))
+        self.memory.serve(texts, &mut self.ledger, |distinct, ledger| {
+            let mut scores = Vec::with_capacity(distinct.len());
+            runner.run(distinct, ledger, &mut |_, outputs| {
+                scores.push(f64::from(outputs[0]));
+                outputs[0].is_finite()
+            })?;
+            Ok(scores)
+        })
+    }
+}
+
+impl<'a> Runner<'a> {
+    pub(crate) fn new(model: &'a dyn Step, limits: Limits) -> Self {
+        Self { model, session: model.session(), prefixes: Prefixes::new(limits.kept_tokens), limits }
     }
 }
 
 impl Runner<'_> {
-    fn check(&self, texts: &[Text]) -> Result<(), Error> {
+    pub(crate) fn check(&self, texts: &[Text]) -> Result<(), Error> {
         let limit = self.model.context();
         for text in texts {
             let (row, needed) = (text.row, text.ids.len());
@@ -108,10 +121,17 @@ impl Runner<'_> {
         Ok(())
     }
 
-    fn run(&mut self, texts: &[&Text], ledger: &mut Ledger) -> Result<Vec<f64>, Error> {
-        let mut scores = Vec::with_capacity(texts.len());
-        while scores.len() < texts.len() {
-            let mut open = self.admit(&texts[scores.len()..]);
+    /// Calls `take` with the place of every text, in order, and the outputs at its last token; it says whether they are
+    /// finite. Texts that share a beginning are to be neighbours.
+    pub(crate) fn run(
+        &mut self,
+        texts: &[&Text],
+        ledger: &mut Ledger,
+        take: &mut dyn FnMut(usize, &[f32]) -> bool,
+    ) -> Result<(), Error> {
+        let mut done = 0;
+        while done < texts.len() {
+            let mut open = self.admit(&texts[done..]);
             let before = ledger.reward_tokens;
             let outcome = self.fill(&mut open, ledger);
             for Open { text, row, .. } in &open {
@@ -124,14 +144,13 @@ impl Runner<'_> {
             let total: u64 = open.iter().map(|open| open.text.ids.len() as u64).sum();
             ledger.cached_tokens += total - (ledger.reward_tokens - before);
             for (place, Open { text, .. }) in open.iter().enumerate() {
-                let score = f64::from(logits.row(place)[0]);
-                if !score.is_finite() {
+                if !take(done + place, logits.row(place)) {
                     return Err(Error::NotFinite { model: self.model.name().into(), row: text.row });
                 }
-                scores.push(score);
             }
+            done += open.len();
         }
-        Ok(scores)
+        Ok(())
     }
 
     /// Opens rows for as many of the texts as fit into one pass, at least one.

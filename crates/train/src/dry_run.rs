@@ -4,11 +4,12 @@ use std::fmt::Write;
 
 use data::render::Example;
 use inference::setup::{self, Loaded};
-use model::Config;
-use model::DeviceName;
+use model::{Config, DeviceName, Head};
 
 use crate::error::Error;
+use crate::methods::prefix_scorer::Form;
 use crate::methods::pretrain::Source;
+use crate::methods::stepwise::StepScorer;
 use crate::on_policy::Compose;
 use crate::pipeline::Job;
 use crate::recipe::{Method, Recipe};
@@ -92,6 +93,9 @@ pub fn describe(job: &Job) -> Result<String, Error> {
             );
             line("updates", value);
         }
+        if let Some((name, _)) = settings.quantile() {
+            line("quantile", format!("ranks by the laws of {name} {}", here(job, name)));
+        }
     }
     let directory =
         job.places.model(&recipe.model.path, false).ok().flatten().filter(|d| d.join("config.json").exists());
@@ -128,7 +132,7 @@ pub fn describe(job: &Job) -> Result<String, Error> {
     match (&recipe.method, rows.margins) {
         (_, 0) => {}
         (Method::Reward(_), count) => {
-            line("margins", format!("{count} rows state the lead of their chosen answer"))
+            line("margins", format!("{count} rows state the lead of their chosen answer"));
         }
         (method, count) => {
             line(
@@ -185,6 +189,17 @@ fn rows(job: &Job, loaded: &Loaded) -> Result<Rows, Error> {
         let margins = pairs.iter().filter(|pair| pair.margin.is_some()).count();
         let mean_tokens = tokens as f64 / pairs.len() as f64;
         return Ok(Rows { count: pairs.len(), mean_tokens, first, margins });
+    }
+    if let Method::PrefixScorer(scorer) = &recipe.method
+        && scorer.form == Form::Stepwise
+    {
+        let rows = setup::steps(&recipe.data, &job.places, loaded, seed, &scorer.step_separator);
+        let rows = StepScorer::new(scorer).prepare(rows.map_err(Error::other)?.rows);
+        let tokens: usize = rows.iter().map(|row| row.ids.len()).sum();
+        // Labelled places are what is learned.
+        let first = rows.iter().take(1).map(|row| Example { ids: row.ids.clone(), loss: row.ends.clone() });
+        let mean_tokens = tokens as f64 / rows.len() as f64;
+        return Ok(Rows { count: rows.len(), mean_tokens, first: first.collect(), margins: 0 });
     }
     if matches!(recipe.method, Method::Sft(_)) {
         let examples = setup::examples(&recipe.data, &job.places, loaded, seed).map_err(Error::other)?.rows;
@@ -245,9 +260,13 @@ fn trained_parameters(recipe: &Recipe, config: &Config) -> usize {
             _ => 0,
         })
         .sum();
-    config.num_hidden_layers * per_layer
-        + value_head
-        + if matches!(recipe.method, Method::Reward(_) | Method::PrefixScorer(_)) { d } else { 0 }
+    let rows = match &recipe.method {
+        Method::Reward(_) => 1,
+        Method::PrefixScorer(scorer) => Head::from(scorer.head).outputs(config.vocab_size),
+        Method::Quantile(quantile) => 3 * quantile.components,
+        _ => 0,
+    };
+    config.num_hidden_layers * per_layer + value_head + rows * d
 }
 
 /// Bytes: weights, gradients and moments of what is trained, and what a micro-batch of `tokens` keeps for backward.

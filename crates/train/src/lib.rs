@@ -2,6 +2,7 @@
 
 pub mod anchor;
 pub mod atomic;
+pub mod calibration;
 pub mod card;
 pub mod checkpoint;
 pub mod dry_run;

@@ -116,7 +116,7 @@ fn ideal(method: &Method) -> Result<Ideal, InputError> {
         ))
     };
     Ok(match method {
-        Method::Vbon(vbon) => best_of(vbon.n, Some(vbon.pool_samples)),
+        Method::Vbon(vbon) => best_of(vbon.n, vbon.quantile.is_none().then_some(vbon.pool_samples)),
         Method::Bond(bond) if bond.update_every.is_some() => {
             Ideal::None(format!("the anchor moves: after k updates the optimum is best-of-{}^k", bond.n))
         }
@@ -134,6 +134,8 @@ fn ideal(method: &Method) -> Result<Ideal, InputError> {
             let says = format!("π_ref exp(Φ(u)/β)/Z, {}, β = {:.6}", formula(&design.tilt), design.beta);
             let (tilt, beta, samples) = (design.tilt, design.beta, ctrl.pool_samples);
             match ctrl.kl {
+                // A head's law is no estimate from samples of the prompt.
+                _ if ctrl.quantile.is_some() => Ideal::Tilted { tilt, beta, samples: None, says },
                 Some(kl) => Ideal::Budgeted { tilt, beta, samples, kl, says },
                 None => Ideal::Tilted { tilt, beta, samples: Some(samples), says },
             }

@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::atomic;
 use crate::checkpoint;
 use crate::error::Error;
+use crate::on_policy::Compose;
 use crate::progress::Progress;
 use crate::recipe::{Method, Recipe};
 use crate::stage::{self, Ended, Site};
@@ -77,7 +78,7 @@ fn names_of_stages(recipe: &Recipe) -> Vec<String> {
         Method::Soup(soup) => models.extend(soup.models.iter().map(|model| &model.path)),
         Method::PrefixScorer(scorer) => models.extend(&scorer.policy),
         Method::Parl(parl) => models.extend(&parl.reward_model),
-        _ => {}
+        method => models.extend(method.on_policy().and_then(Compose::quantile).map(|(name, _)| name)),
     }
     if let Method::Compare(compare) = &recipe.method {
         models.extend(compare.policies.iter().filter_map(|policy| policy.path.as_ref()));

@@ -2,7 +2,7 @@
 
 use evaluate::compare::Compare;
 use inference::setup::{DataTable, ModelTable, RewardTable};
-use recipe::{Engine, Log, Optim, Rules, Run, Sampling, Save, Validate, Violation};
+use recipe::{DataLocation, Engine, Log, Optim, Rules, Run, Sampling, Save, Validate, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -17,9 +17,10 @@ use crate::methods::ipo::Ipo;
 use crate::methods::j_bond::JBond;
 use crate::methods::parl::Parl;
 use crate::methods::pool::Pool;
-use crate::methods::prefix_scorer::{PrefixScorer, Scorer};
+use crate::methods::prefix_scorer::{Form, PrefixScorer, Scorer};
 use crate::methods::pretrain::Pretrain;
 use crate::methods::qrpo::Qrpo;
+use crate::methods::quantile::{Quantile, QuantileHead};
 use crate::methods::reward::RewardModel;
 use crate::methods::rl::Rl;
 use crate::methods::sft::Sft;
@@ -89,6 +90,8 @@ pub enum Method {
     Qrpo(Qrpo),
     /// Self-play preference optimisation, one round.
     Sppo(Sppo),
+    /// A head that knows the law of the reference's rewards, to calibrate by.
+    Quantile(Quantile),
     /// A value of partial completions, for controlled decoding.
     PrefixScorer(PrefixScorer),
     /// A weighted merge of models (Rewarded Soups).
@@ -129,7 +132,7 @@ pub struct Info {
 }
 
 /// All methods.
-pub const METHODS: [Info; 22] = [
+pub const METHODS: [Info; 23] = [
     Info {
         name: "pretrain",
         needs: "completions",
@@ -186,10 +189,16 @@ pub const METHODS: [Info; 22] = [
         summary: "self-play preference optimisation: a round from a pool's win rates",
     },
     Info {
-        name: "prefix-scorer",
+        name: "quantile",
         needs: "prompts, a reward",
-        paper: "Mudgal et al. 2024, arXiv 2310.17022",
-        summary: "a value of partial completions for controlled decoding (CD-FUDGE, CD-Q)",
+        paper: "Sessa et al. 2025, arXiv 2407.14622, Appendix B.1",
+        summary: "a head that knows the law of the reference's rewards for any prompt, to calibrate by",
+    },
+    Info {
+        name: "prefix-scorer",
+        needs: "prompts and a reward, or labelled steps",
+        paper: "Mudgal et al. 2024, arXiv 2310.17022; Lightman et al. 2023, arXiv 2305.20050",
+        summary: "a value of partial completions for controlled decoding (CD-FUDGE, CD-Q), or of steps (PRM)",
     },
     Info {
         name: "soup",
@@ -273,6 +282,7 @@ impl Method {
             Self::Bonbon(_) => "bonbon",
             Self::Qrpo(_) => "qrpo",
             Self::Sppo(_) => "sppo",
+            Self::Quantile(_) => "quantile",
             Self::PrefixScorer(_) => "prefix-scorer",
             Self::Soup(_) => "soup",
             Self::Vbon(_) => "vbon",
@@ -310,7 +320,10 @@ impl Method {
 
     /// Whether its loss compares log-probabilities of what was drawn, so that it has to be drawn from the raw law.
     fn draws_raw(&self) -> bool {
-        self.on_policy().is_some() || matches!(self, Self::Bonbon(_) | Self::Qrpo(_) | Self::Sppo(_))
+        let averages = matches!(self, Self::PrefixScorer(scorer) if scorer.averages());
+        self.on_policy().is_some()
+            || averages
+            || matches!(self, Self::Bonbon(_) | Self::Qrpo(_) | Self::Sppo(_) | Self::Quantile(_))
     }
 
     /// Whether it reads preference pairs.
@@ -328,7 +341,8 @@ impl Method {
             Self::Bonbon(method) => Some(of(method)),
             Self::Qrpo(method) => Some(of(method)),
             Self::Sppo(method) => Some(of(method)),
-            Self::PrefixScorer(method) => Some(of(&Scorer::new(method))),
+            Self::Quantile(method) => Some(of(&QuantileHead::new(method))),
+            Self::PrefixScorer(method) if method.form != Form::Stepwise => Some(of(&Scorer::new(method))),
             _ => None,
         }
     }
@@ -364,6 +378,7 @@ impl Validate for Recipe {
             Method::BonSft(bon_sft) => rules.within("method.bon-sft", bon_sft),
             Method::Bonbon(bonbon) => rules.within("method.bonbon", bonbon),
             Method::Qrpo(qrpo) => rules.within("method.qrpo", qrpo),
+            Method::Quantile(quantile) => rules.within("method.quantile", quantile),
             Method::PrefixScorer(scorer) => rules.within("method.prefix-scorer", scorer),
             Method::Soup(soup) => rules.within("method.soup", soup),
             Method::Pool(pool) => rules.within("method.pool", pool),
@@ -387,6 +402,7 @@ impl Validate for Recipe {
             }
         }
         rules.check(&["reward", "method"], reward_is_there(self));
+        rules.check(&["data.path", "method.prefix-scorer.form"], steps_are_there(self));
         rules.check(&["model.dtype", "method"], training_keeps_f32(self));
     }
 }
@@ -409,6 +425,15 @@ fn reward_is_there(recipe: &Recipe) -> Result<(), Violation> {
     let message = format!("the method `{}` needs a reward, and none is given", recipe.method.name());
     Err(Violation::new(message)
         .hint("add [reward.model], [reward.answer], [reward.lexicon] or [reward.sentiment]"))
+}
+
+fn steps_are_there(recipe: &Recipe) -> Result<(), Violation> {
+    let stepwise = matches!(&recipe.method, Method::PrefixScorer(scorer) if scorer.form == Form::Stepwise);
+    if !stepwise || !matches!(recipe.data.path.location(), DataLocation::Wordmath) {
+        return Ok(());
+    }
+    Err(Violation::new("solutions of `wordmath` have no labels of steps")
+        .hint("set `data.path` to a JSONL file with the columns `prompt`, `completions` and `labels`"))
 }
 
 /// What `key` of `[sampling]` has to be: ratios and KL terms are those of the policy's own law.

@@ -12,20 +12,23 @@ use generate::{Purpose, Stream};
 use inference::setup::{self, Loaded, Places, PoolPlan, RewardSet};
 use model::decoder::VALUE_HEAD;
 use model::files::{AdapterConfig, attach};
-use model::{Decoder, DeviceName, Policy};
+use model::{Decoder, DeviceName, Head, Policy};
 use objective::rank::CachedRewards;
 use reward::{Pool, RewardId};
 use serde_json::json;
 
 use crate::atomic;
+use crate::calibration::{self, Wanted, reward_name};
 use crate::card;
 use crate::checkpoint::{self, Learner};
 use crate::error::Error;
 use crate::methods::parl::{Parl, ParlTask, Turns};
 use crate::methods::pool;
-use crate::methods::prefix_scorer::Scorer;
+use crate::methods::prefix_scorer::{Form, Scorer};
 use crate::methods::pretrain::{PretrainTask, Source};
+use crate::methods::quantile::{Meaning, QuantileHead};
 use crate::methods::soup::Soup;
+use crate::methods::stepwise::StepScorer;
 use crate::on_policy::{Compose, OnPolicy, Parts, PpoTask};
 use crate::pairs::{referenced, unreferenced};
 use crate::pooled::{self, Pooled, PooledRows};
@@ -92,7 +95,7 @@ pub fn run(recipe: &Recipe, site: &Site<'_>) -> Result<Ended, Error> {
         }
         Method::Reward(settings) => {
             let seed = recipe.run.seed;
-            let loaded = setup::load_for_score(&site.places, &recipe.model.path, &device, seed)
+            let loaded = setup::load_for_score(&site.places, &recipe.model.path, Head::Score, &device, seed)
                 .map_err(Error::other)?;
             let rows = read_pairs(recipe, site, &loaded)?;
             hold_out_and_supervise(recipe, site, loaded, settings.clone(), rows, &device)
@@ -132,15 +135,43 @@ pub fn run(recipe: &Recipe, site: &Site<'_>) -> Result<Ended, Error> {
         Method::Bonbon(settings) => learn_from_pool(recipe, settings, site, &device),
         Method::Qrpo(settings) => learn_from_pool(recipe, settings, site, &device),
         Method::Sppo(settings) => learn_from_pool(recipe, settings, site, &device),
+        Method::Quantile(settings) => {
+            let head = QuantileHead::new(settings);
+            let found = pooled_rows(recipe, &head, &recipe.model.path, site, &device)?;
+            let Some(FromPool { mut model, rows, reward }) = found else { return Ok(Ended::Interrupted) };
+            let shape = head.shape_of(&rows.train)?;
+            let meaning = Meaning { shape, ties: settings.ties, reward, reference: model.hash.clone() };
+            let pad = model.tokenizer.pad_id();
+            model.decoder = meaning.head_on(model.decoder, pad)?;
+            let rows = (rows.train, rows.held_out);
+            supervise(recipe, site, model, head.with_shape(shape), rows, &device)
+        }
+        Method::PrefixScorer(settings) if settings.form == Form::Stepwise => {
+            let head = settings.head.into();
+            let loaded =
+                setup::load_for_score(&site.places, &recipe.model.path, head, &device, recipe.run.seed)
+                    .map_err(Error::other)?;
+            let scorer = StepScorer::new(settings);
+            let separator = &settings.step_separator;
+            let rows = setup::steps(&recipe.data, &site.places, &loaded, recipe.run.seed, separator)
+                .map_err(Error::other)?;
+            if rows.too_long > 0 {
+                Progress::say(&format!("{}: left out: {} too long", site.title, rows.too_long));
+            }
+            let rows = scorer.prepare(rows.rows);
+            hold_out_and_supervise(recipe, site, loaded, scorer, rows, &device)
+        }
         Method::PrefixScorer(settings) => {
             let scorer = Scorer::new(settings);
             let policy = settings.policy.as_ref().unwrap_or(&recipe.model.path);
-            let Some(FromPool { model: base, rows }) = pooled_rows(recipe, &scorer, policy, site, &device)?
+            let Some(FromPool { model: base, rows, .. }) =
+                pooled_rows(recipe, &scorer, policy, site, &device)?
             else {
                 return Ok(Ended::Interrupted);
             };
             let seed = recipe.run.seed;
-            let loaded = setup::load_for_score(&site.places, &recipe.model.path, &device, seed)
+            let head = settings.head.into();
+            let loaded = setup::load_for_score(&site.places, &recipe.model.path, head, &device, seed)
                 .map_err(Error::other)?;
             if loaded.tokenizer.hash() != base.tokenizer.hash() {
                 return Err(Error::Data {
@@ -151,6 +182,7 @@ pub fn run(recipe: &Recipe, site: &Site<'_>) -> Result<Ended, Error> {
                     ),
                 });
             }
+            let scorer = if settings.averages() { scorer.with_base(base.policy("base")) } else { scorer };
             drop(base);
             supervise(recipe, site, loaded, scorer, (rows.train, rows.held_out), &device)
         }
@@ -406,7 +438,7 @@ fn learn_from_pool<M: Pooled + Clone>(
 ) -> Result<Ended, Error> {
     match pooled_rows(recipe, settings, &recipe.model.path, site, device)? {
         None => Ok(Ended::Interrupted),
-        Some(FromPool { model, rows }) => {
+        Some(FromPool { model, rows, .. }) => {
             supervise(recipe, site, model, settings.clone(), (rows.train, rows.held_out), device)
         }
     }
@@ -416,6 +448,8 @@ fn learn_from_pool<M: Pooled + Clone>(
 struct FromPool<R> {
     model: Loaded,
     rows: PooledRows<R>,
+    /// The name that a head remembers the reward by.
+    reward: String,
 }
 
 /// The rows that `method` makes of a scored pool of the model `name`, and that model; `None` when stopped.
@@ -437,6 +471,7 @@ fn pooled_rows<M: Pooled>(
         return Ok(None);
     };
     drop(policy);
+    let name = reward_name(&reward);
     drop(reward);
     let made = pooled::rows(method, &prompts, &samples, &id, recipe.data.held_out, recipe.run.seed)?;
     Progress::say(&format!(
@@ -447,7 +482,7 @@ fn pooled_rows<M: Pooled>(
         made.held_out.len(),
         made.silent
     ));
-    Ok(Some(FromPool { model: loaded, rows: made }))
+    Ok(Some(FromPool { model: loaded, rows: made, reward: name }))
 }
 
 fn merge_models(recipe: &Recipe, settings: &Soup, site: &Site<'_>, device: &Device) -> Result<Ended, Error> {
@@ -495,6 +530,13 @@ fn on_policy(
             .collect::<Result<Vec<_>, _>>()?;
         (prompts, cached)
     };
+    let laws = match settings.quantile() {
+        None => Vec::new(),
+        Some((name, ties)) => {
+            let wanted = Wanted { name, ties, reference: &loaded, reward: &reward };
+            calibration::laws(wanted, &prompts, &site.places, device)?
+        }
+    };
     let plan = settings.compose(&cached)?;
     if let Some(note) = &plan.note {
         Progress::say(&format!("{}: {note}", site.title));
@@ -503,6 +545,7 @@ fn on_policy(
     let parts = Parts {
         prompts,
         cached,
+        laws,
         reference: &reference,
         reward: reward.open().map_err(Error::other)?,
         budget: recipe.sampling.max_new_tokens,
@@ -528,7 +571,7 @@ fn by_turns(recipe: &Recipe, settings: &Parl, site: &Site<'_>, device: &Device) 
     let loaded = setup::load(&site.places, &recipe.model.path, device).map_err(Error::other)?;
     let gold = setup::build(table, &site.places, &loaded, device).map_err(Error::other)?;
     let name = settings.reward_model.as_ref().unwrap_or(&recipe.model.path);
-    let judge = setup::load_for_score(&site.places, name, device, seed).map_err(Error::other)?;
+    let judge = setup::load_for_score(&site.places, name, Head::Score, device, seed).map_err(Error::other)?;
     if judge.tokenizer.hash() != loaded.tokenizer.hash() {
         return Err(Error::Data {
             what: judge.name,
@@ -547,6 +590,7 @@ fn by_turns(recipe: &Recipe, settings: &Parl, site: &Site<'_>, device: &Device) 
         Ok::<_, Error>(Parts {
             prompts,
             cached: Vec::new(),
+            laws: Vec::new(),
             reference: &reference,
             reward: gold.open().map_err(Error::other)?,
             budget: recipe.sampling.max_new_tokens,

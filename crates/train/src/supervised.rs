@@ -70,6 +70,11 @@ pub trait Objective: Sync {
 
     /// Adds the rows' losses and other metrics (each observation once), and gives the gradient of the sum of losses.
     fn loss(&self, rows: &[&Self::Row], forward: &Forward, prefix: &str, meters: &mut Meters) -> BatchLoss;
+
+    /// Adds metrics of all held-out rows together that are no means over rows; `decoder` is off the differentiating device.
+    fn measure(&self, decoder: &Decoder, rows: &[&Self::Row], meters: &mut Meters) {
+        let _ = (decoder, rows, meters);
+    }
 }
 
 /// An objective with its rows.
@@ -150,6 +155,7 @@ impl<O: Objective> Task for Supervised<O> {
             let forward = self.objective.forward(&frozen, micro, false);
             self.objective.loss(micro, &forward, "eval_", meters);
         }
+        self.objective.measure(&frozen, &rows, meters);
         Ok(())
     }
 

@@ -91,5 +91,17 @@ fn what_would_bias_ratios_or_cannot_be_is_refused_with_a_remedy() {
         assert_eq!(settings.ppo().expect("PPO").updates(), 12);
         assert!(load(name, &[]).expect("whole").method.on_policy().expect("on-policy").ppo().is_none());
     }
+    let head = "method.ctrl.quantile=\"stage:quantile\"";
+    let exponential = "method.ctrl.tilt={exponential={t=20.0}}";
+    let recipe = load("ctrl", &[head, exponential]).expect("a head's law resolves any tilt");
+    let settings = recipe.method.on_policy().expect("on-policy");
+    assert_eq!(settings.pool_samples(), 0, "no samples are cached");
+    // The strength is that of the limit without ties, with no pool to solve it on.
+    let note = settings.compose(&[]).expect("composed").note.expect("a note");
+    assert!(note.contains("spends 0.25 nats without ties"), "{note}");
+    let head = "method.vbon.quantile=\"stage:quantile\"";
+    assert!(load("vbon", &[head, "method.vbon.n=100"]).is_ok());
+    let message = load("vbon", &[head, "method.vbon.form=\"exact\""]).expect_err("refused");
+    assert!(message.contains("mass of ties") && message.contains("form = \"bound\""), "{message}");
     assert!(load("bond", &["method.bond.n=2.5", "method.bond.b=1.0"]).is_ok(), "backward alone takes any N");
 }

@@ -186,6 +186,7 @@ fn parl(
     let parts = || Parts {
         prompts: (0..4).map(|index| Prompt::from_ids(index, vec![5 + index as u32, 9, 3])).collect(),
         cached: Vec::new(),
+        laws: Vec::new(),
         reference: &reference,
         reward: Box::new(Counts { of, ledger: Ledger::default() }),
         budget: 6,

@@ -190,6 +190,7 @@ fn j_bond(
     let parts = Parts {
         prompts,
         cached: Vec::new(),
+        laws: Vec::new(),
         reference: &reference,
         reward: Box::new(Hash { ledger: Ledger::default() }),
         budget: 6,
@@ -224,6 +225,7 @@ fn ppo(folder: &Path, resume: bool, at: usize, lora: bool) -> Result<Outcome, Er
     let parts = Parts {
         prompts,
         cached: Vec::new(),
+        laws: Vec::new(),
         reference: &reference,
         reward: Box::new(Hash { ledger: Ledger::default() }),
         budget: 6,

@@ -4,8 +4,10 @@
 //! `λ A(s; π) − KL(π(·|s) ‖ p(·|s))` at every state, for V the policy's own value `E_p[r | s]` in the paper. It is not the
 //! sequence-level optimum; with the soft value `V = ln E_p[e^{λr} | s] / λ` it is, exactly `p e^{λr} / Z`.
 //!
-//! Deviations: 1. a scalar value read once for each candidate; the paper's scorer has a head over the vocabulary. 2. With
-//! `k` above 0 the law is cut to the candidates.
+//! By a scorer with a head over the vocabulary, as the paper's is (`head = "vocabulary"` of `prefix-scorer`), a step runs one row
+//! of the scorer whatever `k` is; by a scalar value, one for each candidate.
+//!
+//! Deviation: with `k` above 0 the law is cut to the candidates.
 
 use generate::{Engine, Sampling, TextMethod};
 use schemars::JsonSchema;

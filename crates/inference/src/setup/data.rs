@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use data::read::{ReadOptions, read};
-use data::render::{Example, Limit, Pair, RenderError, TokenLength, fit};
+use data::render::{Example, Limit, Pair, RenderError, Stepwise, TokenLength, fit};
 use data::rows::{Body, Kind, Text};
 use data::wordmath::{Config, Generator, Split, Style};
 use generate::Prompt;
@@ -81,6 +81,12 @@ pub struct Columns {
     /// The lead of the preferred answer, a number; used by `reward`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub margin: Option<String>,
+    /// The steps of a solution, a list of texts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completions: Option<String>,
+    /// The labels of the steps, a list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<String>,
     /// The conversation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages: Option<String>,
@@ -250,6 +256,8 @@ impl DataTable {
                 chosen: self.columns.chosen.clone(),
                 rejected: self.columns.rejected.clone(),
                 margin: self.columns.margin.clone(),
+                completions: self.columns.completions.clone(),
+                labels: self.columns.labels.clone(),
                 messages: self.columns.messages.clone(),
             },
             limit: (self.limit > 0).then_some(self.limit),
@@ -383,6 +391,25 @@ pub fn pairs(table: &DataTable, places: &Places, loaded: &Loaded, seed: u64) -> 
         None => renderer.row_pair(row),
     })?;
     finish(table, fitted.items, rows.identical, fitted.dropped)
+}
+
+/// Solutions in labelled steps, each ended by `separator`.
+pub fn steps(
+    table: &DataTable,
+    places: &Places,
+    loaded: &Loaded,
+    seed: u64,
+    separator: &str,
+) -> Result<Loading<Stepwise>, Error> {
+    if matches!(table.path.location(), DataLocation::Wordmath) {
+        let message = "its solutions have no labels of steps\n  hint: name a JSONL file with the columns `prompt`, `completions` and `labels`";
+        return Err(Error::Data { what: table.path.to_string(), message: message.into() });
+    }
+    let renderer = loaded.renderer()?;
+    let rows = table.read(places, Kind::Stepwise, "steps.jsonl", seed)?;
+    let limit = Limit::Drop(table.length_limit(loaded));
+    let fitted = fit(&rows.rows, limit, |row| renderer.row_stepwise(row, separator))?;
+    finish(table, fitted.items, 0, fitted.dropped)
 }
 
 fn sampled_ids(extra: &Map<String, Value>, tokenizer: &str) -> Option<(Vec<u32>, Vec<u32>, Vec<u32>)> {

@@ -15,11 +15,11 @@ mod values;
 
 pub use self::recipe::{Recipe, rollout_is_there, value_is_there};
 pub use answer::{Answers, OnRound, OnToken, answer, limits_of, sampling_of};
-pub use data::{Columns, DataTable, Loading, Wordmath, examples, pairs, prompts, texts};
+pub use data::{Columns, DataTable, Loading, Wordmath, examples, pairs, prompts, steps, texts};
 pub use draft::DraftTable;
 pub use embedding::{Embedder, embedder};
 pub use further::{FurtherModels, fits, load_beside, scales, suits};
-pub use models::{Dtype, Loaded, ModelTable, Places, load, load_for_score, seconds_in};
+pub use models::{Dtype, Loaded, ModelTable, Places, load, load_any, load_for_score, seconds_in};
 pub use outfit::{Named, Outfit, Run};
 pub use pools::{PoolPlan, pool, prompt_stream, score};
 pub use rewards::{Extract, RewardSet, RewardTable, answer_of, build, decode_of, ends_step_of};

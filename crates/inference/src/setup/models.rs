@@ -9,7 +9,7 @@ use data::render::Renderer;
 use data::tokenizer::Tokenizer;
 use generate::{Purpose, Stream};
 use model::files::{self, AdapterConfig};
-use model::{Decoder, Policy, Precision, hub};
+use model::{Decoder, Head, Policy, Precision, hub};
 use recipe::{Lora, ModelLocation, ModelName, Rules, Validate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -204,22 +204,42 @@ impl Loaded {
     }
 }
 
-/// Loads a language model.
+/// Loads a model that next tokens are drawn from or trained on.
+///
+/// # Errors
+/// Its head gives as many numbers as a language model's, or more, and they are no logits.
 pub fn load(places: &Places, name: &ModelName, device: &Device) -> Result<Loaded, Error> {
+    let loaded = load_any(places, name, device)?;
+    let (what, hint) = match loaded.decoder.config.head {
+        Head::Language | Head::Score => return Ok(loaded),
+        Head::Vocabulary => {
+            ("values of next tokens (`prefix-scorer`)", "name it in [value.model], or in [reward.model]")
+        }
+        Head::Quantile { .. } => {
+            ("laws of rewards (`quantile`)", "name it as `quantile` of a method that calibrates")
+        }
+    };
+    let message = format!("it gives {what} and no next-token law\n  hint: {hint}");
+    Err(Error::Data { what: loaded.name, message })
+}
+
+/// Loads a model whatever its head gives.
+pub fn load_any(places: &Places, name: &ModelName, device: &Device) -> Result<Loaded, Error> {
     load_with(places, name, &mut |directory| Ok(files::load(directory, device)?))
 }
 
-/// Loads a reward model; a language model gets a new head, drawn from `seed`.
+/// Loads a model with the head `head`; a model with another gets a new one, drawn from `seed`.
 pub fn load_for_score(
     places: &Places,
     name: &ModelName,
+    head: Head,
     device: &Device,
     seed: u64,
 ) -> Result<Loaded, Error> {
     let mut stream = Stream::new(seed, Purpose::Init, 0, 0);
     load_with(places, name, &mut |directory| {
         let pad = Tokenizer::from_dir(directory)?.pad_id();
-        Ok(files::load_for_score(directory, Some(pad), device, &mut || stream.normal())?)
+        Ok(files::load_for_score(directory, head, Some(pad), device, &mut || stream.normal())?)
     })
 }
 
@@ -254,10 +274,12 @@ fn load_with(
         return Err(Error::Data { what: base.to_string(), message: "there is no such model".into() });
     };
     let mut decoder = read(&base_directory)?;
-    let score = files::adapter_has_score(&directory)?;
-    if score && decoder.config.head == model::Head::Language {
-        let pad = Tokenizer::from_dir(&base_directory)?.pad_id();
-        decoder = decoder.with_score_head(Some(pad), &mut || 0.0);
+    if let Some((head, fields)) = files::adapter_head(&directory)? {
+        if decoder.config.head != head {
+            let pad = Tokenizer::from_dir(&base_directory)?.pad_id();
+            decoder = decoder.with_head(head, Some(pad), &mut || 0.0);
+        }
+        decoder.config.raw.extend(fields);
     }
     let adapter = files::load_adapter(&mut decoder, &directory)?;
     let own = directory.join("tokenizer.json").exists();

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use generate::{PrefixReward, Prompt, Reward, TokenId};
-use model::Policy;
+use model::{Head, Policy};
 use recipe::{ModelName, Rules, Validate, Violation};
 use reward::{
     AutoregressiveModel, Brevity, Decode, FinalAnswer, Lexicon, Occurrences, Pattern, PerText, Sentiment,
-    SequenceModel, Verifier, WeightedSum,
+    SequenceModel, Verifier, VocabularyModel, WeightedSum,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Dtype, Error, Loaded, Places, load};
+use super::{Dtype, Error, Loaded, Places, load, load_any};
 
 /// A reward of a recipe, such as `[reward.model]` or `[gold.answer]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -238,7 +238,11 @@ pub fn build(
         (_, []) => None,
         (_, [name, ..]) => {
             let dtype = if let RewardTable::Model(table) = table { table.dtype } else { Dtype::F32 };
-            let scorer = load(places, name, device)?.with_dtype(dtype)?;
+            let scorer = match table {
+                RewardTable::Arm(_) => load(places, name, device)?,
+                _ => load_any(places, name, device)?,
+            };
+            let scorer = scorer.with_dtype(dtype)?;
             if scorer.tokenizer.hash() != loaded.tokenizer.hash() {
                 let message = format!(
                     "its tokenizer is not that of {}\n  hint: a reward model reads the policy's token ids; train one on the policy's family",
@@ -269,6 +273,9 @@ impl RewardSet {
                     parts.push((*weight, set.open_value()?));
                 }
                 Box::new(WeightedSum::new(parts)?)
+            }
+            (RewardTable::Model(_), Some(model)) if model.decoder().config.head == Head::Vocabulary => {
+                Box::new(VocabularyModel::new(model)?)
             }
             (RewardTable::Model(_), Some(model)) => Box::new(SequenceModel::new(model)?),
             (RewardTable::Arm(table), Some(model)) => Box::new(AutoregressiveModel::new(model, table.beta)?),

@@ -12,7 +12,7 @@ use data::tokenizer::Tokenizer;
 use generate::{Candidate, End, Prompt, Reward, Score};
 use model::{Head, Policy, files};
 use recipe::ModelName;
-use reward::SequenceModel;
+use reward::{SequenceModel, VocabularyModel};
 use serde_json::{Map, Value, json};
 
 use super::{Error, Places};
@@ -35,7 +35,7 @@ pub fn score_file(name: &ModelName, input: &Path, device: &Device) -> Result<Str
         return Err(Error::Data { what: name.to_string(), message: "there is no such model".into() });
     };
     let (decoder, tokenizer) = if files::is_adapter(&directory) || directory.join("tokenizer.json").exists() {
-        let loaded = super::load(&places, name, device)?;
+        let loaded = super::load_any(&places, name, device)?;
         (loaded.decoder, Some(loaded.tokenizer))
     } else {
         (files::load(&directory, device)?, None)
@@ -54,7 +54,7 @@ pub fn score_file(name: &ModelName, input: &Path, device: &Device) -> Result<Str
         }
         let _ = writeln!(text, "{}", Value::Object(map));
     };
-    if decoder.config.head == Head::Score {
+    if decoder.config.head.is_score() {
         let prompts: Vec<Prompt> =
             rows.iter().enumerate().map(|(index, row)| Prompt::from_ids(index, row.prompt.clone())).collect();
         let candidates: Vec<Candidate<'_>> = rows
@@ -62,7 +62,11 @@ pub fn score_file(name: &ModelName, input: &Path, device: &Device) -> Result<Str
             .zip(&prompts)
             .map(|(row, prompt)| Candidate { prompt, ids: &row.completion, end: End::Eos })
             .collect();
-        let rewards = SequenceModel::new(&policy)?.rewards(&candidates)?;
+        let rewards = if decoder.config.head == Head::Vocabulary {
+            VocabularyModel::new(&policy)?.rewards(&candidates)?
+        } else {
+            SequenceModel::new(&policy)?.rewards(&candidates)?
+        };
         for (row, reward) in rows.into_iter().zip(rewards) {
             line(row.map, json!({ "reward": reward }));
         }

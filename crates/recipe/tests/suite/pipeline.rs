@@ -264,11 +264,17 @@ fn a_sweep_is_one_stage_for_each_combination_the_last_key_running_fastest() {
 fn a_mistake_in_a_sweep_is_told_once_at_its_place() {
     let beta = SWEEP.replace("[0.5, 1]", "[0.5, true]");
     let told = problems(&[], &beta, &["stages.last.model=tiny"]);
-    assert!(told.starts_with("p.toml:10:28: stage `arm-beta-true-flat-seed3`: `method.genarm.beta`"), "{told}");
+    assert!(
+        told.starts_with("p.toml:10:28: stage `arm-beta-true-flat-seed3`: `method.genarm.beta`"),
+        "{told}"
+    );
     assert_eq!(told.matches("p.toml").count(), 1, "{told}");
     let elsewhere = SWEEP.replace("[stages.sweep]", "[stages.sweep]\noptim.stpes = [1]");
     let told = problems(&[], &elsewhere, &["stages.last.model=tiny"]);
-    assert!(told.starts_with("p.toml:10:16: stage `arm-stpes1-flat-beta0.5-seed3`: unknown key `stpes`"), "{told}");
+    assert!(
+        told.starts_with("p.toml:10:16: stage `arm-stpes1-flat-beta0.5-seed3`: unknown key `stpes`"),
+        "{told}"
+    );
     assert_eq!(told.matches("p.toml").count(), 1, "{told}");
     for (values, told) in [
         ("[]", "expected an array of values, found an array"),

@@ -7,6 +7,8 @@
 //! - The strength is `beta`, or `kl`: nats to spend on average over prompts, from which β is solved on the cached pools, ties
 //!   included.
 //!
+//! - With `quantile`, `C` is the law of a head instead of a count among cached samples, and β that of the limit without ties.
+//!
 //! Deviations from the paper: (1) RLOO by default instead of PPO, which is `estimator = "ppo"`; (2) the return is in nats, `Φ/β` less the
 //! log-ratio, so that one learning rate serves all tilts; (3) the fixed-point tilt is solved for instead of approximated by
 //! exponentials; it is a stationary point, and no proof says that it is the best.
@@ -15,12 +17,12 @@ use objective::algebra::{Composition, Value, Weights};
 use objective::design::{self, Design, Procedure};
 use objective::rank::CachedRewards;
 use objective::tilt::Tilt;
-use recipe::{Rules, Validate, Violation};
+use recipe::{ModelName, Rules, Validate, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::on_policy::{Compose, EstimatorName, Plan, Ppo, estimator_fits};
+use crate::on_policy::{Compose, EstimatorName, Plan, Ppo, TieRule, estimator_fits};
 
 /// `[method.ctrl]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -36,9 +38,12 @@ pub struct Ctrl {
     #[schemars(range(max = 5), extend("exclusiveMinimum" = 0))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kl: Option<f64>,
-    /// Cached samples of the reference per prompt, M.
+    /// Cached samples of the reference per prompt, M; of no use with `quantile`.
     #[schemars(range(min = 2))]
     pub pool_samples: usize,
+    /// A head trained by `quantile`, whose laws of rewards answers are ranked by: no samples are cached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantile: Option<ModelName>,
     /// How the gradient is estimated.
     pub estimator: EstimatorName,
     /// Settings of `estimator = "ppo"`.
@@ -103,6 +108,7 @@ impl Default for Ctrl {
             beta: None,
             kl: None,
             pool_samples: 32,
+            quantile: None,
             estimator: EstimatorName::Rloo,
             ppo: None,
             rollouts: 4,
@@ -150,7 +156,7 @@ fn tilt_tilts(ctrl: &Ctrl) -> Result<(), Violation> {
 fn pool_resolves_tilt(ctrl: &Ctrl) -> Result<(), Violation> {
     let TiltName::Exponential { t } = ctrl.tilt else { return Ok(()) };
     let needed = (0.25 * t * t).ceil();
-    if ctrl.pool_samples as f64 >= needed {
+    if ctrl.quantile.is_some() || ctrl.pool_samples as f64 >= needed {
         return Ok(());
     }
     let message = format!(
@@ -186,7 +192,11 @@ impl Ctrl {
 
 impl Compose for Ctrl {
     fn pool_samples(&self) -> usize {
-        self.pool_samples
+        if self.quantile.is_some() { 0 } else { self.pool_samples }
+    }
+
+    fn quantile(&self) -> Option<(&ModelName, TieRule)> {
+        self.quantile.as_ref().map(|name| (name, TieRule::MidRank))
     }
 
     fn answers(&self) -> (&'static str, usize) {
@@ -201,6 +211,10 @@ impl Compose for Ctrl {
         let design = self.design().map_err(Error::other)?;
         let (beta, note) = match self.kl {
             None => (design.beta, None),
+            // Quantiles of a continuous law are uniform whatever the prompt, so the limit without ties is exact.
+            Some(kl) if self.quantile.is_some() => {
+                (design.beta, Some(format!("ctrl: beta = {:.6} spends {kl} nats without ties", design.beta)))
+            }
             Some(kl) => {
                 let most = design::most_on_average(cached);
                 if kl >= 0.999 * most {

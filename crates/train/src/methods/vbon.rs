@@ -7,6 +7,8 @@
 //! `F̂` counts among M cached samples of the reference per prompt. Policy gradient: sequence-level REINFORCE on the return
 //! (k1 in the reward), leave-one-out baseline over the rollouts of a prompt, or another estimator.
 //!
+//! With `quantile`, `log F` is that of a head's law of rewards instead of an estimate from a count (BOND, Appendix B.1).
+//!
 //! Deviations from the public code: (1) the exact form's coefficient is `1/N`, not `1/(N−1)`; (2) N is any real number;
 //! (3) `log F` is estimated by `H_K − H_M` with K counted non-strictly, not by `log((K+1)/(M+1))`; (4) ties have their own
 //! term in the exact form; (5) RLOO by default instead of PPO with a value head, which is `estimator = "ppo"`.
@@ -14,7 +16,7 @@
 use objective::algebra::{Composition, Value, Weights};
 use objective::losses::{Vbon as Target, VbonForm};
 use objective::rank::CachedRewards;
-use recipe::{Rules, Validate};
+use recipe::{ModelName, Rules, Validate, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -30,9 +32,12 @@ pub struct Vbon {
     pub n: f64,
     /// Which form of the objective.
     pub form: Form,
-    /// Cached samples of the reference per prompt, M.
+    /// Cached samples of the reference per prompt, M; of no use with `quantile`.
     #[schemars(range(min = 2))]
     pub pool_samples: usize,
+    /// A head trained by `quantile` with the same `ties`, whose laws of rewards give F: no samples are cached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantile: Option<ModelName>,
     /// How the gradient is estimated.
     #[serde(skip_serializing_if = "EstimatorName::is_default")]
     pub estimator: EstimatorName,
@@ -67,6 +72,7 @@ impl Default for Vbon {
             n: 8.0,
             form: Form::Bound,
             pool_samples: 16,
+            quantile: None,
             estimator: EstimatorName::Rloo,
             ppo: None,
             rollouts: 4,
@@ -78,15 +84,30 @@ impl Default for Vbon {
 
 impl Validate for Vbon {
     fn validate(&self, rules: &mut Rules) {
-        rules.check(&["pool_samples", "n"], pool_can_tell(self.pool_samples, self.n, "pool_samples"));
+        if self.quantile.is_none() {
+            rules.check(&["pool_samples", "n"], pool_can_tell(self.pool_samples, self.n, "pool_samples"));
+        }
+        rules.check(&["quantile", "form"], law_has_no_ties(self));
         let fits = estimator_fits(self.estimator, self.ppo.as_ref(), self.rollouts);
         rules.check(&["estimator", "ppo", "rollouts"], fits);
     }
 }
 
+fn law_has_no_ties(vbon: &Vbon) -> Result<(), Violation> {
+    if vbon.quantile.is_none() || vbon.form == Form::Bound {
+        return Ok(());
+    }
+    let message = "the exact form needs the mass of ties, which a head's law of rewards does not have";
+    Err(Violation::new(message).hint("set `form = \"bound\"`, or leave `quantile` out for a pool of samples"))
+}
+
 impl Compose for Vbon {
     fn pool_samples(&self) -> usize {
-        self.pool_samples
+        if self.quantile.is_some() { 0 } else { self.pool_samples }
+    }
+
+    fn quantile(&self) -> Option<(&ModelName, TieRule)> {
+        self.quantile.as_ref().map(|name| (name, self.ties))
     }
 
     fn answers(&self) -> (&'static str, usize) {

@@ -18,7 +18,7 @@ pub use watch::Alarm;
 
 use objective::algebra::{Estimator, Objective};
 use objective::rank::{CachedRewards, Ties};
-use recipe::Violation;
+use recipe::{ModelName, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +50,12 @@ pub trait Compose {
     /// Cached samples of the reference per prompt; 0 where none are needed.
     fn pool_samples(&self) -> usize {
         0
+    }
+
+    /// A head that `quantile` trained, by whose laws answers are ranked instead of among cached samples, and how equal rewards
+    /// are to count there.
+    fn quantile(&self) -> Option<(&ModelName, TieRule)> {
+        None
     }
 
     /// How many answers of a prompt a batch holds, and the key that says so.

@@ -105,10 +105,8 @@ impl<'a> PpoTask<'a> {
         self.watch.rewards(&rewards, observed);
         let mut answers = self.as_drawn(learner, &drawn);
 
-        let mut groups: Vec<Group<'_>> = chosen
-            .iter()
-            .map(|prompt| Group { cached: self.rollouts.parts.cached.get(*prompt), ..Group::default() })
-            .collect();
+        let mut groups: Vec<Group<'_>> =
+            chosen.iter().map(|prompt| self.rollouts.parts.group(*prompt)).collect();
         let anchors: Vec<Vec<f64>> =
             reference.iter().map(|row| row.iter().map(|l| f64::from(*l)).collect()).collect();
         for (place, (answer, anchor)) in answers.iter().zip(&anchors).enumerate() {

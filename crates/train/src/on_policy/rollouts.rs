@@ -8,7 +8,9 @@ use generate::{
     Stream,
 };
 use model::Policy;
+use objective::algebra::Group;
 use objective::rank::CachedRewards;
+use objective::reward_law::RewardLaw;
 use serde_json::Value;
 
 use crate::error::Error;
@@ -25,6 +27,8 @@ pub struct Parts<'a> {
     pub prompts: Vec<Prompt>,
     /// Rewards of the reference's samples for each prompt; empty where the method needs none.
     pub cached: Vec<CachedRewards>,
+    /// Learned laws of the reference's rewards for each prompt, in place of cached ones; else empty.
+    pub laws: Vec<RewardLaw>,
     /// The model that training begins with.
     pub reference: &'a Policy,
     /// What scores answers.
@@ -35,6 +39,13 @@ pub struct Parts<'a> {
     pub limits: Limits,
     /// Turns ids into text, for the sample table.
     pub decode: DecodeIds<'a>,
+}
+
+impl Parts<'_> {
+    /// What is known of a prompt before anything is drawn for it.
+    pub(crate) fn group(&self, prompt: usize) -> Group<'_> {
+        Group { cached: self.cached.get(prompt), law: self.laws.get(prompt), ..Group::default() }
+    }
 }
 
 /// Draws and scores, and counts the seconds of each.

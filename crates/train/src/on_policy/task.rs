@@ -91,10 +91,7 @@ impl Task for OnPolicy<'_> {
         let mut observed = Meters::default();
         rollouts.observe(if draws.policy > 0 { &own } else { &others }, &mut observed);
         self.watch.rewards(if draws.policy > 0 { own_rewards } else { other_rewards }, &mut observed);
-        let mut groups: Vec<Group<'_>> = chosen
-            .iter()
-            .map(|prompt| Group { cached: rollouts.parts.cached.get(*prompt), ..Group::default() })
-            .collect();
+        let mut groups: Vec<Group<'_>> = chosen.iter().map(|prompt| rollouts.parts.group(*prompt)).collect();
         for (place, (_, completion)) in own.iter().enumerate() {
             let log_policy = total(&completion.log_probs);
             let rollout = Rollout { reward: own_rewards[place], log_policy, log_anchor: own_anchor[place] };
