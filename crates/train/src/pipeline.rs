@@ -78,6 +78,7 @@ fn names_of_stages(recipe: &Recipe) -> Vec<String> {
         Method::Soup(soup) => models.extend(soup.models.iter().map(|model| &model.path)),
         Method::PrefixScorer(scorer) => models.extend(&scorer.policy),
         Method::Parl(parl) => models.extend(&parl.reward_model),
+        Method::Pool(pool) => models.extend(pool.objectives.iter().flat_map(|part| part.reward.models())),
         method => models.extend(method.on_policy().and_then(Compose::quantile).map(|(name, _)| name)),
     }
     if let Method::Compare(compare) = &recipe.method {

@@ -403,6 +403,7 @@ impl Validate for Recipe {
         }
         rules.check(&["reward", "method"], reward_is_there(self));
         rules.check(&["data.path", "method.prefix-scorer.form"], steps_are_there(self));
+        rules.check(&["data.objective", "method"], objective_is_read(self));
         rules.check(&["model.dtype", "method"], training_keeps_f32(self));
     }
 }
@@ -418,7 +419,15 @@ fn training_keeps_f32(recipe: &Recipe) -> Result<(), Violation> {
 fn reward_is_there(recipe: &Recipe) -> Result<(), Violation> {
     let needed = recipe.method.on_policy().is_some()
         || recipe.method.pooled().is_some()
-        || matches!(recipe.method, Method::Pool(_));
+        || matches!(&recipe.method, Method::Pool(pool) if pool.objectives.is_empty());
+    if let (Method::Pool(pool), Some(_)) = (&recipe.method, &recipe.reward)
+        && !pool.objectives.is_empty()
+    {
+        let message = "samples are scored by [reward] or by `objectives`, and both are given";
+        return Err(
+            Violation::new(message).hint("remove [reward], or make it one of `method.pool.objectives`")
+        );
+    }
     if !needed || recipe.reward.is_some() {
         return Ok(());
     }
@@ -434,6 +443,14 @@ fn steps_are_there(recipe: &Recipe) -> Result<(), Violation> {
     }
     Err(Violation::new("solutions of `wordmath` have no labels of steps")
         .hint("set `data.path` to a JSONL file with the columns `prompt`, `completions` and `labels`"))
+}
+
+fn objective_is_read(recipe: &Recipe) -> Result<(), Violation> {
+    if recipe.data.objective.is_none() || recipe.method.reads_pairs() {
+        return Ok(());
+    }
+    let message = format!("the method `{}` reads no pairs of one objective", recipe.method.name());
+    Err(Violation::new(message).hint("leave `data.objective` out"))
 }
 
 /// What `key` of `[sampling]` has to be: ratios and KL terms are those of the policy's own law.

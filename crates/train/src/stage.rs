@@ -9,7 +9,7 @@ use data::render::Pair;
 use evaluate::compare;
 use evaluate::report;
 use generate::{Purpose, Stream};
-use inference::setup::{self, Loaded, Places, PoolPlan, RewardSet};
+use inference::setup::{self, Loaded, Loading, Places, PoolPlan, RewardSet};
 use model::decoder::VALUE_HEAD;
 use model::files::{AdapterConfig, attach};
 use model::{Decoder, DeviceName, Head, Policy};
@@ -192,16 +192,25 @@ pub fn run(recipe: &Recipe, site: &Site<'_>) -> Result<Ended, Error> {
 
 fn read_pairs(recipe: &Recipe, site: &Site<'_>, loaded: &Loaded) -> Result<Vec<Pair>, Error> {
     let rows = setup::pairs(&recipe.data, &site.places, loaded, recipe.run.seed).map_err(Error::other)?;
-    if rows.identical + rows.too_long > 0 {
+    Ok(told(site, rows))
+}
+
+/// Says what was left out of some pairs.
+fn told<T>(site: &Site<'_>, pairs: Loading<T>) -> Vec<T> {
+    if pairs.identical + pairs.too_long + pairs.unlabelled > 0 {
+        let unlabelled = match pairs.unlabelled {
+            0 => String::new(),
+            count => format!(", {count} without a label"),
+        };
         Progress::say(&format!(
-            "{}: {} pairs; left out: {} with equal answers, {} too long",
+            "{}: {} pairs; left out: {} with equal answers, {} too long{unlabelled}",
             site.title,
-            rows.rows.len(),
-            rows.identical,
-            rows.too_long
+            pairs.rows.len(),
+            pairs.identical,
+            pairs.too_long
         ));
     }
-    Ok(rows.rows)
+    pairs.rows
 }
 
 fn hold_out_and_supervise<O: Objective>(
@@ -367,6 +376,22 @@ fn scored_pool(
     sampling: &generate::Sampling,
     samples: usize,
 ) -> Result<Option<Drawn>, Error> {
+    let Some((prompts, mut samples)) = sampled_pool(recipe, site, loaded, policy, sampling, samples)? else {
+        return Ok(None);
+    };
+    let id = setup::score(&mut samples, "reward", reward, &prompts, &site.pools).map_err(Error::other)?;
+    Ok(Some(Drawn { prompts, samples, id }))
+}
+
+/// Draws a pool of a recipe's prompts, or finds it; `None` when stopped.
+fn sampled_pool(
+    recipe: &Recipe,
+    site: &Site<'_>,
+    loaded: &Loaded,
+    policy: &Policy,
+    sampling: &generate::Sampling,
+    samples: usize,
+) -> Result<Option<(Vec<generate::Prompt>, Pool)>, Error> {
     let prompts = setup::prompts(&recipe.data, &site.places, loaded, recipe.run.seed, room(loaded, recipe))
         .map_err(Error::other)?
         .rows;
@@ -385,12 +410,11 @@ fn scored_pool(
     };
     let mut progress = Progress::new(&site.title);
     let mut watch = |share| progress.at("samples", share) && !site.stop.load(Ordering::Relaxed);
-    let Some(mut samples) = setup::pool(&plan, &mut watch).map_err(Error::other)? else {
+    let Some(samples) = setup::pool(&plan, &mut watch).map_err(Error::other)? else {
         return Ok(None);
     };
-    let id = setup::score(&mut samples, "reward", reward, &prompts, &site.pools).map_err(Error::other)?;
     progress.finish();
-    Ok(Some(Drawn { prompts, samples, id }))
+    Ok(Some((prompts, samples)))
 }
 
 fn draw_pool(
@@ -399,14 +423,17 @@ fn draw_pool(
     site: &Site<'_>,
     device: &Device,
 ) -> Result<Ended, Error> {
-    let Some(table) = &recipe.reward else { return Ok(Ended::Done) };
     let loaded = setup::load(&site.places, &recipe.model.path, device)
         .and_then(|loaded| loaded.with_dtype(recipe.model.dtype))
         .map_err(Error::other)?;
-    let reward = setup::build(table, &site.places, &loaded, device).map_err(Error::other)?;
     let policy = loaded.policy(loaded.hash.clone());
-    write_run(recipe, site, &json!({ "base": loaded.name }))?;
     let law = sampling(&recipe.sampling);
+    if !settings.objectives.is_empty() {
+        return draw_labelled(recipe, settings, site, &loaded, &policy, device);
+    }
+    let Some(table) = &recipe.reward else { return Ok(Ended::Done) };
+    let reward = setup::build(table, &site.places, &loaded, device).map_err(Error::other)?;
+    write_run(recipe, site, &json!({ "base": loaded.name }))?;
     let Some(Drawn { prompts, samples, id }) =
         scored_pool(recipe, site, &loaded, &policy, &reward, &law, settings.samples)?
     else {
@@ -416,17 +443,67 @@ fn draw_pool(
     let drawn =
         pool::pairs(settings, &samples, &id, &prompts, loaded.tokenizer.hash(), &decode, recipe.run.seed)?;
     atomic::write(&site.folder.join("pairs.jsonl"), drawn.lines.as_bytes())?;
-    let all = samples.rewards(&id).map_err(Error::other)?;
-    let mean = all.iter().flat_map(|row| row.iter()).sum::<f64>() / (all.len() * settings.samples) as f64;
+    let mean = mean_reward(&samples, &id)?;
+    tell_pairs(site, settings, &prompts, &format!("mean reward {mean:.4}"), &drawn);
+    Ok(Ended::Done)
+}
+
+/// [`draw_pool`] with a label of every pair for each of several objectives.
+fn draw_labelled(
+    recipe: &Recipe,
+    settings: &pool::Pool,
+    site: &Site<'_>,
+    loaded: &Loaded,
+    policy: &Policy,
+    device: &Device,
+) -> Result<Ended, Error> {
+    let rewards = settings.objectives.iter().map(|objective| {
+        let set = setup::build(&objective.reward, &site.places, loaded, device).map_err(Error::other)?;
+        Ok((objective.name.clone(), set))
+    });
+    let rewards = rewards.collect::<Result<Vec<_>, Error>>()?;
+    write_run(recipe, site, &json!({ "base": loaded.name }))?;
+    let law = sampling(&recipe.sampling);
+    let Some((prompts, mut samples)) = sampled_pool(recipe, site, loaded, policy, &law, settings.samples)?
+    else {
+        return Ok(Ended::Interrupted);
+    };
+    let (mut objectives, mut means) = (Vec::new(), Vec::new());
+    for (name, set) in &rewards {
+        let id = setup::score(&mut samples, name, set, &prompts, &site.pools).map_err(Error::other)?;
+        means.push(format!("{name} {:.4}", mean_reward(&samples, &id)?));
+        objectives.push((name.clone(), id));
+    }
+    let decode = |ids: &[u32]| loaded.tokenizer.decode(ids, true).unwrap_or_default();
+    let hash = loaded.tokenizer.hash();
+    let drawn =
+        pool::labelled_pairs(settings, &samples, &objectives, &prompts, hash, &decode, recipe.run.seed)?;
+    atomic::write(&site.folder.join("pairs.jsonl"), drawn.lines.as_bytes())?;
+    tell_pairs(site, settings, &prompts, &format!("mean rewards {}", means.join(", ")), &drawn);
+    Ok(Ended::Done)
+}
+
+fn mean_reward(samples: &Pool, id: &RewardId) -> Result<f64, Error> {
+    let all = samples.rewards(id).map_err(Error::other)?;
+    let count: usize = all.iter().map(|row| row.len()).sum();
+    Ok(all.iter().flat_map(|row| row.iter()).sum::<f64>() / count as f64)
+}
+
+fn tell_pairs(
+    site: &Site<'_>,
+    settings: &pool::Pool,
+    prompts: &[generate::Prompt],
+    means: &str,
+    drawn: &pool::Pairs,
+) {
     Progress::say(&format!(
-        "{}: {} samples of {} prompts, mean reward {mean:.4}; {} pairs, {} prompts without one",
+        "{}: {} samples of {} prompts, {means}; {} pairs, {} prompts without one",
         site.title,
-        all.len() * settings.samples,
+        prompts.len() * settings.samples,
         prompts.len(),
         drawn.count,
         drawn.without
     ));
-    Ok(Ended::Done)
 }
 
 /// Draws and scores a pool of the model that training begins with, and trains on it.

@@ -84,7 +84,8 @@ impl<'a> Renderer<'a> {
             Body::Prompt { prompt }
             | Body::Completion { prompt, .. }
             | Body::Preference { prompt, .. }
-            | Body::Stepwise { prompt, .. } => self.prompt(prompt),
+            | Body::Stepwise { prompt, .. }
+            | Body::Labelled { prompt, .. } => self.prompt(prompt),
             Body::Messages { messages } => {
                 let last = messages.iter().rposition(Message::is_assistant).unwrap_or(messages.len());
                 self.chat_prompt(&messages[..last])
@@ -99,7 +100,7 @@ impl<'a> Renderer<'a> {
             Body::Completion { prompt, completion } => self.completion(prompt, completion),
             Body::Preference { prompt, chosen, .. } => self.completion(prompt, chosen),
             Body::Messages { messages } => self.messages(messages, Turns::All),
-            Body::Prompt { .. } | Body::Stepwise { .. } => {
+            Body::Prompt { .. } | Body::Stepwise { .. } | Body::Labelled { .. } => {
                 Err(RenderError::NoAnswer { wanted: "completion" })
             }
         };
@@ -113,6 +114,17 @@ impl<'a> Renderer<'a> {
             _ => Err(RenderError::NoAnswer { wanted: "preference pair" }),
         };
         pair.map(|pair| pair.with_margin(row.margin())).map_err(|error| error.at(row))
+    }
+
+    /// The row's two answers, of which several objectives may prefer either.
+    pub fn row_responses(&self, row: &Row) -> Result<[Example; 2], RenderError> {
+        let both = match &row.body {
+            Body::Labelled { prompt, responses: [first, second], .. } => {
+                self.completion(prompt, first).and_then(|first| Ok([first, self.completion(prompt, second)?]))
+            }
+            _ => Err(RenderError::NoAnswer { wanted: "pair of responses" }),
+        };
+        both.map_err(|error| error.at(row))
     }
 
     fn template(&self) -> Result<&ChatTemplate, RenderError> {

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// What a row is read as.
@@ -12,6 +14,10 @@ pub enum Kind {
     Preference,
     /// `prompt`, `completions` (the steps of one solution) and `labels`, one for each step.
     Stepwise,
+    /// `prompt` and two `responses` (or `response_0` and `response_1`, as PKU-SafeRLHF has them), of which each objective
+    /// prefers one: `preferred` with the position by objective, `scores` with two numbers by objective, or columns of
+    /// positions ([`Columns::objectives`]).
+    Labelled,
     /// `messages`, a conversation in which every turn of the assistant counts.
     Messages,
 }
@@ -39,6 +45,9 @@ pub struct Columns {
     pub labels: Option<String>,
     /// Name of the column with the conversation.
     pub messages: Option<String>,
+    /// By objective, the name of the column with the position, 0 or 1, of the response that it prefers:
+    /// `helpful = "better_response_id"`.
+    pub objectives: BTreeMap<String, String>,
 }
 
 impl Columns {

@@ -4,6 +4,7 @@
 mod columns;
 mod dialogue;
 mod error;
+mod labelled;
 mod preference;
 mod row;
 mod stepwise;

@@ -1,10 +1,11 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use crate::chat::Message;
 
-use super::{Columns, Kind, RowError, StepLabels, Text, keys, kind, preference, stepwise};
+use super::{Columns, Kind, RowError, StepLabels, Text, keys, kind, labelled, preference, stepwise};
 
 /// One row: its content, the columns that are not part of the format, and where it was read.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,6 +55,15 @@ pub enum Body {
         /// What each is labelled with.
         labels: StepLabels,
     },
+    /// With two answers, of which each objective prefers one.
+    Labelled {
+        /// The prompt.
+        prompt: Text,
+        /// The answers.
+        responses: [Text; 2],
+        /// By objective the position of the answer it prefers; `None` where it prefers neither.
+        preferred: BTreeMap<String, Option<usize>>,
+    },
     /// A conversation.
     Messages {
         /// Its turns.
@@ -73,6 +83,7 @@ impl Row {
                 Body::Preference { prompt, chosen, rejected, margin: fields.margin()? }
             }
             Kind::Stepwise => fields.stepwise()?,
+            Kind::Labelled => fields.labelled()?,
             Kind::Messages => Body::Messages { messages: fields.messages("messages")? },
         };
         Ok(Self { body, extra: fields.map, file: Arc::from(""), line: 0 })
@@ -80,7 +91,11 @@ impl Row {
 
     /// A preference pair whose two answers are the same teaches nothing.
     pub fn is_identical_pair(&self) -> bool {
-        matches!(&self.body, Body::Preference { chosen, rejected, .. } if chosen == rejected)
+        match &self.body {
+            Body::Preference { chosen, rejected, .. } => chosen == rejected,
+            Body::Labelled { responses: [first, second], .. } => first == second,
+            _ => false,
+        }
     }
 
     /// The lead of a pair's preferred answer, where the row states one.
@@ -95,7 +110,9 @@ impl Row {
     /// [`Text::into_prompt_messages`] and [`Text::into_completion_messages`].
     pub fn into_chat(self) -> Result<Self, RowError> {
         let in_dialogue = match &self.body {
-            Body::Completion { prompt, .. } | Body::Preference { prompt, .. } => prompt.is_dialogue(),
+            Body::Completion { prompt, .. }
+            | Body::Preference { prompt, .. }
+            | Body::Labelled { prompt, .. } => prompt.is_dialogue(),
             Body::Prompt { .. } | Body::Stepwise { .. } | Body::Messages { .. } => false,
         };
         let answer = |text: Text| Text::Chat(text.into_completion_messages(in_dialogue));
@@ -114,6 +131,11 @@ impl Row {
             Body::Stepwise { prompt, steps, labels } => {
                 Body::Stepwise { prompt: Text::Chat(prompt.into_prompt_messages()?), steps, labels }
             }
+            Body::Labelled { prompt, responses, preferred } => Body::Labelled {
+                prompt: Text::Chat(prompt.into_prompt_messages()?),
+                responses: responses.map(answer),
+                preferred,
+            },
             body @ Body::Messages { .. } => body,
         };
         Ok(Self { body, ..self })
@@ -153,15 +175,7 @@ impl Fields<'_> {
     fn text(&mut self, column: &str) -> Result<Text, RowError> {
         let (name, value) =
             self.take(column, &format!("name the column that holds the {column} in the column mapping"))?;
-        match value {
-            Value::String(text) => Ok(Text::Plain(text)),
-            Value::Array(list) => messages(&name, list).map(Text::Chat),
-            other => Err(RowError::Type {
-                column: name,
-                found: kind(&other).to_owned(),
-                expected: "text or a list of messages",
-            }),
-        }
+        text(&name, value)
     }
 
     fn messages(&mut self, column: &str) -> Result<Vec<Message>, RowError> {
@@ -239,7 +253,35 @@ impl Fields<'_> {
         }
     }
 
+    fn labelled(&mut self) -> Result<Body, RowError> {
+        let prompt = self.text("prompt")?;
+        let responses = if self.has("responses") {
+            let (column, value) = self.take("responses", "")?;
+            labelled::two(&column, value)?.map(|value| text(&column, value))
+        } else if self.has("response_0") && self.has("response_1") {
+            [self.text("response_0"), self.text("response_1")]
+        } else {
+            return Err(RowError::Missing {
+                column: "responses".to_owned(),
+                found: keys(&self.map),
+                remedy: "rows of several objectives have `responses`, a list of two, or `response_0` and `response_1`"
+                    .to_owned(),
+            });
+        };
+        let [first, second] = responses;
+        let responses = [answer(&prompt, first?, "responses")?, answer(&prompt, second?, "responses")?];
+        let preferred = labelled::preferred(&mut self.map, &self.columns.objectives)?;
+        Ok(Body::Labelled { prompt, responses, preferred })
+    }
+
     fn preference(&mut self) -> Result<(Text, Text, Text), RowError> {
+        let several = ["preferred", "scores"].into_iter().find(|column| self.has(column));
+        if let (Some(column), false) = (several, self.has("chosen")) {
+            return Err(RowError::shape(
+                format!("the row has labels of several objectives, `{column}`, and no column `chosen`"),
+                "name the objective to read as `objective`",
+            ));
+        }
         let (chosen, rejected) = (self.text("chosen")?, self.text("rejected")?);
         if !self.has("prompt") {
             return preference::split(chosen, rejected);
@@ -268,6 +310,18 @@ fn answer(prompt: &Text, completion: Text, column: &str) -> Result<Text, RowErro
             Ok(Text::Chat(messages))
         }
         (Text::Plain(_), plain) => Ok(plain),
+    }
+}
+
+fn text(column: &str, value: Value) -> Result<Text, RowError> {
+    match value {
+        Value::String(text) => Ok(Text::Plain(text)),
+        Value::Array(list) => messages(column, list).map(Text::Chat),
+        other => Err(RowError::Type {
+            column: column.to_owned(),
+            found: kind(&other).to_owned(),
+            expected: "text or a list of messages",
+        }),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Data by name: prompts, examples and pairs as token ids.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use data::read::{ReadOptions, read};
@@ -13,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::labelled::labelled;
 use super::{Error, Loaded, Places};
 
 /// `[data]`: which rows.
@@ -38,6 +40,10 @@ pub struct DataTable {
     pub max_length: usize,
     /// Read texts that are dialogues (`Human: …`) as messages for the chat template.
     pub chat: bool,
+    /// Of pairs that several objectives label (`responses` with `preferred` or `scores`), the objective that decides which
+    /// answer is the preferred one. Pairs that it leaves open are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub objective: Option<String>,
     /// Names of columns where they differ from TRL's.
     pub columns: Columns,
     /// Difficulty of `wordmath`.
@@ -56,6 +62,7 @@ impl Default for DataTable {
             held_out: 0,
             max_length: 0,
             chat: false,
+            objective: None,
             columns: Columns::default(),
             wordmath: Wordmath::default(),
         }
@@ -90,6 +97,10 @@ pub struct Columns {
     /// The conversation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages: Option<String>,
+    /// For pairs that several objectives label: the column with the position, 0 or 1, of the response that each prefers,
+    /// as `{ helpful = "better_response_id", safe = "safer_response_id" }`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub objectives: BTreeMap<String, String>,
 }
 
 /// Difficulty of `wordmath`; the limits are the generator's.
@@ -160,6 +171,7 @@ impl Validate for DataTable {
         rules.check(&["split"], known_split(&self.split));
         if endless {
             rules.check(&["limit"], wordmath_needs_a_limit(self.limit));
+            rules.check(&["objective", "path"], wordmath_has_no_objectives(self.objective.as_deref()));
             rules.check(&["wordmath"], generator_accepts(&self.wordmath));
         }
         if self.limit > 0 {
@@ -183,6 +195,14 @@ fn wordmath_needs_a_limit(limit: usize) -> Result<(), Violation> {
     Err(Violation::new("wordmath has no end, and no limit is given").hint("set `limit` to a number of rows"))
 }
 
+fn wordmath_has_no_objectives(objective: Option<&str>) -> Result<(), Violation> {
+    match objective {
+        None => Ok(()),
+        Some(_) => Err(Violation::new("pairs of wordmath have one label, brevity")
+            .hint("leave `objective` out, or read a file; the method `pool` with `objectives` writes one")),
+    }
+}
+
 fn generator_accepts(table: &Wordmath) -> Result<(), Violation> {
     table.config(0).validate().map_err(|error| Violation::new(error.to_string()))
 }
@@ -204,6 +224,8 @@ pub struct Loading<T> {
     pub identical: usize,
     /// Rows left out because they are too long.
     pub too_long: usize,
+    /// Pairs left out because no objective that was asked for prefers either answer.
+    pub unlabelled: usize,
 }
 
 impl DataTable {
@@ -240,7 +262,7 @@ impl DataTable {
         Split::ALL.into_iter().find(|split| split.name() == self.split).unwrap_or(Split::Train)
     }
 
-    fn read(
+    pub(super) fn read(
         &self,
         places: &Places,
         kind: Kind,
@@ -259,6 +281,7 @@ impl DataTable {
                 completions: self.columns.completions.clone(),
                 labels: self.columns.labels.clone(),
                 messages: self.columns.messages.clone(),
+                objectives: self.columns.objectives.clone(),
             },
             limit: (self.limit > 0).then_some(self.limit),
             shuffle: self.shuffle.then_some(seed),
@@ -277,7 +300,7 @@ impl DataTable {
         Ok(rows)
     }
 
-    fn length_limit(&self, loaded: &Loaded) -> usize {
+    pub(super) fn length_limit(&self, loaded: &Loaded) -> usize {
         let context = loaded.decoder.config.max_position_embeddings;
         if self.max_length == 0 { context } else { self.max_length.min(context) }
     }
@@ -320,7 +343,7 @@ pub fn prompts(
         let message = format!("{too_long} prompts have more than {max_prompt} tokens, and none is left");
         return Err(Error::Data { what: table.path.to_string(), message });
     }
-    Ok(Loading { rows, identical: 0, too_long })
+    Ok(Loading { rows, identical: 0, too_long, unlabelled: 0 })
 }
 
 /// Prompts with one completion.
@@ -379,6 +402,12 @@ pub fn pairs(table: &DataTable, places: &Places, loaded: &Loaded, seed: u64) -> 
             renderer.pair(&prompt, &chosen, &rejected)
         });
         return within(table, items, table.length_limit(loaded));
+    }
+    if let Some(objective) = &table.objective {
+        let found = labelled(table, places, loaded, seed, std::slice::from_ref(objective))?;
+        let Loading { rows, identical, too_long, unlabelled } = found;
+        let rows = rows.iter().filter_map(|pair| pair.preference(0)).collect();
+        return Ok(Loading { rows, identical, too_long, unlabelled });
     }
     let rows = table.read(places, Kind::Preference, "pairs.jsonl", seed)?;
     let tokenizer = loaded.tokenizer.hash();
@@ -450,5 +479,5 @@ fn finish<T: TokenLength>(
         );
         return Err(Error::Data { what: table.path.to_string(), message });
     }
-    Ok(Loading { rows, identical, too_long })
+    Ok(Loading { rows, identical, too_long, unlabelled: 0 })
 }

@@ -5,6 +5,7 @@ mod data;
 mod draft;
 mod embedding;
 mod further;
+mod labelled;
 mod models;
 mod outfit;
 mod pools;
@@ -19,6 +20,7 @@ pub use data::{Columns, DataTable, Loading, Wordmath, examples, pairs, prompts, 
 pub use draft::DraftTable;
 pub use embedding::{Embedder, embedder};
 pub use further::{FurtherModels, fits, load_beside, scales, suits};
+pub use labelled::{LabelledPair, labelled};
 pub use models::{Dtype, Loaded, ModelTable, Places, load, load_any, load_for_score, seconds_in};
 pub use outfit::{Named, Outfit, Run};
 pub use pools::{PoolPlan, pool, prompt_stream, score};

@@ -1,7 +1,11 @@
 //! A pool of scored samples, and preference pairs drawn from it: for each prompt, random pairs of samples with different
 //! rewards, the better one chosen. A prompt whose samples all score alike gives no pair.
+//!
+//! With `objectives` every pair has the scores of several rewards, for methods that learn from the labels of each: random
+//! pairs of samples that at least one of them tells apart.
 
 use generate::{Prompt, Purpose, Stream};
+use inference::setup::RewardTable;
 use recipe::{Rules, Validate, Violation};
 use reward::{Pool as Samples, PoolSample, RewardId};
 use schemars::JsonSchema;
@@ -20,17 +24,37 @@ pub struct Pool {
     /// The most pairs of a prompt; each sample is in at most one.
     #[schemars(range(min = 1))]
     pub pairs_per_prompt: usize,
+    /// Rewards by the name of their objective, in place of `[reward]`: pairs then have a label of each, for `parm`, and for
+    /// other methods by `data.objective`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub objectives: Vec<Objective>,
+}
+
+/// A reward that labels pairs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Objective {
+    /// Its name in the rows.
+    #[schemars(length(min = 1))]
+    pub name: String,
+    /// The reward.
+    pub reward: RewardTable,
 }
 
 impl Default for Pool {
     fn default() -> Self {
-        Self { samples: 8, pairs_per_prompt: 1 }
+        Self { samples: 8, pairs_per_prompt: 1, objectives: Vec::new() }
     }
 }
 
 impl Validate for Pool {
     fn validate(&self, rules: &mut Rules) {
         rules.check(&["pairs_per_prompt", "samples"], enough_samples(self));
+        let names: Vec<&str> = self.objectives.iter().map(|objective| objective.name.as_str()).collect();
+        rules.check(&["objectives"], names_differ(&names));
+        for (place, objective) in self.objectives.iter().enumerate() {
+            rules.within(&format!("objectives.{place}.reward"), &objective.reward);
+        }
     }
 }
 
@@ -40,6 +64,16 @@ fn enough_samples(pool: &Pool) -> Result<(), Violation> {
     }
     let message = format!("{} pairs need {} samples", pool.pairs_per_prompt, 2 * pool.pairs_per_prompt);
     Err(Violation::new(message).hint("raise `samples`, or lower `pairs_per_prompt`"))
+}
+
+/// Refuses two objectives of one name.
+pub(crate) fn names_differ(names: &[&str]) -> Result<(), Violation> {
+    match names.iter().enumerate().find(|(place, name)| names[..*place].contains(name)) {
+        None => Ok(()),
+        Some((_, name)) => {
+            Err(Violation::new(format!("two objectives are named {name:?}")).hint("name each once"))
+        }
+    }
 }
 
 /// What was drawn.
@@ -68,9 +102,13 @@ pub fn pairs(
     for (place, prompt) in prompts.iter().enumerate() {
         let samples = pool.samples(place);
         let mut stream = Stream::new(seed, Purpose::Order, 1, prompt.index as u64);
-        let chosen = match_up(samples, rewards[place], settings.pairs_per_prompt, &mut stream);
+        let rewards = rewards[place];
+        let apart = |a: usize, b: usize| rewards[a] != rewards[b];
+        let chosen = match_up(samples, &apart, settings.pairs_per_prompt, &mut stream);
         drawn.without += usize::from(chosen.is_empty());
-        for (better, worse) in chosen {
+        for (first, second) in chosen {
+            let (better, worse) =
+                if rewards[first] > rewards[second] { (first, second) } else { (second, first) };
             let line = json!({
                 "prompt": prompt.text,
                 "chosen": decode(&samples[better].ids),
@@ -78,8 +116,8 @@ pub fn pairs(
                 "prompt_ids": prompt.ids,
                 "chosen_ids": samples[better].ids,
                 "rejected_ids": samples[worse].ids,
-                "score_chosen": rewards[place][better],
-                "score_rejected": rewards[place][worse],
+                "score_chosen": rewards[better],
+                "score_rejected": rewards[worse],
                 "tokenizer": tokenizer,
             });
             drawn.lines.push_str(&line.to_string());
@@ -90,10 +128,51 @@ pub fn pairs(
     Ok(drawn)
 }
 
-/// Random disjoint pairs of samples with different rewards and texts, (better, worse).
+/// Draws pairs of each prompt's samples, each with the scores of several objectives.
+pub fn labelled_pairs(
+    settings: &Pool,
+    pool: &Samples,
+    objectives: &[(String, RewardId)],
+    prompts: &[Prompt],
+    tokenizer: &str,
+    decode: &dyn Fn(&[u32]) -> String,
+    seed: u64,
+) -> Result<Pairs, Error> {
+    let all = objectives.iter().map(|(name, id)| Ok((name, pool.rewards(id).map_err(Error::other)?)));
+    let all = all.collect::<Result<Vec<_>, Error>>()?;
+    let mut drawn = Pairs { lines: String::new(), count: 0, without: 0 };
+    for (place, prompt) in prompts.iter().enumerate() {
+        let samples = pool.samples(place);
+        let mut stream = Stream::new(seed, Purpose::Order, 1, prompt.index as u64);
+        let apart =
+            |a: usize, b: usize| all.iter().any(|(_, rewards)| rewards[place][a] != rewards[place][b]);
+        let chosen = match_up(samples, &apart, settings.pairs_per_prompt, &mut stream);
+        drawn.without += usize::from(chosen.is_empty());
+        for both in chosen.into_iter().map(<[usize; 2]>::from) {
+            let scores: serde_json::Map<String, serde_json::Value> = all
+                .iter()
+                .map(|(name, rewards)| ((*name).clone(), json!(both.map(|at| rewards[place][at]))))
+                .collect();
+            let line = json!({
+                "prompt": prompt.text,
+                "responses": both.map(|at| decode(&samples[at].ids)),
+                "scores": scores,
+                "prompt_ids": prompt.ids,
+                "response_ids": both.map(|at| &samples[at].ids),
+                "tokenizer": tokenizer,
+            });
+            drawn.lines.push_str(&line.to_string());
+            drawn.lines.push('\n');
+            drawn.count += 1;
+        }
+    }
+    Ok(drawn)
+}
+
+/// Random disjoint pairs of samples of different texts that `apart` tells apart.
 fn match_up(
     samples: &[PoolSample],
-    rewards: &[f64],
+    apart: &dyn Fn(usize, usize) -> bool,
     most: usize,
     stream: &mut Stream,
 ) -> Vec<(usize, usize)> {
@@ -104,11 +183,10 @@ fn match_up(
     let mut pairs = Vec::new();
     while pairs.len() < most && left.len() > 1 {
         let first = left.remove(0);
-        let differs =
-            |other: &usize| rewards[*other] != rewards[first] && samples[*other].ids != samples[first].ids;
+        let differs = |other: &usize| apart(*other, first) && samples[*other].ids != samples[first].ids;
         if let Some(place) = left.iter().position(differs) {
             let second = left.remove(place);
-            pairs.push(if rewards[first] > rewards[second] { (first, second) } else { (second, first) });
+            pairs.push((first, second));
         }
     }
     pairs
@@ -129,15 +207,85 @@ mod tests {
         let rewards = [0.0, 1.0, 1.0, 0.0, 2.0, 1.0, 0.0, 1.0];
         for seed in 0..50 {
             let mut stream = Stream::new(seed, Purpose::Order, 1, 0);
-            let pairs = match_up(&samples, &rewards, 3, &mut stream);
+            let pairs = match_up(&samples, &|a, b| rewards[a] != rewards[b], 3, &mut stream);
             assert_eq!(pairs.len(), 3);
             let mut used: Vec<usize> = pairs.iter().flat_map(|(a, b)| [*a, *b]).collect();
-            assert!(pairs.iter().all(|(better, worse)| rewards[*better] > rewards[*worse]));
+            assert!(pairs.iter().all(|(first, second)| rewards[*first] != rewards[*second]));
             used.sort_unstable();
             used.dedup();
             assert_eq!(used.len(), 6);
         }
         let mut stream = Stream::new(0, Purpose::Order, 1, 0);
-        assert!(match_up(&samples, &[1.0; 8], 3, &mut stream).is_empty(), "equal rewards give no pair");
+        assert!(match_up(&samples, &|_, _| false, 3, &mut stream).is_empty(), "equal rewards give no pair");
+    }
+
+    /// A pool of four samples of each of two prompts.
+    fn drawn_pool(prompts: &[Prompt]) -> Samples {
+        let completion = |id: u32| generate::Completion {
+            ids: vec![id, 0],
+            end: End::Eos,
+            log_probs: vec![-1.0; 2],
+            raw_log_probs: vec![-1.0; 2],
+            kl: None,
+            log_z: Vec::new(),
+        };
+        let samples: Vec<Vec<_>> = prompts.iter().map(|_| (1..5).map(completion).collect()).collect();
+        let key = reward::PoolKey {
+            policy: "p".into(),
+            tokenizer: "t".into(),
+            sampling: generate::Sampling::default(),
+            budget: 2,
+            seed: 0,
+            prompts: reward::prompts_hash(prompts).expect("a hash"),
+            samples: 4,
+        };
+        Samples::new(key, prompts, &samples, generate::Ledger::default()).expect("a pool")
+    }
+
+    #[test]
+    fn pairs_of_several_objectives_have_the_scores_of_each() {
+        let prompts: Vec<Prompt> = (0..2).map(|index| Prompt::from_ids(index, vec![9])).collect();
+        let mut pool = drawn_pool(&prompts);
+        let mut ids = Vec::new();
+        // One objective sees the first id, the other whether it is 3.
+        for name in ["size", "three"] {
+            let score =
+                move |id: u32| if name == "size" { -f64::from(id) } else { f64::from(u8::from(id == 3)) };
+            let mut reward = First { score, ledger: generate::Ledger::default() };
+            let id = RewardId { name: name.into(), identity: name.into() };
+            pool.score(&id, &mut reward, &prompts).expect("scores");
+            ids.push((name.to_owned(), id));
+        }
+        let settings = Pool { samples: 4, pairs_per_prompt: 2, objectives: Vec::new() };
+        let decode = |ids: &[u32]| format!("{}", ids[0]);
+        let drawn = labelled_pairs(&settings, &pool, &ids, &prompts, "t", &decode, 3).expect("pairs");
+        assert_eq!((drawn.count, drawn.without), (4, 0));
+        for line in drawn.lines.lines() {
+            let row: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            for at in 0..2 {
+                let id = row["response_ids"][at][0].as_u64().expect("an id");
+                assert_eq!(row["responses"][at], id.to_string());
+                assert_eq!(row["scores"]["size"][at], -(id as f64));
+                assert_eq!(row["scores"]["three"][at], f64::from(u8::from(id == 3)));
+            }
+        }
+    }
+
+    /// A reward of the first token.
+    struct First<F> {
+        score: F,
+        ledger: generate::Ledger,
+    }
+
+    impl<F: Fn(u32) -> f64> generate::Reward for First<F> {
+        fn name(&self) -> &str {
+            "first"
+        }
+        fn rewards(&mut self, candidates: &[generate::Candidate<'_>]) -> Result<Vec<f64>, generate::Error> {
+            Ok(candidates.iter().map(|candidate| (self.score)(candidate.ids[0])).collect())
+        }
+        fn ledger(&self) -> &generate::Ledger {
+            &self.ledger
+        }
     }
 }
