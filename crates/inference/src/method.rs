@@ -1,5 +1,6 @@
 //! What a method is.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -57,7 +58,9 @@ impl Need {
     pub fn remedy(self) -> &'static str {
         match self {
             Self::Reward => "name a reward model or a verifier as the reward",
-            Self::PrefixReward => "name an autoregressive reward model; the training method `arm` makes one",
+            Self::PrefixReward => {
+                "name an autoregressive reward model; the training methods `arm` and `parm` make one"
+            }
             Self::Models => {
                 "name each under `models`, as in `models = { tuned = \"stage:dpo\", untuned = \"tiny\" }`"
             }
@@ -296,6 +299,12 @@ pub trait Method {
     /// The further models that it runs with, under these settings.
     fn further(&self) -> Further {
         if self.needs().contains(&Need::PrefixReward) { Further::Arms(None) } else { Further::None }
+    }
+
+    /// Weights of objectives that its autoregressive reward model is told, by their names, where the model depends on them;
+    /// no weights at all are equal weights.
+    fn preference(&self) -> Option<&BTreeMap<String, f64>> {
+        None
     }
 
     /// Refuses sampling settings that do not go with its own, and autoregressive reward models whose scale β_r it would

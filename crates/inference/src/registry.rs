@@ -1,5 +1,7 @@
 //! All methods by name.
 
+use std::collections::BTreeMap;
+
 use generate::{Engine, Sampling, TextMethod};
 use recipe::{Rules, Validate, Violation};
 use schemars::JsonSchema;
@@ -9,14 +11,14 @@ use crate::error::{Error, Problem};
 use crate::method::{Further, Info, Method, Need, Parts, Tools};
 use crate::methods::{
     args, beam, best_of_n, cbs, cd, cd_blockwise, contrastive, eft, genarm, genarm_smc, greedy,
-    independence_mh, majority, mbr, mbr_bon, multi_objective, pessimism, power, qalign, quest, random_cut,
-    rbon_kl, rbon_l, sample, soft_best_of_n, speculative_rejection, srbon_kl, srbon_wd, transfer_q, treebon,
-    twisted_smc, weighted_majority, worst_of_n,
+    independence_mh, majority, mbr, mbr_bon, multi_objective, parm, pessimism, power, qalign, quest,
+    random_cut, rbon_kl, rbon_l, sample, soft_best_of_n, speculative_rejection, srbon_kl, srbon_wd,
+    transfer_q, treebon, twisted_smc, weighted_majority, worst_of_n,
 };
 use crate::selection::PoolRule;
 
 /// What each method is, in the order of a listing.
-pub static METHODS: [&Info; 33] = [
+pub static METHODS: [&Info; 34] = [
     &sample::INFO,
     &greedy::INFO,
     &best_of_n::INFO,
@@ -33,6 +35,7 @@ pub static METHODS: [&Info; 33] = [
     &pessimism::INFO,
     &genarm::INFO,
     &genarm_smc::INFO,
+    &parm::INFO,
     &multi_objective::INFO,
     &eft::INFO,
     &contrastive::INFO,
@@ -90,6 +93,8 @@ pub enum MethodConfig {
     /// Particles guided by autoregressive reward models, weighted to the sequence-level optimum.
     #[serde(rename = "genarm-smc")]
     GenArmSmc(genarm_smc::GenArmSmc),
+    /// Guidance by one autoregressive reward model of several objectives.
+    Parm(parm::Parm),
     /// Several aligned policies as one.
     Mod(multi_objective::MultiObjective),
     /// The policy moved by what tuning did to another model.
@@ -148,6 +153,7 @@ impl MethodConfig {
             "pessimism" => Self::Pessimism(pessimism::Pessimism::default()),
             "genarm" => Self::GenArm(genarm::GenArm::default()),
             "genarm-smc" => Self::GenArmSmc(genarm_smc::GenArmSmc::default()),
+            "parm" => Self::Parm(parm::Parm::default()),
             "mod" => Self::Mod(multi_objective::MultiObjective::default()),
             "eft" => Self::Eft(eft::Eft::default()),
             "contrastive" => Self::Contrastive(contrastive::Contrastive::default()),
@@ -190,6 +196,7 @@ impl MethodConfig {
             Self::Pessimism(method) => method,
             Self::GenArm(method) => method,
             Self::GenArmSmc(method) => method,
+            Self::Parm(method) => method,
             Self::Mod(method) => method,
             Self::Eft(method) => method,
             Self::Contrastive(method) => method,
@@ -232,6 +239,9 @@ impl Method for MethodConfig {
     }
     fn further(&self) -> Further {
         self.method().further()
+    }
+    fn preference(&self) -> Option<&BTreeMap<String, f64>> {
+        self.method().preference()
     }
     fn suits(&self, sampling: &Sampling, beta_r: &[Option<f64>]) -> Result<(), Error> {
         self.method().suits(sampling, beta_r)

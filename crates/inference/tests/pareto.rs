@@ -77,6 +77,7 @@ fn settings() -> Vec<(&'static str, Value)> {
             "genarm-smc, α 1, 2 particles",
             json!({ "genarm-smc": { "alpha": [1.0], "particles": 2, "block": 1 } }),
         ),
+        ("parm, α 1", json!({ "parm": {} })),
         ("mod of base and ARM", json!({ "mod": { "weights": { "untuned": 0.5, "tuned": 0.5 } } })),
         ("eft from base to ARM, α 1", json!({ "eft": { "alpha": 1.0 } })),
         ("contrastive, λ 0.5", json!({ "contrastive": { "lambda": 0.5 } })),

@@ -265,6 +265,17 @@ impl Decoder {
         }
     }
 
+    /// Sets the weights of objectives that adapters depend on ([`crate::bilinear`]): one for each objective, or so many for
+    /// each of the tokens that will be run.
+    pub fn prefer(&mut self, weights: &[f32]) {
+        let weights = Arc::from(weights);
+        self.each_linear(&mut |_, linear| {
+            if let Some(bilinear) = linear.lora.as_mut().and_then(|lora| lora.bilinear.as_mut()) {
+                bilinear.prefer(&weights);
+            }
+        });
+    }
+
     /// A copy for inference: off the differentiating device, weights packed, without a value head.
     #[must_use]
     pub fn frozen(&self) -> Self {

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value, json};
 
+use crate::bilinear::Bilinear;
 use crate::config::{Config, Head, read_json};
 use crate::decoder::{Decoder, VALUE_HEAD};
 use crate::error::Error;
@@ -32,12 +33,38 @@ pub struct AdapterConfig {
     pub targets: Vec<String>,
     /// The base model's name.
     pub base: String,
+    /// The part that depends on weights of objectives (PBLoRA), where there is one; [`AdapterConfig::r`] is then the rank of
+    /// the shared part alone.
+    pub bilinear: Option<BilinearConfig>,
+}
+
+/// The part of an adapter that depends on weights of objectives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BilinearConfig {
+    /// Its rank.
+    pub r: usize,
+    /// The objectives, in the order of their matrices.
+    pub objectives: Vec<String>,
 }
 
 impl AdapterConfig {
     /// Factor of the product `B A`.
     pub fn scaling(&self) -> f64 {
-        if self.use_rslora { self.alpha / (self.r as f64).sqrt() } else { self.alpha / self.r as f64 }
+        // PBLoRA divides by the rank of the part that depends on the weights, as its public code does.
+        let r = self.bilinear.as_ref().map_or(self.r, |bilinear| bilinear.r) as f64;
+        self.alpha / if self.use_rslora { r.sqrt() } else { r }
+    }
+
+    /// Rows of `A`.
+    fn rank(&self) -> usize {
+        self.r + self.bilinear.as_ref().map_or(0, |bilinear| bilinear.r)
+    }
+
+    /// The settings of the ordinary adapter that this is once its weights of objectives are chosen.
+    #[must_use]
+    pub fn folded(&self) -> Self {
+        let r = self.rank();
+        Self { r, alpha: self.scaling() * r as f64, use_rslora: false, bilinear: None, ..self.clone() }
     }
 
     fn applies_to(&self, path: &str) -> bool {
@@ -105,8 +132,9 @@ pub fn adapter_config(directory: &Path) -> Result<AdapterConfig, Error> {
         value: map.get(field).cloned().unwrap_or_default().to_string(),
         hint: hint.into(),
     };
-    if map.get("peft_type").and_then(Value::as_str) != Some("LORA") {
-        return Err(unsupported("peft_type", "LORA is supported"));
+    let kind = map.get("peft_type").and_then(Value::as_str);
+    if !matches!(kind, Some("LORA" | "PBLORA")) {
+        return Err(unsupported("peft_type", "LORA and PBLORA are supported"));
     }
     for field in ["use_dora", "fan_in_fan_out", "lora_bias"] {
         if map.get(field).and_then(Value::as_bool) == Some(true) {
@@ -124,14 +152,32 @@ pub fn adapter_config(directory: &Path) -> Result<AdapterConfig, Error> {
         }
         _ => return Err(unsupported("target_modules", "a list of names is supported")),
     };
-    let r = map.get("r").and_then(Value::as_u64).filter(|r| *r > 0);
-    let r = r.ok_or_else(|| unsupported("r", "a rank of at least 1"))? as usize;
+    let rank = |field: &str| {
+        let r = map.get(field).and_then(Value::as_u64).filter(|r| *r > 0);
+        r.map(|r| r as usize).ok_or_else(|| unsupported(field, "a rank of at least 1"))
+    };
+    let (r, bilinear) = if kind == Some("PBLORA") {
+        let count = map.get("obj_num").and_then(Value::as_u64).filter(|count| *count > 0);
+        let count = count.ok_or_else(|| unsupported("obj_num", "a number of objectives"))? as usize;
+        // Public code knows objectives by their places only.
+        let names = map.get("objectives").and_then(Value::as_array).map(|names| {
+            names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect::<Vec<_>>()
+        });
+        let objectives = names.unwrap_or_else(|| (0..count).map(|place| place.to_string()).collect());
+        if objectives.len() != count {
+            return Err(unsupported("objectives", "one name for each of `obj_num`"));
+        }
+        (rank("r1")?, Some(BilinearConfig { r: rank("r2")?, objectives }))
+    } else {
+        (rank("r")?, None)
+    };
     Ok(AdapterConfig {
         r,
         alpha: map.get("lora_alpha").and_then(Value::as_f64).unwrap_or(8.0),
         use_rslora: map.get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
         targets,
         base: map.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default().to_owned(),
+        bilinear,
     })
 }
 
@@ -148,14 +194,14 @@ pub fn load_adapter(decoder: &mut Decoder, directory: &Path) -> Result<AdapterCo
         }
         let [out, width] = linear.weight.dims();
         let read = |part: &str, shape: [usize; 2]| {
-            let values = weights.read(&format!("base_model.model.{path}.{part}.weight"), &shape)?;
+            let values = weights.read(&format!("base_model.model.{path}.{part}"), &shape)?;
             Ok::<_, Error>(tensor(values, shape, &device))
         };
-        match (read("lora_A", [config.r, width]), read("lora_B", [out, config.r])) {
-            (Ok(a), Ok(b)) => linear.lora = Some(Lora { a, b, scaling: config.scaling() }),
-            (Err(error), _) | (_, Err(error)) => failure = Some(error),
+        match read_lora(&config, [out, width], read) {
+            Ok(lora) => linear.lora = Some(lora),
+            Err(error) => failure = Some(error),
         }
-        used += 2;
+        used += if config.bilinear.is_some() { 4 } else { 2 };
     });
     // PEFT keeps the whole head of a reward model beside the factors.
     if let Some(head) = &mut decoder.head {
@@ -179,6 +225,22 @@ pub fn load_adapter(decoder: &mut Decoder, directory: &Path) -> Result<AdapterCo
     Ok(config)
 }
 
+/// Reads the parts of a map's adapter.
+fn read_lora(
+    config: &AdapterConfig,
+    [out, width]: [usize; 2],
+    read: impl Fn(&str, [usize; 2]) -> Result<Tensor<2>, Error>,
+) -> Result<Lora, Error> {
+    let (r, scaling) = (config.rank(), config.scaling());
+    let Some(bilinear) = &config.bilinear else {
+        return Ok(Lora::new(read("lora_A.weight", [r, width])?, read("lora_B.weight", [out, r])?, scaling));
+    };
+    let shared = read("pblora_W1", [config.r, config.r])?;
+    let own = read("pblora_W2", [bilinear.objectives.len(), bilinear.r * bilinear.r])?;
+    let lora = Lora::new(read("pblora_A", [r, width])?, read("pblora_B", [out, r])?, scaling);
+    Ok(Lora { bilinear: Some(Bilinear::new(shared, own)), ..lora })
+}
+
 /// Attaches new adapters; the error names targets that match nothing.
 pub fn attach(
     decoder: &mut Decoder,
@@ -191,7 +253,15 @@ pub fn attach(
         for (target, count) in &mut matched {
             if path.ends_with(&format!(".{target}")) {
                 *count += 1;
-                linear.attach(config.r, config.scaling(), uniform);
+                match &config.bilinear {
+                    None => linear.attach(config.r, config.scaling(), uniform),
+                    Some(bilinear) => linear.attach_bilinear(
+                        (config.r, bilinear.r),
+                        bilinear.objectives.len(),
+                        config.scaling(),
+                        uniform,
+                    ),
+                }
             }
         }
     });
@@ -246,7 +316,7 @@ pub fn adapter_files(decoder: &Decoder, config: &AdapterConfig) -> Result<Vec<(S
     for tensor in &mut tensors {
         tensor.name = format!("base_model.model.{}", tensor.name);
     }
-    let fields = json!({
+    let mut fields = json!({
         "base_model_name_or_path": config.base,
         "bias": "none",
         "fan_in_fan_out": false,
@@ -262,6 +332,17 @@ pub fn adapter_files(decoder: &Decoder, config: &AdapterConfig) -> Result<Vec<(S
         "use_dora": false,
         "use_rslora": config.use_rslora,
     });
+    if let (Some(bilinear), Some(fields)) = (&config.bilinear, fields.as_object_mut()) {
+        // The names of the public code's fork of PEFT, and the objectives' own beside them.
+        for field in ["r", "use_dora", "use_rslora"] {
+            fields.remove(field);
+        }
+        fields.insert("peft_type".into(), json!("PBLORA"));
+        fields.insert("r1".into(), json!(config.r));
+        fields.insert("r2".into(), json!(bilinear.r));
+        fields.insert("obj_num".into(), json!(bilinear.objectives.len()));
+        fields.insert("objectives".into(), json!(bilinear.objectives));
+    }
     let mut files = vec![
         ("adapter_config.json".into(), pretty(&fields)),
         ("adapter_model.safetensors".into(), serialize(&tensors, Float::F32)?),

@@ -4,6 +4,8 @@
 //! respect to them (`objective::losses`). So a training step is: run the batch forward, read the log-probabilities,
 //! compute the loss and its gradient on the host in `f64`, and hand the gradient back to [`Forward::backward`].
 
+use std::borrow::Cow;
+
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
@@ -50,6 +52,8 @@ struct Batch {
     /// The longest row.
     length: usize,
     padding: Option<Padding>,
+    /// Weights of objectives for every token, where adapters depend on them.
+    preference: Vec<f32>,
 }
 
 /// How rows of different lengths are padded, and freed of it again.
@@ -82,7 +86,27 @@ impl Batch {
         };
         let padding =
             (spread.len() > gather.len()).then(|| Padding { spread: tensor(spread), gather: tensor(gather) });
-        Self { ids, positions, starts, length, padding }
+        Self { ids, positions, starts, length, padding, preference: Vec::new() }
+    }
+
+    /// The batch under weights of objectives, those of its row for every token.
+    fn under(mut self, rows: &[Row<'_>], preferences: &[&[f64]]) -> Self {
+        for (row, weights) in rows.iter().zip(preferences) {
+            for _ in row.ids {
+                self.preference.extend(weights.iter().map(|weight| *weight as f32));
+            }
+        }
+        self
+    }
+
+    /// The decoder with the batch's weights of objectives.
+    fn set<'d>(&self, decoder: &'d Decoder) -> Cow<'d, Decoder> {
+        if self.preference.is_empty() {
+            return Cow::Borrowed(decoder);
+        }
+        let mut copy = decoder.clone();
+        copy.prefer(&self.preference);
+        Cow::Owned(copy)
     }
 
     fn mix(&self, decoder: &Decoder, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>) -> Tensor<3> {
@@ -111,7 +135,23 @@ impl Batch {
 /// Runs a language model on `rows` and gives the log-probability of every wanted token. With
 /// `checkpointing`, only the layers' inputs are kept, and backward runs each layer again.
 pub fn log_probs(decoder: &Decoder, rows: &[Row<'_>], checkpointing: bool) -> Forward {
-    let (batch, wanted) = (Batch::new(rows, &decoder.device()), Wanted::new(rows));
+    language(decoder, Batch::new(rows, &decoder.device()), rows, checkpointing)
+}
+
+/// [`log_probs`] of a model whose adapters depend on weights of objectives ([`crate::bilinear`]): `preferences[row]` are those
+/// of each row.
+pub fn preferred_log_probs(
+    decoder: &Decoder,
+    rows: &[Row<'_>],
+    preferences: &[&[f64]],
+    checkpointing: bool,
+) -> Forward {
+    let batch = Batch::new(rows, &decoder.device()).under(rows, preferences);
+    language(decoder, batch, rows, checkpointing)
+}
+
+fn language(decoder: &Decoder, batch: Batch, rows: &[Row<'_>], checkpointing: bool) -> Forward {
+    let wanted = Wanted::new(rows);
     let targets = wanted.targets(&decoder.device());
     forward(decoder, batch, wanted.counts, checkpointing, |hidden| {
         kernels::gather_log_prob(decoder.output(select(&hidden, &wanted.places)), targets)
@@ -251,6 +291,7 @@ fn forward(
     checkpointing: bool,
     head: impl FnOnce(Tensor<2>) -> Tensor<1>,
 ) -> Forward {
+    let decoder = &*batch.set(decoder);
     if !checkpointing {
         let mixing = batch.clone();
         let mut mix = |_, q, k, v| mixing.mix(decoder, q, k, v);
@@ -292,10 +333,11 @@ impl Forward {
         let Some(tape) = self.tape else { return grads };
         let Some(mut flow) = tape.top.grad_remove(&mut gradients) else { return grads };
         drop(gradients);
+        let set = tape.batch.set(decoder).into_owned();
         for (index, input) in tape.inputs.into_iter().enumerate().rev() {
             let input = Tensor::from_inner(input).require_grad();
-            let mut mix = |_, q, k, v| tape.batch.mix(decoder, q, k, v);
-            let output = decoder.layer(index, input.clone(), &tape.batch.positions, &mut mix);
+            let mut mix = |_, q, k, v| tape.batch.mix(&set, q, k, v);
+            let output = set.layer(index, input.clone(), &tape.batch.positions, &mut mix);
             let mut gradients = (output * Tensor::from_inner(flow)).sum().backward();
             collect(decoder, &gradients, &mut grads);
             match input.grad_remove(&mut gradients) {

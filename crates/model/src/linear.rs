@@ -8,6 +8,7 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor};
 use kernels::{Packed, Precision};
 
+use crate::bilinear::Bilinear;
 use crate::params::{Slot, Visitor};
 
 /// A low-rank change of a matrix.
@@ -19,6 +20,15 @@ pub struct Lora {
     pub b: Tensor<2>,
     /// Factor of the product `B A`.
     pub scaling: f64,
+    /// What lies between the factors, where the change depends on weights of objectives.
+    pub bilinear: Option<Bilinear>,
+}
+
+impl Lora {
+    /// `s B A`.
+    pub fn new(a: Tensor<2>, b: Tensor<2>, scaling: f64) -> Self {
+        Self { a, b, scaling, bilinear: None }
+    }
 }
 
 /// `y = x Wᵀ + bias`, `W` as the checkpoint has it: `[out, in]`.
@@ -49,6 +59,10 @@ impl Linear {
             None => base,
             Some(lora) => {
                 let low = kernels::linear(x, lora.a.clone(), None, None);
+                let low = match &lora.bilinear {
+                    None => low,
+                    Some(bilinear) => bilinear.apply(low),
+                };
                 base + kernels::linear(low, lora.b.clone(), None, None) * lora.scaling
             }
         }
@@ -61,11 +75,41 @@ impl Linear {
         let a: Vec<f32> = (0..r * width).map(|_| ((2.0 * uniform() - 1.0) * bound) as f32).collect();
         let device = self.weight.device();
         self.lora =
-            Some(Lora { a: tensor(a, [r, width], &device), b: Tensor::zeros([out, r], &device), scaling });
+            Some(Lora::new(tensor(a, [r, width], &device), Tensor::zeros([out, r], &device), scaling));
     }
 
-    /// Adds the adapter to the weights and drops it.
+    /// Attaches an adapter whose change depends on weights of `objectives`: of rank `r`, shared, and `own_r`, theirs.
+    pub fn attach_bilinear(
+        &mut self,
+        (r, own_r): (usize, usize),
+        objectives: usize,
+        scaling: f64,
+        uniform: &mut dyn FnMut() -> f64,
+    ) {
+        self.attach(r + own_r, scaling, uniform);
+        let bilinear = Bilinear::random(r, own_r, objectives, &self.weight.device(), uniform);
+        if let Some(lora) = &mut self.lora {
+            lora.bilinear = Some(bilinear);
+        }
+    }
+
+    /// Makes an adapter that depends on weights of objectives the ordinary one that it is under `weights`.
+    pub fn fold(&mut self, weights: &[f64]) {
+        if let Some(lora) = &mut self.lora
+            && let Some(bilinear) = lora.bilinear.take()
+        {
+            lora.b = bilinear.folded(lora.b.clone(), weights);
+        }
+    }
+
+    /// Adds the adapter to the weights and drops it. One whose weights of objectives differ from token to token stays.
     pub fn merge(&mut self) {
+        let bilinear = self.lora.as_ref().and_then(|lora| lora.bilinear.as_ref());
+        match bilinear.map(Bilinear::single) {
+            None => {}
+            Some(Some(weights)) => self.fold(&weights),
+            Some(None) => return,
+        }
         if let Some(lora) = self.lora.take() {
             let delta = lora.b.matmul(lora.a) * lora.scaling;
             self.weight = self.weight.clone() + delta;
@@ -86,8 +130,18 @@ impl Linear {
             visitor(&format!("{name}.bias"), Slot::Vector(bias));
         }
         if let Some(lora) = &mut self.lora {
-            visitor(&format!("{name}.lora_A.weight"), Slot::Matrix(&mut lora.a));
-            visitor(&format!("{name}.lora_B.weight"), Slot::Matrix(&mut lora.b));
+            match &mut lora.bilinear {
+                None => {
+                    visitor(&format!("{name}.lora_A.weight"), Slot::Matrix(&mut lora.a));
+                    visitor(&format!("{name}.lora_B.weight"), Slot::Matrix(&mut lora.b));
+                }
+                Some(bilinear) => {
+                    visitor(&format!("{name}.pblora_A"), Slot::Matrix(&mut lora.a));
+                    visitor(&format!("{name}.pblora_B"), Slot::Matrix(&mut lora.b));
+                    visitor(&format!("{name}.pblora_W1"), Slot::Matrix(&mut bilinear.shared));
+                    visitor(&format!("{name}.pblora_W2"), Slot::Matrix(&mut bilinear.own));
+                }
+            }
         }
     }
 

@@ -120,7 +120,7 @@ pub fn concatenate(parts: &[Part<'_>]) -> Result<(Decoder, AdapterConfig), Error
         let a = loras.iter().map(|(_, lora)| lora.a.clone()).collect();
         let share = |weight: &f64, lora: &Lora| lora.b.clone() * (weight * lora.scaling / config.scaling());
         let b = loras.iter().map(|(weight, lora)| share(weight, lora)).collect();
-        Lora { a: Tensor::cat(a, 0), b: Tensor::cat(b, 1), scaling: config.scaling() }
+        Lora::new(Tensor::cat(a, 0), Tensor::cat(b, 1), config.scaling())
     });
     Ok((decoder, config))
 }
@@ -149,7 +149,7 @@ pub fn average_factors(parts: &[Part<'_>]) -> Result<(Decoder, AdapterConfig), E
             terms.reduce(|sum, term| sum + term).unwrap_or_else(|| pick(&loras[0].1))
         };
         let (a, b) = (sum(&|lora| lora.a.clone()), sum(&|lora| lora.b.clone()));
-        Lora { a, b, scaling: loras[0].1.scaling }
+        Lora::new(a, b, loras[0].1.scaling)
     });
     Ok((decoder, configs[0].clone()))
 }
@@ -160,6 +160,10 @@ fn adapters_of_one_base<'a>(parts: &[&Part<'a>]) -> Result<Vec<&'a AdapterConfig
         let Some(config) = part.adapter else {
             return Err(refuse(part, "it is no adapter".into()));
         };
+        if config.bilinear.is_some() {
+            let message = "it depends on weights of objectives: choose them before it is summed";
+            return Err(refuse(part, message.into()));
+        }
         if let Some(first) = configs.first() {
             let sorted = |config: &AdapterConfig| {
                 let mut targets = config.targets.clone();
@@ -246,7 +250,14 @@ mod tests {
 
     fn config(r: usize) -> AdapterConfig {
         let targets = vec!["q_proj".into(), "down_proj".into()];
-        AdapterConfig { r, alpha: 2.0 * r as f64, use_rslora: false, targets, base: "base".into() }
+        AdapterConfig {
+            r,
+            alpha: 2.0 * r as f64,
+            use_rslora: false,
+            targets,
+            base: "base".into(),
+            bilinear: None,
+        }
     }
 
     /// An adapter of `base` whose `B` is not zero.

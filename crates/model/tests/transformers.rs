@@ -169,6 +169,7 @@ fn random() -> Decoder {
         use_rslora: false,
         targets: vec!["q_proj".into(), "down_proj".into()],
         base: "random".into(),
+        bilinear: None,
     };
     attach(&mut decoder, &config, &mut || stream.uniform()).expect("targets");
     decoder

@@ -189,6 +189,7 @@ mod tests {
             use_rslora: false,
             targets: vec!["q_proj".into(), "down_proj".into()],
             base: "test".into(),
+            bilinear: None,
         };
         if adapter {
             let mut stream = Stream::new(1, Purpose::Init, 1, 0);

@@ -201,6 +201,15 @@ fn rows(job: &Job, loaded: &Loaded) -> Result<Rows, Error> {
         let mean_tokens = tokens as f64 / rows.len() as f64;
         return Ok(Rows { count: rows.len(), mean_tokens, first: first.collect(), margins: 0 });
     }
+    if let Method::Parm(settings) = &recipe.method {
+        let places = &job.places;
+        let pairs = setup::labelled(&recipe.data, places, loaded, seed, &settings.objectives);
+        let pairs = pairs.map_err(Error::other)?.rows;
+        let tokens: usize = pairs.iter().flat_map(|pair| &pair.answers).map(Example::len).sum();
+        let first = pairs.iter().take(1).flat_map(|pair| pair.answers.clone()).collect();
+        let mean_tokens = tokens as f64 / pairs.len() as f64;
+        return Ok(Rows { count: pairs.len(), mean_tokens, first, margins: 0 });
+    }
     if matches!(recipe.method, Method::Sft(_)) {
         let examples = setup::examples(&recipe.data, &job.places, loaded, seed).map_err(Error::other)?.rows;
         let tokens: usize = examples.iter().map(Example::len).sum();
@@ -250,13 +259,22 @@ fn trained_parameters(recipe: &Recipe, config: &Config) -> usize {
     let Some(lora) = &recipe.model.lora else { return config.parameters() + value_head };
     let (q, kv) =
         (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
+    // What lies between the factors of an adapter, and the rank that it adds.
+    let (own_r, between) = match &recipe.method {
+        Method::Parm(parm) => {
+            let own = parm.own_rank;
+            (own, lora.r * lora.r + parm.objectives.len() * own * own)
+        }
+        _ => (0, 0),
+    };
+    let r = lora.r + own_r;
     let per_layer: usize = lora
         .targets
         .iter()
         .map(|target| match target.as_str() {
-            "q_proj" | "o_proj" => lora.r * (d + q),
-            "k_proj" | "v_proj" => lora.r * (d + kv),
-            "gate_proj" | "up_proj" | "down_proj" => lora.r * (d + f),
+            "q_proj" | "o_proj" => r * (d + q) + between,
+            "k_proj" | "v_proj" => r * (d + kv) + between,
+            "gate_proj" | "up_proj" | "down_proj" => r * (d + f) + between,
             _ => 0,
         })
         .sum();

@@ -16,6 +16,7 @@ use crate::methods::dpo::Dpo;
 use crate::methods::ipo::Ipo;
 use crate::methods::j_bond::JBond;
 use crate::methods::parl::Parl;
+use crate::methods::parm::Parm;
 use crate::methods::pool::Pool;
 use crate::methods::prefix_scorer::{Form, PrefixScorer, Scorer};
 use crate::methods::pretrain::Pretrain;
@@ -78,6 +79,8 @@ pub enum Method {
     Reward(RewardModel),
     /// An autoregressive reward model from preference pairs (GenARM).
     Arm(Arm),
+    /// An autoregressive reward model that is told how much each of several objectives weighs.
+    Parm(Parm),
     /// Direct preference optimisation.
     Dpo(Dpo),
     /// Identity preference optimisation.
@@ -132,7 +135,7 @@ pub struct Info {
 }
 
 /// All methods.
-pub const METHODS: [Info; 23] = [
+pub const METHODS: [Info; 24] = [
     Info {
         name: "pretrain",
         needs: "completions",
@@ -151,6 +154,12 @@ pub const METHODS: [Info; 23] = [
         needs: "preference pairs",
         paper: "Xu et al. 2025, arXiv 2410.08193",
         summary: "an autoregressive reward model (GenARM)",
+    },
+    Info {
+        name: "parm",
+        needs: "pairs with labels of several objectives",
+        paper: "Lin et al. 2025, arXiv 2505.06274",
+        summary: "one autoregressive reward model for any weights of several objectives (PARM)",
     },
     Info {
         name: "dpo",
@@ -276,6 +285,7 @@ impl Method {
             Self::Sft(_) => "sft",
             Self::Reward(_) => "reward",
             Self::Arm(_) => "arm",
+            Self::Parm(_) => "parm",
             Self::Dpo(_) => "dpo",
             Self::Ipo(_) => "ipo",
             Self::BonSft(_) => "bon-sft",
@@ -374,6 +384,7 @@ impl Validate for Recipe {
             Method::Wind(wind) => rules.within("method.wind", wind),
             Method::BonAware(bon_aware) => rules.within("method.bon-aware", bon_aware),
             Method::Parl(parl) => rules.within("method.parl", parl),
+            Method::Parm(parm) => rules.within("method.parm", parm),
             Method::Dpo(dpo) => rules.within("method.dpo", dpo),
             Method::BonSft(bon_sft) => rules.within("method.bon-sft", bon_sft),
             Method::Bonbon(bonbon) => rules.within("method.bonbon", bonbon),
@@ -405,6 +416,26 @@ impl Validate for Recipe {
         rules.check(&["data.path", "method.prefix-scorer.form"], steps_are_there(self));
         rules.check(&["data.objective", "method"], objective_is_read(self));
         rules.check(&["model.dtype", "method"], training_keeps_f32(self));
+        rules.check(&["model.lora", "method"], adapters_are_there(self));
+    }
+}
+
+/// What depends on the weights of objectives in `parm` is an adapter.
+fn adapters_are_there(recipe: &Recipe) -> Result<(), Violation> {
+    if !matches!(recipe.method, Method::Parm(_)) {
+        return Ok(());
+    }
+    match &recipe.model.lora {
+        None => {
+            let message =
+                "`parm` trains adapters that depend on the weights of objectives, and none are there";
+            Err(Violation::new(message).hint("add `lora = { r = 4, alpha = 8.0 }` to [model]"))
+        }
+        Some(lora) if lora.use_rslora => {
+            let message = "adapters of `parm` are scaled by alpha / own_rank";
+            Err(Violation::new(message).hint("leave `use_rslora` out"))
+        }
+        Some(_) => Ok(()),
     }
 }
 

@@ -23,6 +23,7 @@ use crate::card;
 use crate::checkpoint::{self, Learner};
 use crate::error::Error;
 use crate::methods::parl::{Parl, ParlTask, Turns};
+use crate::methods::parm::PreferenceAware;
 use crate::methods::pool;
 use crate::methods::prefix_scorer::{Form, Scorer};
 use crate::methods::pretrain::{PretrainTask, Source};
@@ -104,6 +105,15 @@ pub fn run(recipe: &Recipe, site: &Site<'_>) -> Result<Ended, Error> {
             let loaded = setup::load(&site.places, &recipe.model.path, &device).map_err(Error::other)?;
             let rows = read_pairs(recipe, site, &loaded)?;
             hold_out_and_supervise(recipe, site, loaded, settings.clone(), rows, &device)
+        }
+        Method::Parm(settings) => {
+            let loaded = setup::load(&site.places, &recipe.model.path, &device).map_err(Error::other)?;
+            let (data, seed) = (&recipe.data, recipe.run.seed);
+            let pairs = setup::labelled(data, &site.places, &loaded, seed, &settings.objectives)
+                .map_err(Error::other)?;
+            let objective = PreferenceAware::new(settings, seed);
+            let rows = objective.rows(told(site, pairs));
+            hold_out_and_supervise(recipe, site, loaded, objective, rows, &device)
         }
         Method::Dpo(settings) => {
             let loaded = setup::load(&site.places, &recipe.model.path, &device).map_err(Error::other)?;
@@ -269,6 +279,10 @@ fn learner(recipe: &Recipe, loaded: Loaded) -> Result<Learner, Error> {
                 use_rslora: lora.use_rslora,
                 targets: lora.targets.clone(),
                 base: name.clone(),
+                bilinear: match &recipe.method {
+                    Method::Parm(settings) => Some(settings.bilinear()),
+                    _ => None,
+                },
             };
             let mut stream = Stream::new(recipe.run.seed, Purpose::Init, 1, 0);
             attach(&mut decoder, &config, &mut || stream.uniform())?;

@@ -194,6 +194,7 @@ fn parl(
         decode: Box::new(|_| String::new()),
     };
     let config = AdapterConfig {
+        bilinear: None,
         r: 2,
         alpha: 4.0,
         use_rslora: false,

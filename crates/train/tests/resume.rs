@@ -204,6 +204,7 @@ fn j_bond(
         use_rslora: false,
         targets: vec!["q_proj".into(), "up_proj".into()],
         base: "test".into(),
+        bilinear: None,
     };
     if lora {
         let mut stream = Stream::new(1, Purpose::Init, 1, 0);
@@ -234,6 +235,7 @@ fn ppo(folder: &Path, resume: bool, at: usize, lora: bool) -> Result<Outcome, Er
     };
     let task = PpoTask::new(method.compose(&[])?, ppo, &optim(), parts, 11)?;
     let config = AdapterConfig {
+        bilinear: None,
         r: 2,
         alpha: 4.0,
         use_rslora: false,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use ::reward::AutoregressiveModel;
 use data::render::{Example, Pair};
 use generate::{Candidate, End, Prompt, Reward, TokenId};
+use inference::Method;
 use inference::setup::{self, RewardSet, RewardTable};
 use model::Policy;
 use recipe::ModelName;
@@ -62,29 +63,43 @@ pub(super) fn accuracies(
         };
         found.push((name, accuracy));
     }
-    for name in arms(compare) {
-        let arm: Policy = setup::load_beside(settings.places, name, base, settings.device)?;
+    for (name, preference) in arms(compare) {
+        let arm: Policy = setup::load_arm(settings.places, name, preference, base, settings.device)?;
         // The scale does not change the order.
         let mut reward = AutoregressiveModel::new(&arm, 1.0)?;
-        let Some(accuracy) = accuracy(name.as_str(), &mut reward, &pairs, base, compare, settings)? else {
+        let name = match preference {
+            None => name.to_string(),
+            Some(weights) => under(name, weights),
+        };
+        let Some(accuracy) = accuracy(&name, &mut reward, &pairs, base, compare, settings)? else {
             return Ok(None);
         };
-        found.push((name.to_string(), accuracy));
+        found.push((name, accuracy));
     }
     Ok(Some(found))
 }
 
+/// A model under weights of its objectives, as the report calls it.
+fn under(name: &ModelName, weights: &BTreeMap<String, f64>) -> String {
+    let shares: Vec<String> =
+        weights.iter().map(|(objective, weight)| format!("{objective} {weight}")).collect();
+    if shares.is_empty() { name.to_string() } else { format!("{name} ({})", shares.join(", ")) }
+}
+
+/// An autoregressive reward model, and the weights of objectives that it is told.
+type Arm<'a> = (&'a ModelName, Option<&'a BTreeMap<String, f64>>);
+
 /// The autoregressive reward models of all runs, each once.
-fn arms(compare: &Compare) -> Vec<&ModelName> {
-    let mut names: Vec<&ModelName> = Vec::new();
+fn arms(compare: &Compare) -> Vec<Arm<'_>> {
+    let mut all: Vec<Arm<'_>> = Vec::new();
     for run in &compare.runs {
-        for arm in &run.arms {
-            if !names.contains(&arm) {
-                names.push(arm);
+        for arm in run.arms.iter().map(|arm| (arm, run.method.preference())) {
+            if !all.contains(&arm) {
+                all.push(arm);
             }
         }
     }
-    names
+    all
 }
 
 fn accuracy(

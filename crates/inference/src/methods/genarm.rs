@@ -70,7 +70,7 @@ impl GenArm {
             let known = given.get(place).copied().or_else(|| beta_r.get(place).copied().flatten());
             let unknown = || {
                 let message = format!(
-                    "the scale β_r of model {} is not known: no recipe of the training method `arm` is in its run folder",
+                    "the scale β_r of model {} is not known: no recipe of its training is in its run folder",
                     place + 1
                 );
                 let hint = "give `beta_r`, one number for each model, or weights as `alpha`";

@@ -16,6 +16,7 @@ pub mod majority;
 pub mod mbr;
 pub mod mbr_bon;
 pub mod multi_objective;
+pub mod parm;
 pub mod pessimism;
 pub mod power;
 pub mod qalign;

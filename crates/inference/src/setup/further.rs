@@ -10,7 +10,7 @@ use recipe::{ModelName, Rules, Source, Validate, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Loaded, Places, load};
+use super::{Error, Loaded, Places, load, load_preferring};
 use crate::{Further, Method, MethodConfig, Parts};
 
 /// Refuses further models that are not those that `method` runs with.
@@ -23,6 +23,7 @@ pub fn fits(
     let refuse = |message: String, hint: String| Err(Violation::new(message).hint(hint));
     let further = method.further();
     let wants_arms = matches!(further, Further::Arms(_));
+    let maker = if method.preference().is_some() { "parm" } else { "arm" };
     if !arms.is_empty() && !wants_arms {
         let hint = match further {
             Further::None => "remove `arms`",
@@ -35,13 +36,17 @@ pub fn fits(
         return refuse(format!("`{name}` has no use for named models"), hint.into());
     }
     match further {
-        Further::Arms(Some(wanted)) if wanted != arms.len() => refuse(
+        Further::Arms(_) if method.preference().is_some() && arms.len() > 1 => refuse(
+            format!("`{name}` is guided by one model, and {} are named", arms.len()),
+            "its weights are of that model's objectives; `genarm` is guided by several models".into(),
+        ),
+        Further::Arms(Some(wanted)) if wanted != arms.len() && !arms.is_empty() => refuse(
             format!("{} models and {wanted} weights", arms.len()),
             format!("give `arms` one model for each weight of `method.{name}`, in their order"),
         ),
         Further::Arms(_) if arms.is_empty() => refuse(
             format!("`{name}` needs an autoregressive reward model, and none is named"),
-            "add it to `arms`; the training method `arm` makes one".into(),
+            format!("add it to `arms`; the training method `{maker}` makes one"),
         ),
         Further::Any if models.is_empty() => refuse(
             format!("`{name}` needs at least one model, and none is named"),
@@ -77,18 +82,20 @@ pub struct FurtherModels {
 }
 
 impl FurtherModels {
-    /// Loads them; each must read the tokens of `base`.
+    /// Loads them; each must read the tokens of `base`. Autoregressive reward models that depend on weights of objectives
+    /// are those under `preference`.
     pub fn load(
         places: &Places,
         arms: &[ModelName],
         models: &BTreeMap<String, ModelName>,
+        preference: Option<&BTreeMap<String, f64>>,
         base: &Loaded,
         device: &Device,
     ) -> Result<Self, Error> {
         Ok(Self {
             arms: arms
                 .iter()
-                .map(|name| load_beside(places, name, base, device))
+                .map(|name| load_arm(places, name, preference, base, device))
                 .collect::<Result<_, _>>()?,
             beta_r: scales(places, arms)?,
             models: models
@@ -111,6 +118,20 @@ impl FurtherModels {
     }
 }
 
+/// [`load_beside`] of an autoregressive reward model, which may depend on weights of objectives.
+pub fn load_arm(
+    places: &Places,
+    name: &ModelName,
+    preference: Option<&BTreeMap<String, f64>>,
+    base: &Loaded,
+    device: &Device,
+) -> Result<Policy, Error> {
+    match preference {
+        None => load_beside(places, name, base, device),
+        Some(weights) => beside(load_preferring(places, name, device, weights)?, base),
+    }
+}
+
 /// Loads a model whose next-token laws are to be combined with those of `base`: its tokenizer must be the same one, and it
 /// runs in the same number format.
 pub fn load_beside(
@@ -119,17 +140,21 @@ pub fn load_beside(
     base: &Loaded,
     device: &Device,
 ) -> Result<Policy, Error> {
-    let loaded = load(places, name, device)?.with_dtype(base.dtype)?;
+    beside(load(places, name, device)?, base)
+}
+
+fn beside(loaded: Loaded, base: &Loaded) -> Result<Policy, Error> {
+    let loaded = loaded.with_dtype(base.dtype)?;
     if loaded.tokenizer.hash() != base.tokenizer.hash() {
         let short = |hash: &str| hash.chars().take(8).collect::<String>();
         return Err(Error::Vocabulary {
-            name: name.to_string(),
+            name: loaded.name.clone(),
             hash: short(loaded.tokenizer.hash()),
             base: base.name.clone(),
             base_hash: short(base.tokenizer.hash()),
         });
     }
-    Ok(loaded.policy(name.to_string()))
+    Ok(loaded.policy(loaded.name.clone()))
 }
 
 /// The scale β_r that each autoregressive reward model was trained with, where the recipe in its run folder says so.
@@ -141,7 +166,7 @@ pub fn scales(places: &Places, arms: &[ModelName]) -> Result<Vec<Option<f64>>, E
 fn scale(checkpoint: &Path) -> Option<f64> {
     let recipe = checkpoint.parent()?.join("recipe.toml");
     let trained = Source::read(recipe).ok()?.load::<Trained>().ok()?.value;
-    Some(trained.method.arm?.beta)
+    Some(trained.method.arm.or(trained.method.parm)?.beta)
 }
 
 /// What is read of the recipe of a training run; other keys are its own.
@@ -154,6 +179,8 @@ struct Trained {
 struct TrainedBy {
     #[serde(default)]
     arm: Option<ArmScale>,
+    #[serde(default)]
+    parm: Option<ArmScale>,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -214,6 +241,9 @@ mod tests {
         );
         says(refusal(json!({ "genarm-smc": { "strength": [1.0] } }), &[], &["a"]), "in the list `arms`");
         says(refusal(json!({ "sample": {} }), &["tiny"], &[]), "remove `arms`");
+        says(refusal(json!({ "parm": {} }), &[], &[]), "the training method `parm`");
+        says(refusal(json!({ "parm": {} }), &["tiny", "tiny"], &[]), "guided by one model, and 2 are named");
+        assert_eq!(refusal(json!({ "parm": {} }), &["tiny"], &[]), None);
         assert_eq!(refusal(json!({ "genarm": {} }), &["tiny", "tiny"], &[]), None);
         assert_eq!(refusal(json!({ "mod": {} }), &[], &["a", "b"]), None);
         assert_eq!(refusal(json!({ "eft": {} }), &[], &["tuned", "untuned"]), None);
@@ -228,6 +258,9 @@ mod tests {
         let text = "[run]\nname = \"a\"\n[optim]\nsteps = 3\n[method.arm]\nbeta = 0.25\ngamma = 0.0\n";
         fs_err::write(folder.path().join("recipe.toml"), text).expect("written");
         assert_eq!(scale(&checkpoint), Some(0.25));
+        let text = "[method.parm]\nbeta = 0.5\nobjectives = [\"a\", \"b\"]\n";
+        fs_err::write(folder.path().join("recipe.toml"), text).expect("written");
+        assert_eq!(scale(&checkpoint), Some(0.5));
         fs_err::write(folder.path().join("recipe.toml"), "[method.dpo]\nbeta = 0.1\n").expect("written");
         assert_eq!(scale(&checkpoint), None);
     }

@@ -19,9 +19,11 @@ pub use answer::{Answers, OnRound, OnToken, answer, limits_of, sampling_of};
 pub use data::{Columns, DataTable, Loading, Wordmath, examples, pairs, prompts, steps, texts};
 pub use draft::DraftTable;
 pub use embedding::{Embedder, embedder};
-pub use further::{FurtherModels, fits, load_beside, scales, suits};
+pub use further::{FurtherModels, fits, load_arm, load_beside, scales, suits};
 pub use labelled::{LabelledPair, labelled};
-pub use models::{Dtype, Loaded, ModelTable, Places, load, load_any, load_for_score, seconds_in};
+pub use models::{
+    Dtype, Loaded, ModelTable, Places, load, load_any, load_for_score, load_preferring, seconds_in,
+};
 pub use outfit::{Named, Outfit, Run};
 pub use pools::{PoolPlan, pool, prompt_stream, score};
 pub use rewards::{Extract, RewardSet, RewardTable, answer_of, build, decode_of, ends_step_of};

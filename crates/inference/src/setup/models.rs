@@ -8,7 +8,7 @@ use data::chat::{ChatTemplate, Clock};
 use data::render::Renderer;
 use data::tokenizer::Tokenizer;
 use generate::{Purpose, Stream};
-use model::files::{self, AdapterConfig};
+use model::files::{self, AdapterConfig, BilinearConfig};
 use model::{Decoder, Head, Policy, Precision, hub};
 use recipe::{Lora, ModelLocation, ModelName, Rules, Validate};
 use schemars::JsonSchema;
@@ -225,7 +225,18 @@ pub fn load(places: &Places, name: &ModelName, device: &Device) -> Result<Loaded
 
 /// Loads a model whatever its head gives.
 pub fn load_any(places: &Places, name: &ModelName, device: &Device) -> Result<Loaded, Error> {
-    load_with(places, name, &mut |directory| Ok(files::load(directory, device)?))
+    load_with(places, name, None, &mut |directory| Ok(files::load(directory, device)?))
+}
+
+/// Loads a language model whose adapter depends on weights of objectives, as it is under these: by name, those that are not
+/// named 0; no weights at all are equal weights.
+pub fn load_preferring(
+    places: &Places,
+    name: &ModelName,
+    device: &Device,
+    weights: &BTreeMap<String, f64>,
+) -> Result<Loaded, Error> {
+    load_with(places, name, Some(weights), &mut |directory| Ok(files::load(directory, device)?))
 }
 
 /// Loads a model with the head `head`; a model with another gets a new one, drawn from `seed`.
@@ -237,7 +248,7 @@ pub fn load_for_score(
     seed: u64,
 ) -> Result<Loaded, Error> {
     let mut stream = Stream::new(seed, Purpose::Init, 0, 0);
-    load_with(places, name, &mut |directory| {
+    load_with(places, name, None, &mut |directory| {
         let pad = Tokenizer::from_dir(directory)?.pad_id();
         Ok(files::load_for_score(directory, head, Some(pad), device, &mut || stream.normal())?)
     })
@@ -246,12 +257,16 @@ pub fn load_for_score(
 fn load_with(
     places: &Places,
     name: &ModelName,
+    preference: Option<&BTreeMap<String, f64>>,
     read: &mut dyn FnMut(&Path) -> Result<Decoder, Error>,
 ) -> Result<Loaded, Error> {
     let Some(directory) = places.model(name, true)? else {
         return Err(Error::Data { what: name.to_string(), message: "there is no such model".into() });
     };
     if !files::is_adapter(&directory) {
+        if preference.is_some() {
+            return Err(no_preference(name));
+        }
         let decoder = read(&directory)?;
         let tokenizer = Tokenizer::from_dir(&directory)?;
         let hash = hash_of(&[&directory])?;
@@ -282,10 +297,50 @@ fn load_with(
         decoder.config.raw.extend(fields);
     }
     let adapter = files::load_adapter(&mut decoder, &directory)?;
+    let weights = chosen(name, adapter.bilinear.as_ref(), preference)?;
+    let adapter = if weights.is_empty() { adapter } else { adapter.folded() };
+    decoder.each_linear(&mut |_, linear| linear.fold(&weights));
     let own = directory.join("tokenizer.json").exists();
     let tokenizer = Tokenizer::from_dir(if own { &directory } else { &base_directory })?;
-    let hash = hash_of(&[&base_directory, &directory])?;
+    let mut hash = hash_of(&[&base_directory, &directory])?;
+    if !weights.is_empty() {
+        hash = format!("{hash}-{weights:?}");
+    }
     Ok(Loaded { name: name.to_string(), decoder, tokenizer, adapter: Some(adapter), hash, dtype: Dtype::F32 })
+}
+
+fn no_preference(name: &ModelName) -> Error {
+    let message = "it does not depend on weights of objectives\n  hint: guide by it with `genarm`, or name a model that the training method `parm` made";
+    Error::Data { what: name.to_string(), message: message.into() }
+}
+
+/// The weights of the objectives of an adapter, in their order; none where it does not depend on any.
+fn chosen(
+    name: &ModelName,
+    bilinear: Option<&BilinearConfig>,
+    preference: Option<&BTreeMap<String, f64>>,
+) -> Result<Vec<f64>, Error> {
+    let (objectives, weights) = match (bilinear, preference) {
+        (None, None) => return Ok(Vec::new()),
+        (None, Some(_)) => return Err(no_preference(name)),
+        (Some(bilinear), Some(weights)) => (&bilinear.objectives, weights),
+        (Some(bilinear), None) => {
+            let message = format!(
+                "it depends on the weights of {}, and none are given\n  hint: guide by it with `parm`",
+                bilinear.objectives.join(", ")
+            );
+            return Err(Error::Data { what: name.to_string(), message });
+        }
+    };
+    if let Some(unknown) = weights.keys().find(|named| !objectives.contains(named)) {
+        let message =
+            format!("it has no objective {unknown:?}\n  hint: give weights of {}", objectives.join(", "));
+        return Err(Error::Data { what: name.to_string(), message });
+    }
+    if weights.is_empty() {
+        return Ok(vec![1.0 / objectives.len() as f64; objectives.len()]);
+    }
+    Ok(objectives.iter().map(|objective| weights.get(objective).copied().unwrap_or(0.0)).collect())
 }
 
 /// The hash of all weight files of some directories.

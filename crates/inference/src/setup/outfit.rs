@@ -89,7 +89,14 @@ impl<'a> Outfit<'a> {
         Ok(Self {
             method: named.method,
             loaded,
-            further: FurtherModels::load(places, named.arms, named.models, loaded, device)?,
+            further: FurtherModels::load(
+                places,
+                named.arms,
+                named.models,
+                named.method.preference(),
+                loaded,
+                device,
+            )?,
             value: named.value.map(|table| build_value(table, places, loaded, device)).transpose()?,
             ahead: named.rollout.map(beside).transpose()?,
             draft: named.draft.map(|table| Ok::<_, Error>((beside(&table.path)?, table))).transpose()?,

@@ -232,3 +232,48 @@ fn weights_in_units_of_the_reward() {
     assert!(strength.suits(&Sampling::default(), &[None]).is_err());
     assert!(strength.suits(&Sampling::default(), &[]).is_ok(), "not known yet");
 }
+
+#[test]
+fn parm_is_the_product_with_the_model_under_the_weights_of_the_request() {
+    for toy in toys() {
+        let space = *toy.base.lm().space();
+        // Two objectives: the reward, and the number of tokens. The model under w is what their sum teaches.
+        let size = |place: usize| -(toy.sequences()[place].len() as f64);
+        let under = |w: [f64; 2]| {
+            let exponents: Vec<f64> =
+                toy.rewards.iter().enumerate().map(|(place, r)| w[0] * r + w[1] * size(place)).collect();
+            Tabular::new(TabularLm::from_law(space, &softmax(&exponents)).expect("a law"))
+        };
+        let parm =
+            |w: [f64; 2]| method(json!({ "parm": { "weights": { "r": w[0], "size": w[1] }, "alpha": 0.7 } }));
+        let of = |w: [f64; 2]| raw_law(&toy, &parm(w), &with_arms(&toy, &[&under(w)]));
+        let middle = [0.25, 0.75];
+        let told = under(middle);
+        let product = naive(&toy, |prefix| {
+            let (base, arm) = (next(&toy.base, prefix), next(&told, prefix));
+            base.iter().zip(arm).map(|(b, a)| b + 0.7 * a).collect()
+        });
+        assert_law("the product", &of(middle), &product, TOLERANCE);
+        // On a vertex it is guidance by that objective's own model, and between them by neither.
+        let genarm = method(json!({ "genarm": { "alpha": [0.7] } }));
+        for vertex in [[1.0, 0.0], [0.0, 1.0]] {
+            let alone = raw_law(&toy, &genarm, &with_arms(&toy, &[&under(vertex)]));
+            assert_eq!(of(vertex), alone);
+            assert!(kl(&product, &alone) > 1e-3);
+        }
+        assert_eq!(parm(middle).control(&[None], 1, 1.7), Some(1.0));
+    }
+}
+
+#[test]
+fn weights_of_parm_are_shares() {
+    let refused = |settings: serde_json::Value| {
+        let problems = method(json!({ "parm": settings })).problems();
+        problems.iter().map(|problem| problem.message.clone()).collect::<Vec<_>>().join("; ")
+    };
+    assert_eq!(refused(json!({ "weights": { "a": 0.3, "b": 0.7 } })), "");
+    assert_eq!(refused(json!({ "weights": { "a": 0.3, "b": 0.6 } })), "they add up to 0.8999999999999999");
+    assert_eq!(refused(json!({ "weights": { "a": -0.5, "b": 1.5 } })), "the weight of a is -0.5");
+    assert!(refused(json!({ "alpha": 1.0, "strength": 1.0 })).contains("as `alpha` and as `strength`"));
+    assert!(refused(json!({ "alpha": -1.0 })).contains("below 0"));
+}

@@ -17,7 +17,7 @@ pub use bonbon::Bonbon;
 pub use bradley_terry::BradleyTerry;
 pub use dpo::{Dpo, DpoVariant, SequenceLogProbs};
 pub use policy_gradient::{Clip, PolicyGradient, ValueLoss, clipped, clipped_value, reinforce};
-pub use preference::{Preference, Simpo};
+pub use preference::{LabelledLoss, Preference, Simpo};
 pub use quantile::{QuantileTilt, log_mean_exp, squared_ratio};
 pub use sft::{CrossEntropy, cross_entropy};
 pub use vbon::{Vbon, VbonForm};

@@ -51,6 +51,38 @@ impl Preference {
             smoothed_logistic(self.beta * (chosen - rejected) - self.gamma, self.label_smoothing);
         PairLoss::of_margin(loss, slope, self.beta, self.beta)
     }
+
+    /// Loss of two answers that several objectives label, `Σ_i w_i ℓ_i` with the loss `ℓ_i` of [`Preference::pair`] under
+    /// the label of objective `i` (PARM, arXiv 2505.06274): `log_probs` of the answers, and for each label its weight and the
+    /// position of the answer it prefers.
+    ///
+    /// Where each objective follows Bradley–Terry with the difference `d_i` of its rewards, the optimum at weights `w` that
+    /// add up to 1 is `beta (log pi(0) - log pi(1)) = logit Σ_i w_i sigmoid(d_i)`: the log-odds of the mean preference. On a
+    /// vertex that is the objective's own reward; between vertices it is near `Σ_i w_i d_i` for small differences only.
+    pub fn labelled(
+        &self,
+        log_probs: [f64; 2],
+        labels: impl IntoIterator<Item = (f64, usize)>,
+    ) -> LabelledLoss {
+        let mut total = LabelledLoss { loss: 0.0, gradient: [0.0; 2] };
+        for (weight, preferred) in labels {
+            let (chosen, rejected) = (preferred.min(1), 1 - preferred.min(1));
+            let pair = self.pair(log_probs[chosen], log_probs[rejected]);
+            total.loss += weight * pair.loss;
+            total.gradient[chosen] += weight * pair.grad_chosen;
+            total.gradient[rejected] += weight * pair.grad_rejected;
+        }
+        total
+    }
+}
+
+/// Loss of two answers, and its derivative with respect to the log-probability of each.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LabelledLoss {
+    /// The loss.
+    pub loss: f64,
+    /// The derivatives, in the order of the answers.
+    pub gradient: [f64; 2],
 }
 
 /// `-log sigmoid(beta (log pi(chosen) / n_chosen - log pi(rejected) / n_rejected) - gamma)`: SimPO, length-normalised.
@@ -87,6 +119,33 @@ mod tests {
         let pair = Preference::new(0.1).pair(-5.0, -5.0);
         assert!((pair.loss - std::f64::consts::LN_2).abs() < 1e-15);
         assert_eq!((pair.grad_chosen, pair.grad_rejected), (-0.05, 0.05));
+    }
+
+    #[test]
+    fn labels_of_several_objectives_add_up_and_have_their_gradient() {
+        let loss = Preference { gamma: 0.2, label_smoothing: 0.1, ..Preference::new(0.7) };
+        let at = [-3.0, -4.5];
+        let labels = [(0.2, 0), (0.5, 1), (0.3, 0)];
+        let given = loss.labelled(at, labels);
+        let by_hand: f64 = [(0.2, at[0], at[1]), (0.5, at[1], at[0]), (0.3, at[0], at[1])]
+            .iter()
+            .map(|(weight, chosen, rejected)| weight * loss.pair(*chosen, *rejected).loss)
+            .sum();
+        assert!((given.loss - by_hand).abs() < 1e-15);
+        for place in 0..2 {
+            let moved = |by: f64| {
+                let mut at = at;
+                at[place] += by;
+                loss.labelled(at, labels).loss
+            };
+            let slope = (moved(1e-5) - moved(-1e-5)) / 2e-5;
+            assert!((given.gradient[place] - slope).abs() < 1e-9, "{} and {slope}", given.gradient[place]);
+        }
+        // A vertex is that objective's own loss, and no label is no loss.
+        let own = loss.pair(at[1], at[0]);
+        let vertex = loss.labelled(at, [(0.0, 0), (1.0, 1)]);
+        assert_eq!((vertex.loss, vertex.gradient), (own.loss, [own.grad_rejected, own.grad_chosen]));
+        assert_eq!(loss.labelled(at, []), LabelledLoss { loss: 0.0, gradient: [0.0; 2] });
     }
 
     #[test]

@@ -90,6 +90,7 @@ impl Training {
             use_rslora: false,
             targets: targets.map(str::to_owned).to_vec(),
             base: "model".into(),
+            bilinear: None,
         };
         let mut stream = Stream::new(0, Purpose::Init, 0, 0);
         model::files::attach(&mut decoder, &config, &mut || stream.uniform()).expect("targets");

@@ -10,6 +10,7 @@ pub mod dpo;
 pub mod ipo;
 pub mod j_bond;
 pub mod parl;
+pub mod parm;
 pub mod pool;
 pub mod prefix_scorer;
 pub mod pretrain;
