@@ -78,6 +78,10 @@ pub struct PolicyTable {
     /// twice among its policies: the divergence is then that of rounding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dtype: Option<Dtype>,
+    /// Whether the plain samples bring a row of the base's own samples of the same lengths: what the policy gains by length
+    /// alone.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub length_control: bool,
     /// What chooses from them, at every `n`: names, or tables of settings such as `{ soft-best-of-n = { beta = 0.5 } }`.
     #[serde(default)]
     pub rules: Vec<RuleTable>,
@@ -99,6 +103,10 @@ pub struct RunTable {
     /// temperature that is as sharp.
     #[serde(default = "default_control")]
     pub control: bool,
+    /// Whether the method brings a row of the base's own samples of the lengths of its answers: what it gains by length
+    /// alone.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub length_control: bool,
     /// What judges completions that have not ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<ValueTable>,
@@ -118,6 +126,11 @@ pub struct RunTable {
 
 fn default_control() -> bool {
     true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+fn is_off(switch: &bool) -> bool {
+    !*switch
 }
 
 fn default_samples() -> usize {
@@ -155,6 +168,7 @@ impl Validate for Compare {
         rules.check(&["gold", "policies"], answers_are_there(self));
         rules.check(&["runs", "policies"], runs_name_policies(self));
         rules.check(&["proxy", "runs"], proxy_is_there(self));
+        rules.check(&["policies"], base_is_no_control_of_itself(self));
         rules.within("gold", &self.gold);
         if let Some(proxy) = &self.proxy {
             rules.within("proxy", proxy);
@@ -182,6 +196,16 @@ impl Validate for RunTable {
         rules.check(&["models", "arms", "method"], fits(&self.method, &self.arms, &self.models));
         rules.check(&["value", "method"], value_is_there(&self.method, self.value.is_some()));
         rules.check(&["rollout", "method"], rollout_is_there(&self.method, self.rollout.is_some()));
+    }
+}
+
+fn base_is_no_control_of_itself(compare: &Compare) -> Result<(), Violation> {
+    match compare.policies.first().filter(|base| base.length_control) {
+        Some(base) => {
+            Err(Violation::new(format!("{:?} is the base, whose samples are the control", base.name))
+                .hint("set `length_control` of other policies, or of runs"))
+        }
+        None => Ok(()),
     }
 }
 

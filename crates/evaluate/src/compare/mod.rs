@@ -5,6 +5,7 @@
 
 mod config;
 mod error;
+mod length;
 mod pairs;
 mod rows;
 mod rule;

@@ -10,9 +10,11 @@ use inference::setup::{self, DataTable, Dtype, Loaded, Places, PoolPlan, RewardT
 use inference::{Method, MethodConfig, PoolRule};
 use model::Policy;
 use recipe::{ModelLocation, ModelName};
+use serde_json::json;
 
 use super::config::{Compare, PolicyTable};
 use super::error::Error;
+use super::length;
 use super::pairs;
 use super::rows::{Alike, Scored, rule_row};
 use super::runs::{RunContext, run_method, sampling_of, with_controls};
@@ -151,7 +153,18 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
                 }
                 row.sweep = place_of(table, places);
             }
+            let control = (table.length_control && matches!(method, MethodConfig::Sample(_))).then(|| {
+                let pool = scored[place].pool;
+                let lengths: Vec<Vec<usize>> = (0..pool.len())
+                    .map(|prompt| pool.samples(prompt).iter().map(|sample| sample.ids.len()).collect())
+                    .collect();
+                let params = [("of_policy".to_owned(), json!(table.name))].into();
+                length::row(&scored[0], &compare.policies[0].name, (&row.method, &params, row.n), &lengths)
+            });
             comparison.add(row)?;
+            if let Some(control) = control {
+                comparison.add(control)?;
+            }
         }
     }
     for table in &with_controls(compare, settings)? {
@@ -164,7 +177,8 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
             prompts: &prompts,
             gold: &gold,
             proxy: proxy.as_ref(),
-            base_gold: &scored[0].gold,
+            base_pool: &scored[0],
+            base_name: &compare.policies[0].name,
             loaded: base,
         };
         match run_method(&context, settings, &mut comparison)? {

@@ -13,7 +13,8 @@ use serde_json::json;
 
 use super::config::{Compare, RunTable};
 use super::error::Error;
-use super::rows::{cost_of, params_of, wins};
+use super::length;
+use super::rows::{Scored, cost_of, params_of, wins};
 use super::run::Settings;
 use crate::report::{Comparison, RowInput};
 
@@ -50,6 +51,7 @@ pub(super) fn with_controls(compare: &Compare, settings: &Settings<'_>) -> Resul
             arms: Vec::new(),
             models: BTreeMap::new(),
             control: false,
+            length_control: false,
             value: None,
             rollout: None,
             draft: None,
@@ -69,7 +71,10 @@ pub(super) struct RunContext<'a> {
     pub(super) prompts: &'a [Prompt],
     pub(super) gold: &'a RewardSet,
     pub(super) proxy: Option<&'a RewardSet>,
-    pub(super) base_gold: &'a [&'a [f64]],
+    /// The base's pool.
+    pub(super) base_pool: &'a Scored<'a>,
+    /// The base's name.
+    pub(super) base_name: &'a str,
     pub(super) loaded: &'a Loaded,
 }
 
@@ -110,7 +115,15 @@ pub(super) fn run_method(
     let Some((answers, ledger)) = given else { return Ok(None) };
     for point in points(method, &answers, &ledger) {
         let row = answer_row(context, method, &point)?;
+        let control = table.length_control.then(|| {
+            let lengths: Vec<Vec<usize>> = point.answers.iter().map(|(ids, _)| vec![ids.len()]).collect();
+            let of = (row.method.as_str(), &row.params, row.n);
+            length::row(context.base_pool, context.base_name, of, &lengths)
+        });
         comparison.add(row)?;
+        if let Some(control) = control {
+            comparison.add(control)?;
+        }
     }
     for warning in warnings(&answers) {
         comparison.note(format!("{title}: {warning}"));
@@ -253,7 +266,8 @@ fn answer_row(context: &RunContext<'_>, method: &MethodConfig, point: &Point) ->
             reasons.insert("reward/proxy".into(), "no proxy reward was given".into());
         }
     }
-    let won: Vec<f64> = gold.iter().zip(context.base_gold).map(|(gold, base)| wins(*gold, base)).collect();
+    let won: Vec<f64> =
+        gold.iter().zip(&context.base_pool.gold).map(|(gold, base)| wins(*gold, base)).collect();
     per_prompt.insert("win_rate".into(), some(&won));
     let lengths: Vec<f64> = point.answers.iter().map(|(ids, _)| ids.len() as f64).collect();
     per_prompt.insert("length".into(), some(&lengths));
