@@ -242,6 +242,27 @@ pub trait Session {
         }
         Ok(given)
     }
+
+    /// Appends tokens to distinct rows, and gives for row `i` the natural log-probabilities of `targets[i]` (at least one and
+    /// at most as many as the new tokens): of each of them after one of the last new tokens, in order.
+    fn log_probs(
+        &mut self,
+        rows: &[(RowId, &[TokenId])],
+        targets: &[&[TokenId]],
+    ) -> Result<Vec<Vec<f32>>, Error> {
+        let counts: Vec<usize> = targets.iter().map(|targets| targets.len()).collect();
+        let logits = self.extend_each(rows, &counts)?;
+        let mut place = 0;
+        let mut after = |target: &TokenId| {
+            let logits = logits.row(place);
+            place += 1;
+            let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = logits.iter().map(|logit| f64::from(logit - most).exp()).sum();
+            let chosen = logits.get(*target as usize).copied().unwrap_or(f32::NEG_INFINITY);
+            (f64::from(chosen - most) - sum.ln()) as f32
+        };
+        Ok(targets.iter().map(|targets| targets.iter().map(&mut after).collect()).collect())
+    }
 }
 
 /// Gives sessions: next-token logits after any prefix.

@@ -124,6 +124,23 @@ impl Session for TabularSession<'_> {
         }
         Ok(Logits { width: self.policy.width(), values })
     }
+
+    fn log_probs(
+        &mut self,
+        rows: &[(RowId, &[TokenId])],
+        targets: &[&[TokenId]],
+    ) -> Result<Vec<Vec<f32>>, Error> {
+        let one = |((row, tokens), targets): (&(RowId, &[TokenId]), &&[TokenId])| {
+            let ids = self.rows.entry(*row).or_default();
+            let first = ids.len() + tokens.len() - targets.len();
+            ids.extend_from_slice(tokens);
+            let after = |(place, target): (usize, &TokenId)| {
+                Ok(self.policy.next(&ids[..=first + place])?[*target as usize])
+            };
+            targets.iter().enumerate().map(after).collect()
+        };
+        rows.iter().zip(targets).map(one).collect()
+    }
 }
 
 /// A reward of every complete string of a table.

@@ -160,6 +160,20 @@ impl Session for CacheSession<'_> {
             Ok(Logits { width, values: host(logits.reshape([count * width])) })
         })
     }
+
+    fn log_probs(
+        &mut self,
+        rows: &[(RowId, &[TokenId])],
+        targets: &[&[TokenId]],
+    ) -> Result<Vec<Vec<f32>>, Error> {
+        let (mut end, mut places) = (0, Vec::new());
+        for ((_, tokens), targets) in rows.iter().zip(targets) {
+            end += tokens.len();
+            places.extend(end - targets.len()..end);
+        }
+        let mut flat = self.score(rows, &places, &targets.concat())?.into_iter();
+        Ok(targets.iter().map(|targets| flat.by_ref().take(targets.len()).collect()).collect())
+    }
 }
 
 /// Rows of a matrix by place.

@@ -153,3 +153,47 @@ impl Step for Policy {
         Box::new(CacheSession::new(&self.decoder, &self.name))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::config::{Config, Shape};
+
+    #[test]
+    fn log_probabilities_from_a_cached_prefix_are_those_of_the_whole_text_bit_for_bit() {
+        let shape = Shape {
+            vocab_size: 70,
+            hidden_size: 32,
+            intermediate_size: 48,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            max_position_embeddings: 64,
+            eos: 1,
+            pad: 0,
+        };
+        let mut state = 0.0_f64;
+        let mut draw = || {
+            state += 1.0;
+            4.0 * (state * 12.9898).sin()
+        };
+        let decoder = Decoder::random(Config::llama(&shape), &Device::flex(), &mut draw);
+        let policy = Policy::new("random", &decoder);
+        let ids: Vec<TokenId> = (0..40).map(|at| 2 + at * 31 % 68).collect();
+        let whole = policy.score(&[(&ids[..9], &ids[9..])]).expect("scores").remove(0);
+        // Any cut: what is before it is cached, and what is behind runs from the token before the first wanted one.
+        for cut in [9, 10, 16, 17, 33, 39] {
+            let mut session = policy.session();
+            let first = session.open();
+            session.extend(&[(first, &ids[..36])]).expect("room");
+            let held = (cut - 1).min(36);
+            let row = session.fork(first, held);
+            let given =
+                session.log_probs(&[(row, &ids[held..39])], &[&ids[cut..]]).expect("scores").remove(0);
+            let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert_eq!(bits(&given), bits(&whole[cut - 9..]), "cut at {cut}");
+        }
+    }
+}

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use generate::{Candidate, Error, Ledger, Prefix, PrefixReward, Reward, Score, Step, TokenId};
 
+use crate::cached::Cached;
 use crate::error::SetupError;
 use crate::memory::{Memory, Text};
 use crate::sequence::Limits;
@@ -26,12 +27,20 @@ pub struct AutoregressiveModel<'a> {
 /// A model of next tokens that scores texts in batches.
 pub(crate) struct Runner<'a> {
     name: String,
-    model: &'a dyn Score,
+    model: Source<'a>,
     beta: f64,
     /// Most tokens of a text, and number of token ids.
     bounds: Option<(usize, usize)>,
     /// Most texts and tokens in one pass.
     most: (usize, usize),
+}
+
+/// Where log-probabilities come from.
+enum Source<'a> {
+    /// Cached prefixes.
+    Cached(Cached<'a>),
+    /// Whole texts at every call.
+    Whole(&'a dyn Score),
 }
 
 impl<'a> AutoregressiveModel<'a> {
@@ -55,17 +64,20 @@ impl<'a> AutoregressiveModel<'a> {
         Ok(Self { memory: Memory::new(limits.remembered), runner, ledger: Ledger::default() })
     }
 
-    /// Sets the limits; what is remembered is dropped. Nothing is kept of prefixes (see [`Score`]).
+    /// Sets the limits; what is cached and remembered is dropped.
     #[must_use]
     pub fn with_limits(mut self, limits: Limits) -> Self {
         self.memory = Memory::new(limits.remembered);
         self.runner.most = (limits.rows, limits.tokens);
+        if let Source::Cached(cached) = &mut self.runner.model {
+            cached.limit(limits);
+        }
         self
     }
 
     fn score(&mut self, texts: &[Text]) -> Result<Vec<f64>, Error> {
         self.runner.check(texts)?;
-        let runner = &self.runner;
+        let runner = &mut self.runner;
         self.memory.serve(texts, &mut self.ledger, |distinct, ledger| runner.run(distinct, ledger))
     }
 }
@@ -76,6 +88,7 @@ impl<'a> Runner<'a> {
             return Err(SetupError::NotAutoregressive { model: model.name().into() });
         }
         let mut runner = Self::from_scores(model.name(), model, beta)?;
+        runner.model = Source::Cached(Cached::new(model.session(), Limits::default()));
         runner.bounds = Some((model.context(), model.width()));
         Ok(runner)
     }
@@ -85,7 +98,8 @@ impl<'a> Runner<'a> {
             return Err(SetupError::Setting { key: "beta_r", value: beta, limit: "above 0 and finite" });
         }
         let limits = Limits::default();
-        Ok(Self { name: name.into(), model, beta, bounds: None, most: (limits.rows, limits.tokens) })
+        let most = (limits.rows, limits.tokens);
+        Ok(Self { name: name.into(), model: Source::Whole(model), beta, bounds: None, most })
     }
 
     pub(crate) fn check(&self, texts: &[Text]) -> Result<(), Error> {
@@ -109,39 +123,54 @@ impl<'a> Runner<'a> {
 
     /// The log-probability of each token of the completions, in nats.
     pub(crate) fn token_log_probs(
-        &self,
+        &mut self,
         texts: &[&Text],
         ledger: &mut Ledger,
     ) -> Result<Vec<Vec<f32>>, Error> {
-        let (most_rows, most_tokens) = self.most;
-        let mut given = Vec::with_capacity(texts.len());
-        while given.len() < texts.len() {
-            let rest = &texts[given.len()..];
-            let mut tokens = 0;
-            let fits = |text: &&&Text| {
-                tokens += text.ids.len();
-                tokens <= most_tokens
-            };
-            let batch = &rest[..rest.iter().take(most_rows).take_while(fits).count().max(1)];
-            let items: Vec<(&[TokenId], &[TokenId])> =
-                batch.iter().map(|text| (text.prompt(), text.completion())).collect();
-            let started = Instant::now();
-            let log_probs = self.model.score(&items)?;
-            ledger.seconds += started.elapsed().as_secs_f64();
-            ledger.forward_passes += 1;
-            ledger.reward_tokens += batch.iter().map(|text| text.ids.len() as u64).sum::<u64>();
-            if let Some(bad) = log_probs.iter().position(|logs| logs.iter().any(|log| !log.is_finite())) {
-                return Err(Error::NotFinite { model: self.name.clone(), row: batch[bad].row });
-            }
-            given.extend(log_probs);
+        let given = match &mut self.model {
+            Source::Cached(cached) => cached.log_probs(texts, ledger)?,
+            Source::Whole(model) => whole(*model, self.most, texts, ledger)?,
+        };
+        let broken = |logs: &Vec<f32>| logs.iter().any(|log| !log.is_finite());
+        match given.iter().position(broken) {
+            Some(bad) => Err(Error::NotFinite { model: self.name.clone(), row: texts[bad].row }),
+            None => Ok(given),
         }
-        Ok(given)
     }
 
-    fn run(&self, texts: &[&Text], ledger: &mut Ledger) -> Result<Vec<f64>, Error> {
-        let sum = |logs: Vec<f32>| self.beta * logs.iter().fold(0.0, |sum, log| sum + f64::from(*log));
+    fn run(&mut self, texts: &[&Text], ledger: &mut Ledger) -> Result<Vec<f64>, Error> {
+        let beta = self.beta;
+        let sum = |logs: Vec<f32>| beta * logs.iter().fold(0.0, |sum, log| sum + f64::from(*log));
         Ok(self.token_log_probs(texts, ledger)?.into_iter().map(sum).collect())
     }
+}
+
+/// The log-probabilities of whole texts.
+fn whole(
+    model: &dyn Score,
+    (most_rows, most_tokens): (usize, usize),
+    texts: &[&Text],
+    ledger: &mut Ledger,
+) -> Result<Vec<Vec<f32>>, Error> {
+    let mut given = Vec::with_capacity(texts.len());
+    while given.len() < texts.len() {
+        let rest = &texts[given.len()..];
+        let mut tokens = 0;
+        let fits = |text: &&&Text| {
+            tokens += text.ids.len();
+            tokens <= most_tokens
+        };
+        let batch = &rest[..rest.iter().take(most_rows).take_while(fits).count().max(1)];
+        let items: Vec<(&[TokenId], &[TokenId])> =
+            batch.iter().map(|text| (text.prompt(), text.completion())).collect();
+        let started = Instant::now();
+        let log_probs = model.score(&items)?;
+        ledger.seconds += started.elapsed().as_secs_f64();
+        ledger.forward_passes += 1;
+        ledger.reward_tokens += batch.iter().map(|text| text.ids.len() as u64).sum::<u64>();
+        given.extend(log_probs);
+    }
+    Ok(given)
 }
 
 impl Reward for AutoregressiveModel<'_> {
@@ -228,8 +257,18 @@ mod tests {
         let ledger = *arm.ledger();
         assert_eq!((ledger.reward_calls, ledger.forward_passes), (12, fake.passes.get()));
         assert_eq!(ledger.reward_tokens, fake.tokens.get());
-        // The whole texts were remembered as prefixes.
-        assert_eq!(ledger.cached_tokens, 6 + 14);
+        // Each token but the last is run once or twice; the rest was cached, and whole texts were remembered as prefixes.
+        let all = (2 + 3 + 4 + 5 + 6) + 6 + (10 + 11 + 12 + 13 + 14) + 14;
+        assert_eq!((ledger.reward_tokens, ledger.cached_tokens), (6 + 14, all - 20));
+        // The naive way gives the same numbers, bit for bit.
+        let mut whole = AutoregressiveModel::from_scores("fake", &fake, 2.0).expect("a model");
+        for prompt in &prompts {
+            let prefixes: Vec<_> = (0..=4).map(|n| Prefix { prompt, ids: &ids[..n] }).collect();
+            assert_eq!(
+                whole.prefix_rewards(&prefixes).expect("scores"),
+                arm.prefix_rewards(&prefixes).expect("scores")
+            );
+        }
     }
 
     #[test]

@@ -146,4 +146,21 @@ impl Session for FakeSession<'_> {
         }
         Ok(Logits { width: self.model.width, values })
     }
+
+    fn log_probs(
+        &mut self,
+        rows: &[(RowId, &[TokenId])],
+        targets: &[&[TokenId]],
+    ) -> Result<Vec<Vec<f32>>, Error> {
+        self.extend(rows)?;
+        let one = |((row, _), targets): (&(RowId, &[TokenId]), &&[TokenId])| {
+            let held = &self.rows[row];
+            let first = held.len() - targets.len();
+            let after = |(place, target): (usize, &TokenId)| {
+                self.model.output(&held[..=first + place], *target as usize) - 1.0
+            };
+            targets.iter().enumerate().map(after).collect()
+        };
+        Ok(rows.iter().zip(targets).map(one).collect())
+    }
 }

@@ -34,8 +34,7 @@ impl Discount {
 
 /// A log-ratio of two policies of one vocabulary, as a reward of whole and of partial completions.
 ///
-/// Both policies run over the whole text at every call: their caches hold keys and values, and not the log-probabilities of
-/// what they have passed.
+/// Texts that begin as earlier ones cost what is new in them.
 #[expect(missing_debug_implementations, reason = "policies have nothing to show")]
 pub struct ImplicitReward<'a> {
     name: String,
@@ -72,7 +71,7 @@ impl<'a> ImplicitReward<'a> {
     fn score(&mut self, texts: &[Text]) -> Result<Vec<f64>, Error> {
         self.tuned.check(texts)?;
         self.reference.check(texts)?;
-        let (tuned, reference) = (&self.tuned, &self.reference);
+        let (tuned, reference) = (&mut self.tuned, &mut self.reference);
         let (beta, discount) = (self.beta, self.discount);
         self.memory.serve(texts, &mut self.ledger, |distinct, ledger| {
             let tuned = tuned.token_log_probs(distinct, ledger)?;
@@ -143,8 +142,8 @@ mod tests {
             let whole = value.rewards(&[Candidate { prompt: &prompt, ids: &ids, end: End::Eos }]);
             assert_eq!(whole.expect("a score"), [scores[3]]);
             assert_eq!(value.ledger().reward_calls, 5);
-            // Two models over 2 + 3 + 4 + 5 tokens; the whole text was remembered.
-            assert_eq!((value.ledger().reward_tokens, value.ledger().cached_tokens), (28, 5));
+            // Two models over 2 + 3 + 4 tokens: the last of a text predicts nothing. The whole text was remembered.
+            assert_eq!((value.ledger().reward_tokens, value.ledger().cached_tokens), (18, 10 + 5));
         }
         assert!(ratios.iter().all(|ratio| *ratio != 0.0));
     }

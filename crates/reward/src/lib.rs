@@ -40,6 +40,7 @@
 //! No tensor library: models come as [`generate::Step`] or [`generate::Score`].
 
 mod autoregressive;
+mod cached;
 mod calibration;
 mod combine;
 mod error;

@@ -16,7 +16,7 @@ use crate::memory::{Memory, Text};
 
 /// A beginning that several texts of a batch share gets a pass of its own when that saves at least this many tokens.
 /// Passes cost a fixed amount too; the score does not depend on it.
-const WORTH_A_PASS: usize = 32;
+pub(crate) const WORTH_A_PASS: usize = 32;
 
 /// Limits of a model's batches and caches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
