@@ -62,6 +62,6 @@ pub use pool::{Pool, PoolError, PoolKey, PoolSample, RewardColumn, RewardId, pro
 pub use sequence::{Limits, SequenceModel};
 pub use verifier::{
     Brevity, Check, Decode, Extract, FinalAnswer, Lexicon, Occurrences, Pattern, PerText, Scope, Sentiment,
-    Subject, Verifier,
+    Subject, Verifier, last_number, last_number_place,
 };
 pub use vocabulary::VocabularyModel;

@@ -10,6 +10,7 @@ mod error;
 pub mod lanes;
 pub mod meters;
 pub mod methods;
+pub mod metrics;
 pub mod on_policy;
 pub mod optimizer;
 pub mod oracle;

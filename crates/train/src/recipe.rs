@@ -415,6 +415,7 @@ impl Validate for Recipe {
         rules.check(&["reward", "method"], reward_is_there(self));
         rules.check(&["data.path", "method.prefix-scorer.form"], steps_are_there(self));
         rules.check(&["data.objective", "method"], objective_is_read(self));
+        rules.check(&["reward", "method.pool.task"], answers_are_checked(self));
         rules.check(&["model.dtype", "method"], training_keeps_f32(self));
         rules.check(&["model.lora", "method"], adapters_are_there(self));
     }
@@ -474,6 +475,16 @@ fn steps_are_there(recipe: &Recipe) -> Result<(), Violation> {
     }
     Err(Violation::new("solutions of `wordmath` have no labels of steps")
         .hint("set `data.path` to a JSONL file with the columns `prompt`, `completions` and `labels`"))
+}
+
+/// Right and wrong are what the reward `answer` tells.
+fn answers_are_checked(recipe: &Recipe) -> Result<(), Violation> {
+    let task = matches!(&recipe.method, Method::Pool(pool) if pool.task.is_some());
+    if !task || matches!(recipe.reward, Some(RewardTable::Answer(_))) {
+        return Ok(());
+    }
+    Err(Violation::new("pairs of right and wrong answers need a reward that tells the two apart")
+        .hint("write [reward.answer]"))
 }
 
 fn objective_is_read(recipe: &Recipe) -> Result<(), Violation> {

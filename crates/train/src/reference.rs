@@ -8,6 +8,7 @@ use serde_json::Value as Json;
 
 use crate::atomic;
 use crate::error::Error;
+use crate::metrics;
 use crate::recipe::{METHODS, Recipe};
 
 const MARK: &str = "<!-- Written by `cargo run -p train -- --reference docs/reference`. -->\n\n";
@@ -54,6 +55,7 @@ pub fn write(folder: &Path) -> Result<(), Error> {
         }
     }
     atomic::write(&folder.join("tables.md"), tables(&training, &test_time).as_bytes())?;
+    atomic::write(&folder.join("metrics.md"), format!("{MARK}{}", metrics::page()).as_bytes())?;
     atomic::write(&folder.join("README.md"), index(&trained, &sampled).as_bytes())
 }
 
@@ -121,7 +123,8 @@ fn tables(training: &Json, test_time: &Json) -> String {
 }
 
 fn index(trained: &[Entry], sampled: &[Entry]) -> String {
-    let mut text = format!("{MARK}# Reference\n\n[Tables of a recipe](tables.md)\n");
+    let mut text =
+        format!("{MARK}# Reference\n\n[Tables of a recipe](tables.md) · [Metrics of training](metrics.md)\n");
     for (title, folder, entries) in
         [("Methods of `train`", "train", trained), ("Methods at test time", "inference", sampled)]
     {

@@ -30,6 +30,7 @@ use crate::methods::pretrain::{PretrainTask, Source};
 use crate::methods::quantile::{Meaning, QuantileHead};
 use crate::methods::soup::Soup;
 use crate::methods::stepwise::StepScorer;
+use crate::methods::task_pairs::{self, Codec};
 use crate::on_policy::{Compose, OnPolicy, Parts, PpoTask};
 use crate::pairs::{referenced, unreferenced};
 use crate::pooled::{self, Pooled, PooledRows};
@@ -454,8 +455,19 @@ fn draw_pool(
         return Ok(Ended::Interrupted);
     };
     let decode = |ids: &[u32]| loaded.tokenizer.decode(ids, true).unwrap_or_default();
-    let drawn =
-        pool::pairs(settings, &samples, &id, &prompts, loaded.tokenizer.hash(), &decode, recipe.run.seed)?;
+    let (hash, seed) = (loaded.tokenizer.hash(), recipe.run.seed);
+    let drawn = match &settings.task {
+        None => pool::pairs(settings, &samples, &id, &prompts, hash, &decode, seed)?,
+        Some(task) => {
+            let encode = |text: &str| {
+                let mut ids = loaded.tokenizer.encode(text, false).map_err(Error::other)?;
+                ids.extend(loaded.tokenizer.stop_ids().first());
+                Ok(ids)
+            };
+            let codec = Codec { encode: &encode, decode: &decode, hash };
+            task_pairs::pairs(task, settings.pairs_per_prompt, &samples, &id, &prompts, &codec, seed)?
+        }
+    };
     atomic::write(&site.folder.join("pairs.jsonl"), drawn.lines.as_bytes())?;
     let mean = mean_reward(&samples, &id)?;
     tell_pairs(site, settings, &prompts, &format!("mean reward {mean:.4}"), &drawn);

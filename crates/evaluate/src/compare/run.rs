@@ -6,7 +6,7 @@ use ::reward::{Pool, RewardId};
 use burn::tensor::Device;
 use generate::engine::Limits;
 use generate::{Ledger, Prompt, Sampling, TokenId};
-use inference::setup::{self, DataTable, Dtype, Loaded, Places, PoolPlan, RewardTable};
+use inference::setup::{self, DataTable, Dtype, Loaded, Places, PoolPlan};
 use inference::{Method, MethodConfig, PoolRule};
 use model::Policy;
 use recipe::{ModelLocation, ModelName};
@@ -116,8 +116,9 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
         pools.push(PolicyPool { name: table.name.clone(), pool, gold: gold_id, proxy: proxy_id });
     }
 
-    let gold_is_accuracy = matches!(compare.gold, RewardTable::Answer(_));
-    let extract = setup::answer_of(base);
+    let form = compare.gold.answers();
+    let gold_is_accuracy = form.is_some();
+    let extract = setup::answer_of(base, form.unwrap_or_default());
     let context = Context { compare, loaded: base, prompts: &prompts };
     let mut scored = Vec::new();
     for (policy, table) in pools.iter().zip(&compare.policies) {

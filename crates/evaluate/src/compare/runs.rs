@@ -104,7 +104,7 @@ pub(super) fn run_method(
         sampling,
         max_new_tokens: settings.max_new_tokens,
         limits: settings.limits,
-        reads_answers: matches!(context.compare.gold, RewardTable::Answer(_)),
+        answers: context.compare.gold.answers(),
         prompts: context.prompts,
         // Methods start from streams of their own, so that none repeats the draws of the pools.
         seed: settings.seed,

@@ -7,7 +7,7 @@ use generate::{Ledger, Prompt, Sampling, TokenId};
 
 use super::outfit::{Named, Outfit, Run};
 use super::recipe::Recipe;
-use super::{Error, Loaded, Places, build, suits};
+use super::{Error, Loaded, Places, RewardTable, build, suits};
 
 /// `[sampling]` as the engine takes it.
 pub fn sampling_of(table: &recipe::Sampling) -> Sampling {
@@ -71,7 +71,7 @@ pub fn answer(
         sampling,
         limits: limits_of(&recipe.engine),
         max_new_tokens: recipe.sampling.max_new_tokens,
-        reads_answers: true,
+        answers: Some(recipe.reward.as_ref().and_then(RewardTable::answers).unwrap_or_default()),
         prompts,
         seed: recipe.run.seed,
         saved,

@@ -26,7 +26,7 @@ pub use models::{
 };
 pub use outfit::{Named, Outfit, Run};
 pub use pools::{PoolPlan, pool, prompt_stream, score};
-pub use rewards::{Extract, RewardSet, RewardTable, answer_of, build, decode_of, ends_step_of};
+pub use rewards::{AnswerForm, Extract, RewardSet, RewardTable, answer_of, build, decode_of, ends_step_of};
 pub use score::score_file;
 pub use values::{DiscountName, ImplicitTable, ValueSet, ValueTable, build_value, prompts_at_once};
 

@@ -14,7 +14,7 @@ use super::answer::{OnRound, OnToken};
 use super::draft::DraftTable;
 use super::embedding::{Embedder, embedder};
 use super::further::{FurtherModels, load_beside};
-use super::rewards::{RewardSet, answer_of, decode_of, ends_step_of};
+use super::rewards::{AnswerForm, RewardSet, answer_of, decode_of, ends_step_of};
 use super::values::{ValueSet, ValueTable, build_value, prompts_at_once};
 use super::{Error, Loaded, Places};
 use crate::selection::SimilarityTable;
@@ -63,7 +63,7 @@ pub struct Run<'a, 'w> {
     /// Most new tokens of a completion.
     pub max_new_tokens: usize,
     /// Whether completions have final answers to read.
-    pub reads_answers: bool,
+    pub answers: Option<AnswerForm>,
     /// The prompts.
     pub prompts: &'a [Prompt],
     /// Seed of the streams, one for each prompt.
@@ -142,8 +142,8 @@ impl<'a> Outfit<'a> {
         if self.ahead.is_some() {
             tools = tools.with_rollout();
         }
-        if run.reads_answers {
-            let extract = answer_of(self.loaded);
+        if let Some(form) = run.answers {
+            let extract = answer_of(self.loaded, form);
             tools = tools.with_extract(move |prompt, ids| extract(prompt, ids));
         }
         if let Some(model) = self.embedder.clone() {

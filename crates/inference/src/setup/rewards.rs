@@ -9,7 +9,7 @@ use model::{Head, Policy};
 use recipe::{ModelName, Rules, Validate, Violation};
 use reward::{
     AutoregressiveModel, Brevity, Decode, FinalAnswer, Lexicon, Occurrences, Pattern, PerText, Sentiment,
-    SequenceModel, Verifier, VocabularyModel, WeightedSum,
+    SequenceModel, Verifier, VocabularyModel, WeightedSum, last_number,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ pub enum RewardTable {
     Model(RewardModelTable),
     /// An autoregressive reward model: β_r times its log-probability of the completion.
     Arm(ArmTable),
-    /// 1 where the final answer (`#### 42`) is the column `answer`, else 0.
+    /// 1 where the final answer (`#### 42`, or the last number) is the column `answer`, else 0.
     Answer(AnswerTable),
     /// Minus the number of tokens.
     Brevity(BrevityTable),
@@ -77,6 +77,33 @@ pub struct AnswerTable {
     /// Name of the column that holds the right answer, if it is not `answer`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub column: Option<String>,
+    /// What a completion's final answer is.
+    #[serde(skip_serializing_if = "AnswerForm::is_default")]
+    pub form: AnswerForm,
+}
+
+/// Forms of a final answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AnswerForm {
+    /// The whole number after the last `####`, and nothing beside it: lm-evaluation-harness's strict match on GSM8K.
+    #[default]
+    Marked,
+    /// The last number of the text, wherever it stands: its flexible match.
+    LastNumber,
+}
+
+impl AnswerForm {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn of(self, text: &str) -> Option<String> {
+        match self {
+            Self::Marked => data::wordmath::extract_answer(text).map(|answer| answer.to_string()),
+            Self::LastNumber => last_number(text),
+        }
+    }
 }
 
 /// Settings of brevity.
@@ -160,6 +187,14 @@ fn lexicon_has_words(table: &LexiconTable) -> Result<(), Violation> {
 }
 
 impl RewardTable {
+    /// What a final answer is, where the reward is that of one.
+    pub fn answers(&self) -> Option<AnswerForm> {
+        match self {
+            Self::Answer(table) => Some(table.form),
+            _ => None,
+        }
+    }
+
     /// The models it needs.
     pub fn models(&self) -> Vec<&ModelName> {
         match self {
@@ -202,19 +237,15 @@ pub fn decode_of(loaded: &Loaded) -> Decode {
 }
 
 /// The final answer of completions of `loaded`, as votes count it.
-pub fn answer_of(loaded: &Loaded) -> Extract {
+pub fn answer_of(loaded: &Loaded, form: AnswerForm) -> Extract {
     let decode = decode_of(loaded);
-    Arc::new(move |_, ids| final_number(&decode(ids)).unwrap_or_default())
+    Arc::new(move |_, ids| form.of(&decode(ids)).unwrap_or_default())
 }
 
 /// Whether a token of `loaded`'s tokenizer has a line break: where steps of a solution end.
 pub fn ends_step_of(loaded: &Loaded) -> impl Fn(TokenId) -> bool + use<> {
     let decode = decode_of(loaded);
     move |id| decode(&[id]).contains('\n')
-}
-
-fn final_number(text: &str) -> Option<String> {
-    data::wordmath::extract_answer(text).map(|answer| answer.to_string())
 }
 
 /// Loads what a reward needs. Its model must have the tokenizer of the policy `loaded`.
@@ -280,7 +311,8 @@ impl RewardSet {
             (RewardTable::Model(_), Some(model)) => Box::new(SequenceModel::new(model)?),
             (RewardTable::Arm(table), Some(model)) => Box::new(AutoregressiveModel::new(model, table.beta)?),
             (RewardTable::Answer(table), _) => {
-                let extract: reward::Extract = Arc::new(final_number);
+                let form = table.form;
+                let extract: reward::Extract = Arc::new(move |text| form.of(text));
                 let check = match &table.column {
                     Some(column) => FinalAnswer::with_column(extract, column.clone()),
                     None => FinalAnswer::new(extract),

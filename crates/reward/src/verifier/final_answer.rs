@@ -1,6 +1,7 @@
 //! Right or wrong: the final answer of a completion against a column of its prompt.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use generate::{Error, Prompt};
@@ -10,6 +11,45 @@ use super::{Check, Subject};
 
 /// Finds the final answer in a text, in one spelling for equal answers; `None` where there is none.
 pub type Extract = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// Where the last number of a text stands: digits, with commas and points between digits, and a minus sign before them that
+/// is no operator.
+pub fn last_number_place(text: &str) -> Option<Range<usize>> {
+    let bytes = text.as_bytes();
+    let digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
+    let end = bytes.iter().rposition(u8::is_ascii_digit)? + 1;
+    let mut start = end - 1;
+    while start > 0
+        && (digit(start - 1) || (matches!(bytes[start - 1], b',' | b'.') && start > 1 && digit(start - 2)))
+    {
+        start -= 1;
+    }
+    let signed = start > 0 && bytes[start - 1] == b'-';
+    let operator = start > 1 && (bytes[start - 2].is_ascii_alphanumeric() || bytes[start - 2] == b')');
+    Some(if signed && !operator { start - 1..end } else { start..end })
+}
+
+/// The last number of a text, in one spelling for equal numbers: no commas, no zeros at the end of a fraction.
+///
+/// ```
+/// use reward::last_number;
+///
+/// assert_eq!(last_number("She pays $1,250.00 in all.").as_deref(), Some("1250"));
+/// assert_eq!(last_number("7 - 9 = -2").as_deref(), Some("-2"));
+/// assert_eq!(last_number("It is 2.50, not more").as_deref(), Some("2.5"));
+/// assert_eq!(last_number("none"), None);
+/// ```
+pub fn last_number(text: &str) -> Option<String> {
+    let plain = text[last_number_place(text)?].replace(',', "");
+    let (sign, digits) = plain.strip_prefix('-').map_or(("", plain.as_str()), |digits| ("-", digits));
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let whole = whole.trim_start_matches('0');
+    let whole = if whole.is_empty() { "0" } else { whole };
+    let fraction = fraction.trim_end_matches('0');
+    let point = if fraction.is_empty() { "" } else { "." };
+    let sign = if whole == "0" && fraction.is_empty() { "" } else { sign };
+    Some(format!("{sign}{whole}{point}{fraction}"))
+}
 
 /// 1 where the extracted answer equals the prompt's, else 0.
 #[derive(Clone)]
@@ -111,6 +151,27 @@ mod tests {
     fn score(answer: Value, text: &str) -> Result<f64, Error> {
         let (prompt, ids) = (prompt(answer), fake::encode(text));
         check().score(&Subject::new(&prompt, &ids, Scope::Completion, &fake::decode))
+    }
+
+    #[test]
+    fn equal_last_numbers_have_one_spelling() {
+        for (text, want) in [
+            ("#### 72", "72"),
+            ("is 0072.", "72"),
+            ("1,250", "1250"),
+            ("3-4", "4"),
+            ("3 -4", "-4"),
+            ("(-4)", "-4"),
+            ("-0", "0"),
+            ("-0.50", "-0.5"),
+            ("½ of 3 is 1.5!", "1.5"),
+            ("1.2.", "1.2"),
+            ("a 7, b", "7"),
+        ] {
+            assert_eq!(last_number(text).as_deref(), Some(want), "{text}");
+        }
+        assert_eq!(last_number("…"), None);
+        assert_eq!(last_number_place("12 and 3,4x"), Some(7..10));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::Instant;
 use generate::{Candidate, Error, Ledger, Prefix, PrefixReward, Prompt, Reward, TokenId};
 
 pub use brevity::Brevity;
-pub use final_answer::{Extract, FinalAnswer};
+pub use final_answer::{Extract, FinalAnswer, last_number, last_number_place};
 pub use lexicon::{Lexicon, PerText};
 pub use pattern::{Occurrences, Pattern};
 pub use sentiment::Sentiment;

@@ -22,5 +22,6 @@ pub mod sft;
 pub mod soup;
 pub mod sppo;
 pub mod stepwise;
+pub mod task_pairs;
 pub mod vbon;
 pub mod wind;

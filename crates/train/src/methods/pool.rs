@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::task_pairs::Task;
 use crate::error::Error;
 
 /// `[method.pool]`.
@@ -21,13 +22,16 @@ pub struct Pool {
     /// Samples of each prompt.
     #[schemars(range(min = 2))]
     pub samples: usize,
-    /// The most pairs of a prompt; each sample is in at most one.
+    /// The most pairs of a prompt; each sample is in at most one, but with `task`.
     #[schemars(range(min = 1))]
     pub pairs_per_prompt: usize,
     /// Rewards by the name of their objective, in place of `[reward]`: pairs then have a label of each, for `parm`, and for
     /// other methods by `data.objective`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub objectives: Vec<Objective>,
+    /// Pairs of a right and a wrong answer, for the reward model of a task; the reward has to be `answer`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<Task>,
 }
 
 /// A reward that labels pairs.
@@ -43,7 +47,7 @@ pub struct Objective {
 
 impl Default for Pool {
     fn default() -> Self {
-        Self { samples: 8, pairs_per_prompt: 1, objectives: Vec::new() }
+        Self { samples: 8, pairs_per_prompt: 1, objectives: Vec::new(), task: None }
     }
 }
 
@@ -52,6 +56,7 @@ impl Validate for Pool {
         rules.check(&["pairs_per_prompt", "samples"], enough_samples(self));
         let names: Vec<&str> = self.objectives.iter().map(|objective| objective.name.as_str()).collect();
         rules.check(&["objectives"], names_differ(&names));
+        rules.check(&["task", "objectives"], one_kind_of_pair(self));
         for (place, objective) in self.objectives.iter().enumerate() {
             rules.within(&format!("objectives.{place}.reward"), &objective.reward);
         }
@@ -59,11 +64,19 @@ impl Validate for Pool {
 }
 
 fn enough_samples(pool: &Pool) -> Result<(), Violation> {
-    if 2 * pool.pairs_per_prompt <= pool.samples {
+    if pool.task.is_some() || 2 * pool.pairs_per_prompt <= pool.samples {
         return Ok(());
     }
     let message = format!("{} pairs need {} samples", pool.pairs_per_prompt, 2 * pool.pairs_per_prompt);
     Err(Violation::new(message).hint("raise `samples`, or lower `pairs_per_prompt`"))
+}
+
+fn one_kind_of_pair(pool: &Pool) -> Result<(), Violation> {
+    if pool.task.is_none() || pool.objectives.is_empty() {
+        return Ok(());
+    }
+    Err(Violation::new("pairs have a right and a wrong answer, or the scores of several objectives")
+        .hint("leave `task` or `objectives` out"))
 }
 
 /// Refuses two objectives of one name.
@@ -256,7 +269,7 @@ mod tests {
             pool.score(&id, &mut reward, &prompts).expect("scores");
             ids.push((name.to_owned(), id));
         }
-        let settings = Pool { samples: 4, pairs_per_prompt: 2, objectives: Vec::new() };
+        let settings = Pool { samples: 4, pairs_per_prompt: 2, ..Pool::default() };
         let decode = |ids: &[u32]| format!("{}", ids[0]);
         let drawn = labelled_pairs(&settings, &pool, &ids, &prompts, "t", &decode, 3).expect("pairs");
         assert_eq!((drawn.count, drawn.without), (4, 0));
