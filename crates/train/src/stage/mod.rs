@@ -1,43 +1,40 @@
 //! Runs one recipe: loads what it names, trains or draws or compares, and leaves its outputs in the run folder.
 
+mod policies;
+mod pools;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ::recipe::ModelName;
 use burn::tensor::Device;
 use data::render::Pair;
 use evaluate::compare;
 use evaluate::report;
 use generate::{Purpose, Stream};
-use inference::setup::{self, Loaded, Loading, Places, PoolPlan, RewardSet};
+use inference::setup::{self, Loaded, Loading, Places};
 use model::decoder::VALUE_HEAD;
 use model::files::{AdapterConfig, attach};
 use model::{Decoder, DeviceName, Head, Policy};
-use objective::rank::CachedRewards;
-use reward::{Pool, RewardId};
 use serde_json::json;
 
 use crate::atomic;
-use crate::calibration::{self, Wanted, reward_name};
 use crate::card;
 use crate::checkpoint::{self, Learner};
 use crate::error::Error;
-use crate::methods::parl::{Parl, ParlTask, Turns};
 use crate::methods::parm::PreferenceAware;
-use crate::methods::pool;
 use crate::methods::prefix_scorer::{Form, Scorer};
 use crate::methods::pretrain::{PretrainTask, Source};
 use crate::methods::quantile::{Meaning, QuantileHead};
 use crate::methods::soup::Soup;
 use crate::methods::stepwise::StepScorer;
-use crate::methods::task_pairs::{self, Codec};
-use crate::on_policy::{Compose, OnPolicy, Parts, PpoTask};
 use crate::pairs::{referenced, unreferenced};
-use crate::pooled::{self, Pooled, PooledRows};
 use crate::progress::Progress;
 use crate::recipe::{Method, Recipe};
 use crate::supervised::{Objective, Supervised};
 use crate::trainer::{self, Outcome, Plan, Task};
+
+use policies::{by_turns, on_policy};
+use pools::{FromPool, draw_pool, learn_from_pool, pooled_rows};
 
 /// Where a recipe runs.
 #[derive(Debug)]
@@ -374,220 +371,6 @@ pub fn sampling(table: &::recipe::Sampling) -> generate::Sampling {
     }
 }
 
-/// A pool of samples of a recipe's prompts, scored by its reward.
-struct Drawn {
-    prompts: Vec<generate::Prompt>,
-    samples: Pool,
-    id: RewardId,
-}
-
-/// Draws and scores a pool, or finds it; `None` when stopped.
-fn scored_pool(
-    recipe: &Recipe,
-    site: &Site<'_>,
-    loaded: &Loaded,
-    policy: &Policy,
-    reward: &RewardSet,
-    sampling: &generate::Sampling,
-    samples: usize,
-) -> Result<Option<Drawn>, Error> {
-    let Some((prompts, mut samples)) = sampled_pool(recipe, site, loaded, policy, sampling, samples)? else {
-        return Ok(None);
-    };
-    let id = setup::score(&mut samples, "reward", reward, &prompts, &site.pools).map_err(Error::other)?;
-    Ok(Some(Drawn { prompts, samples, id }))
-}
-
-/// Draws a pool of a recipe's prompts, or finds it; `None` when stopped.
-fn sampled_pool(
-    recipe: &Recipe,
-    site: &Site<'_>,
-    loaded: &Loaded,
-    policy: &Policy,
-    sampling: &generate::Sampling,
-    samples: usize,
-) -> Result<Option<(Vec<generate::Prompt>, Pool)>, Error> {
-    let prompts = setup::prompts(&recipe.data, &site.places, loaded, recipe.run.seed, room(loaded, recipe))
-        .map_err(Error::other)?
-        .rows;
-    let plan = PoolPlan {
-        folder: &site.pools,
-        policy,
-        policy_hash: &loaded.hash,
-        tokenizer_hash: loaded.tokenizer.hash(),
-        reference: None,
-        prompts: &prompts,
-        sampling,
-        budget: recipe.sampling.max_new_tokens,
-        samples,
-        seed: recipe.run.seed,
-        limits: setup::limits_of(&recipe.engine),
-    };
-    let mut progress = Progress::new(&site.title);
-    let mut watch = |share| progress.at("samples", share) && !site.stop.load(Ordering::Relaxed);
-    let Some(samples) = setup::pool(&plan, &mut watch).map_err(Error::other)? else {
-        return Ok(None);
-    };
-    progress.finish();
-    Ok(Some((prompts, samples)))
-}
-
-fn draw_pool(
-    recipe: &Recipe,
-    settings: &pool::Pool,
-    site: &Site<'_>,
-    device: &Device,
-) -> Result<Ended, Error> {
-    let loaded = setup::load(&site.places, &recipe.model.path, device)
-        .and_then(|loaded| loaded.with_dtype(recipe.model.dtype))
-        .map_err(Error::other)?;
-    let policy = loaded.policy(loaded.hash.clone());
-    let law = sampling(&recipe.sampling);
-    if !settings.objectives.is_empty() {
-        return draw_labelled(recipe, settings, site, &loaded, &policy, device);
-    }
-    let Some(table) = &recipe.reward else { return Ok(Ended::Done) };
-    let reward = setup::build(table, &site.places, &loaded, device).map_err(Error::other)?;
-    write_run(recipe, site, &json!({ "base": loaded.name }))?;
-    let Some(Drawn { prompts, samples, id }) =
-        scored_pool(recipe, site, &loaded, &policy, &reward, &law, settings.samples)?
-    else {
-        return Ok(Ended::Interrupted);
-    };
-    let decode = |ids: &[u32]| loaded.tokenizer.decode(ids, true).unwrap_or_default();
-    let (hash, seed) = (loaded.tokenizer.hash(), recipe.run.seed);
-    let drawn = match &settings.task {
-        None => pool::pairs(settings, &samples, &id, &prompts, hash, &decode, seed)?,
-        Some(task) => {
-            let encode = |text: &str| {
-                let mut ids = loaded.tokenizer.encode(text, false).map_err(Error::other)?;
-                ids.extend(loaded.tokenizer.stop_ids().first());
-                Ok(ids)
-            };
-            let codec = Codec { encode: &encode, decode: &decode, hash };
-            task_pairs::pairs(task, settings.pairs_per_prompt, &samples, &id, &prompts, &codec, seed)?
-        }
-    };
-    atomic::write(&site.folder.join("pairs.jsonl"), drawn.lines.as_bytes())?;
-    let mean = mean_reward(&samples, &id)?;
-    tell_pairs(site, settings, &prompts, &format!("mean reward {mean:.4}"), &drawn);
-    Ok(Ended::Done)
-}
-
-/// [`draw_pool`] with a label of every pair for each of several objectives.
-fn draw_labelled(
-    recipe: &Recipe,
-    settings: &pool::Pool,
-    site: &Site<'_>,
-    loaded: &Loaded,
-    policy: &Policy,
-    device: &Device,
-) -> Result<Ended, Error> {
-    let rewards = settings.objectives.iter().map(|objective| {
-        let set = setup::build(&objective.reward, &site.places, loaded, device).map_err(Error::other)?;
-        Ok((objective.name.clone(), set))
-    });
-    let rewards = rewards.collect::<Result<Vec<_>, Error>>()?;
-    write_run(recipe, site, &json!({ "base": loaded.name }))?;
-    let law = sampling(&recipe.sampling);
-    let Some((prompts, mut samples)) = sampled_pool(recipe, site, loaded, policy, &law, settings.samples)?
-    else {
-        return Ok(Ended::Interrupted);
-    };
-    let (mut objectives, mut means) = (Vec::new(), Vec::new());
-    for (name, set) in &rewards {
-        let id = setup::score(&mut samples, name, set, &prompts, &site.pools).map_err(Error::other)?;
-        means.push(format!("{name} {:.4}", mean_reward(&samples, &id)?));
-        objectives.push((name.clone(), id));
-    }
-    let decode = |ids: &[u32]| loaded.tokenizer.decode(ids, true).unwrap_or_default();
-    let hash = loaded.tokenizer.hash();
-    let drawn =
-        pool::labelled_pairs(settings, &samples, &objectives, &prompts, hash, &decode, recipe.run.seed)?;
-    atomic::write(&site.folder.join("pairs.jsonl"), drawn.lines.as_bytes())?;
-    tell_pairs(site, settings, &prompts, &format!("mean rewards {}", means.join(", ")), &drawn);
-    Ok(Ended::Done)
-}
-
-fn mean_reward(samples: &Pool, id: &RewardId) -> Result<f64, Error> {
-    let all = samples.rewards(id).map_err(Error::other)?;
-    let count: usize = all.iter().map(|row| row.len()).sum();
-    Ok(all.iter().flat_map(|row| row.iter()).sum::<f64>() / count as f64)
-}
-
-fn tell_pairs(
-    site: &Site<'_>,
-    settings: &pool::Pool,
-    prompts: &[generate::Prompt],
-    means: &str,
-    drawn: &pool::Pairs,
-) {
-    Progress::say(&format!(
-        "{}: {} samples of {} prompts, {means}; {} pairs, {} prompts without one",
-        site.title,
-        prompts.len() * settings.samples,
-        prompts.len(),
-        drawn.count,
-        drawn.without
-    ));
-}
-
-/// Draws and scores a pool of the model that training begins with, and trains on it.
-fn learn_from_pool<M: Pooled + Clone>(
-    recipe: &Recipe,
-    settings: &M,
-    site: &Site<'_>,
-    device: &Device,
-) -> Result<Ended, Error> {
-    match pooled_rows(recipe, settings, &recipe.model.path, site, device)? {
-        None => Ok(Ended::Interrupted),
-        Some(FromPool { model, rows, .. }) => {
-            supervise(recipe, site, model, settings.clone(), (rows.train, rows.held_out), device)
-        }
-    }
-}
-
-/// A model, and rows made of its samples.
-struct FromPool<R> {
-    model: Loaded,
-    rows: PooledRows<R>,
-    /// The name that a head remembers the reward by.
-    reward: String,
-}
-
-/// The rows that `method` makes of a scored pool of the model `name`, and that model; `None` when stopped.
-fn pooled_rows<M: Pooled>(
-    recipe: &Recipe,
-    method: &M,
-    name: &ModelName,
-    site: &Site<'_>,
-    device: &Device,
-) -> Result<Option<FromPool<M::Row>>, Error> {
-    let Some(table) = &recipe.reward else { return Ok(None) };
-    let loaded = setup::load(&site.places, name, device).map_err(Error::other)?;
-    let reward = setup::build(table, &site.places, &loaded, device).map_err(Error::other)?;
-    let policy = Policy::new(loaded.hash.clone(), &loaded.decoder);
-    let law = sampling(&recipe.sampling);
-    let Some(Drawn { prompts, samples, id }) =
-        scored_pool(recipe, site, &loaded, &policy, &reward, &law, method.samples())?
-    else {
-        return Ok(None);
-    };
-    drop(policy);
-    let name = reward_name(&reward);
-    drop(reward);
-    let made = pooled::rows(method, &prompts, &samples, &id, recipe.data.held_out, recipe.run.seed)?;
-    Progress::say(&format!(
-        "{}: {} rows of {} prompts, {} held out; {} prompts whose samples say nothing",
-        site.title,
-        made.train.len(),
-        prompts.len(),
-        made.held_out.len(),
-        made.silent
-    ));
-    Ok(Some(FromPool { model: loaded, rows: made, reward: name }))
-}
-
 fn merge_models(recipe: &Recipe, settings: &Soup, site: &Site<'_>, device: &Device) -> Result<Ended, Error> {
     let learner = settings.cook(&recipe.model.path, &site.places, device)?;
     write_run(recipe, site, &json!({ "base": learner.base }))?;
@@ -604,113 +387,6 @@ fn merge_models(recipe: &Recipe, settings: &Soup, site: &Site<'_>, device: &Devi
         path.display()
     ));
     Ok(Ended::Done)
-}
-
-fn on_policy(
-    recipe: &Recipe,
-    settings: &dyn Compose,
-    site: &Site<'_>,
-    device: &Device,
-) -> Result<Ended, Error> {
-    let Some(table) = &recipe.reward else { return Ok(Ended::Done) };
-    let loaded = setup::load(&site.places, &recipe.model.path, device).map_err(Error::other)?;
-    let reward = setup::build(table, &site.places, &loaded, device).map_err(Error::other)?;
-    let reference = Policy::new(loaded.hash.clone(), &loaded.decoder);
-    let raw = generate::Sampling::default();
-    let samples = settings.pool_samples();
-    let (prompts, cached) = if samples == 0 {
-        let found =
-            setup::prompts(&recipe.data, &site.places, &loaded, recipe.run.seed, room(&loaded, recipe));
-        (found.map_err(Error::other)?.rows, Vec::new())
-    } else {
-        let pool = scored_pool(recipe, site, &loaded, &reference, &reward, &raw, samples)?;
-        let Some(Drawn { prompts, samples, id }) = pool else { return Ok(Ended::Interrupted) };
-        let cached = samples
-            .rewards(&id)
-            .map_err(Error::other)?
-            .into_iter()
-            .map(|row| CachedRewards::new(row.to_vec()).map_err(Error::other))
-            .collect::<Result<Vec<_>, _>>()?;
-        (prompts, cached)
-    };
-    let laws = match settings.quantile() {
-        None => Vec::new(),
-        Some((name, ties)) => {
-            let wanted = Wanted { name, ties, reference: &loaded, reward: &reward };
-            calibration::laws(wanted, &prompts, &site.places, device)?
-        }
-    };
-    let plan = settings.compose(&cached)?;
-    if let Some(note) = &plan.note {
-        Progress::say(&format!("{}: {note}", site.title));
-    }
-    let tokenizer = loaded.tokenizer.clone();
-    let parts = Parts {
-        prompts,
-        cached,
-        laws,
-        reference: &reference,
-        reward: reward.open().map_err(Error::other)?,
-        budget: recipe.sampling.max_new_tokens,
-        limits: setup::limits_of(&recipe.engine),
-        decode: Box::new(move |ids| tokenizer.decode(ids, true).unwrap_or_default()),
-    };
-    let mut learner = learner(recipe, loaded)?;
-    let seed = recipe.run.seed;
-    let mut task: Box<dyn Task> = match settings.ppo() {
-        None => Box::new(OnPolicy::new(plan, &recipe.optim, parts, seed)),
-        Some(ppo) => {
-            learner.decoder = learner.decoder.with_value_head();
-            Box::new(PpoTask::new(plan, ppo, &recipe.optim, parts, seed)?)
-        }
-    };
-    train(recipe, site, &mut learner, task.as_mut(), device)
-}
-
-/// Trains a reward model and a policy by turns.
-fn by_turns(recipe: &Recipe, settings: &Parl, site: &Site<'_>, device: &Device) -> Result<Ended, Error> {
-    let Some(table) = &recipe.reward else { return Ok(Ended::Done) };
-    let seed = recipe.run.seed;
-    let loaded = setup::load(&site.places, &recipe.model.path, device).map_err(Error::other)?;
-    let gold = setup::build(table, &site.places, &loaded, device).map_err(Error::other)?;
-    let name = settings.reward_model.as_ref().unwrap_or(&recipe.model.path);
-    let judge = setup::load_for_score(&site.places, name, Head::Score, device, seed).map_err(Error::other)?;
-    if judge.tokenizer.hash() != loaded.tokenizer.hash() {
-        return Err(Error::Data {
-            what: judge.name,
-            message: format!(
-                "its tokenizer is not that of {}, whose answers it is to score\n  hint: name models of one family",
-                loaded.name
-            ),
-        });
-    }
-    let reference = Policy::new(loaded.hash.clone(), &loaded.decoder);
-    let prompts = setup::prompts(&recipe.data, &site.places, &loaded, seed, room(&loaded, recipe))
-        .map_err(Error::other)?
-        .rows;
-    let parts = |prompts: Vec<generate::Prompt>| {
-        let tokenizer = loaded.tokenizer.clone();
-        Ok::<_, Error>(Parts {
-            prompts,
-            cached: Vec::new(),
-            laws: Vec::new(),
-            reference: &reference,
-            reward: gold.open().map_err(Error::other)?,
-            budget: recipe.sampling.max_new_tokens,
-            limits: setup::limits_of(&recipe.engine),
-            decode: Box::new(move |ids: &[u32]| tokenizer.decode(ids, true).unwrap_or_default()),
-        })
-    };
-    let (labels, policy) = (parts(prompts.clone())?, parts(prompts)?);
-    let mut judge = learner(recipe, judge)?;
-    let adapters = judge.adapter.is_some();
-    mark_trained(&mut judge.decoder, adapters);
-    let mut task = ParlTask::new(settings, &recipe.optim, Turns { labels, policy, judge }, seed)?;
-    let mut learner = learner(recipe, loaded)?;
-    if settings.ppo().is_some() {
-        learner.decoder = learner.decoder.with_value_head();
-    }
-    train(recipe, site, &mut learner, &mut task, device)
 }
 
 fn compare_policies(
