@@ -1,5 +1,7 @@
 //! The table for the terminal.
 
+use std::fmt::Write;
+
 use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 
@@ -62,7 +64,8 @@ pub fn table_within(report: &Report, width: Option<usize>) -> String {
         table.load_style(NOTHING);
         table.force_no_tty().set_content_arrangement(ContentArrangement::Disabled);
         table.set_header(&section.columns).add_rows(&section.rows);
-        text.push_str(&format!("{}\n{table}\n\n", section.title));
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{}\n{table}\n\n", section.title);
     }
     let mut remarks = vec![format!("{} intervals over {} prompts.", percent(report.level), report.prompts)];
     if text.contains('*') {

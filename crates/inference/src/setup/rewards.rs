@@ -94,7 +94,8 @@ pub enum AnswerForm {
 }
 
 impl AnswerForm {
-    fn is_default(&self) -> bool {
+    /// Whether it is the one that is taken where none is named.
+    pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
 

@@ -31,18 +31,15 @@ impl Source {
     #[must_use]
     pub fn smoke(mut self, name: &str) -> Self {
         let Some(root) = &mut self.root else { return self };
-        let set = match root.at(&KeyPath::dotted("smoke.set")) {
-            Some(Node { value: Value::Array(set), .. }) => set.clone(),
-            _ => {
-                let hint = "write [smoke] with set = [\"KEY=VALUE\", …], the overrides that make it short";
-                let message = "the recipe does not say how it is made short".to_owned();
-                let place = root.origin.place();
-                let problem =
-                    Problem::new(place, "smoke", ProblemKind::MissingKey, message, Some(hint.into()));
-                self.problems.push(problem);
-                return self;
-            }
+        let Some(Node { value: Value::Array(set), .. }) = root.at(&KeyPath::dotted("smoke.set")) else {
+            let hint = "write [smoke] with set = [\"KEY=VALUE\", …], the overrides that make it short";
+            let message = "the recipe does not say how it is made short".to_owned();
+            let place = root.origin.place();
+            let problem = Problem::new(place, "smoke", ProblemKind::MissingKey, message, Some(hint.into()));
+            self.problems.push(problem);
+            return self;
         };
+        let set = set.clone();
         let name = match root.at(&KeyPath::dotted("run.name")) {
             Some(Node { value: Value::String(name), .. }) => name.clone(),
             _ => name.to_owned(),

@@ -184,30 +184,21 @@ pub(super) fn spread(node: &mut Node, sweeps: &[Sweep], problems: &mut Vec<Probl
         Value::Array(items) => {
             let all = std::mem::take(items);
             for mut item in all {
-                match sweep_of(&item) {
-                    None => {
-                        spread(&mut item, sweeps, problems);
-                        items.push(item);
-                    }
-                    Some((name, origin)) => match sweeps.iter().find(|sweep| sweep.name == name) {
-                        Some(sweep) => {
-                            items.extend(sweep.members.iter().map(|member| one(&item, sweep, member)))
-                        }
-                        None => {
-                            let known: Vec<&str> = sweeps.iter().map(|sweep| sweep.name.as_str()).collect();
-                            let hint = suggest::hint(&name, &known, "earlier sweeps")
-                                .unwrap_or_else(|| "no earlier stage has a `sweep`".to_owned());
-                            let message = format!("`{ALL}{name}`: no earlier stage of that name has a sweep");
-                            problems.push(Problem::new(
-                                origin.place(),
-                                "path",
-                                ProblemKind::UnknownName,
-                                message,
-                                Some(hint),
-                            ));
-                        }
-                    },
+                let Some((name, origin)) = sweep_of(&item) else {
+                    spread(&mut item, sweeps, problems);
+                    items.push(item);
+                    continue;
+                };
+                if let Some(sweep) = sweeps.iter().find(|sweep| sweep.name == name) {
+                    items.extend(sweep.members.iter().map(|member| one(&item, sweep, member)));
+                    continue;
                 }
+                let known: Vec<&str> = sweeps.iter().map(|sweep| sweep.name.as_str()).collect();
+                let hint = suggest::hint(&name, &known, "earlier sweeps")
+                    .unwrap_or_else(|| "no earlier stage has a `sweep`".to_owned());
+                let message = format!("`{ALL}{name}`: no earlier stage of that name has a sweep");
+                let kind = ProblemKind::UnknownName;
+                problems.push(Problem::new(origin.place(), "path", kind, message, Some(hint)));
             }
         }
         _ => {}

@@ -291,7 +291,7 @@ mod tests {
     }
 
     impl<F: Fn(u32) -> f64> generate::Reward for First<F> {
-        fn name(&self) -> &str {
+        fn name(&self) -> &'static str {
             "first"
         }
         fn rewards(&mut self, candidates: &[generate::Candidate<'_>]) -> Result<Vec<f64>, generate::Error> {
