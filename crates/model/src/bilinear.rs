@@ -5,7 +5,7 @@
 //!
 //! with `A = [A_1; A_2]` of `r_1 + r_2` rows, `B = [B_1, B_2]` of as many columns, `W_1` of `r_1 × r_1` and every `W_2,i` of
 //! `r_2 × r_2`. The change is linear in `w`: on a vertex of the simplex it is that objective's own term beside the shared one.
-//! For one `w` it is an ordinary adapter with the factor `B diag(W_1, W_2(w))` in place of `B` ([`Bilinear::folded`]).
+//! For one `w` it is an ordinary adapter with the factor `B diag(W_1, W_2(w))` in place of `B` (`Bilinear::folded`).
 
 use std::sync::Arc;
 
