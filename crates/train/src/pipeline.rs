@@ -137,8 +137,11 @@ pub fn run(jobs: &[Job], pools: &Path, resume: bool, stop: &AtomicBool) -> Resul
         let begun = Instant::now();
         let ended = stage::run(&job.recipe, &site);
         let time = json!({ "seconds": before + begun.elapsed().as_secs_f64() });
-        atomic::write(&job.folder.join(Places::TIME), format!("{time}\n").as_bytes())?;
-        if ended? == Ended::Interrupted {
+        let kept = atomic::write(&job.folder.join(Places::TIME), format!("{time}\n").as_bytes());
+        // What stopped the stage is told first: a full disk, say, keeps the time from being written too.
+        let ended = ended?;
+        kept?;
+        if ended == Ended::Interrupted {
             return Ok(Ended::Interrupted);
         }
         let mark = serde_json::to_vec(&Done { recipe: job.fingerprint.clone() }).map_err(Error::other)?;
@@ -184,5 +187,42 @@ mod tests {
         let plain = print("");
         assert_eq!(print("[engine]\nrows = 3\nmemory = \"2 GB\"\n"), plain);
         assert_ne!(print("[sampling]\nmax_new_tokens = 5\n"), plain);
+    }
+
+    #[test]
+    fn one_entry_of_a_comparison_takes_all_stages_of_a_sweep() {
+        let load = |path: &str| {
+            let text = format!(
+                "[run]\nname = \"p\"\n[[stages]]\nname = \"rl\"\n[stages.sweep]\nmethod.rl.beta = [0.1, 0.2]\nrun.seed = [0, 1]\n\
+                 [stages.data]\nlimit = 8\n[stages.optim]\nsteps = 1\n[stages.reward.answer]\n[stages.method.rl]\n\
+                 [[stages]]\nname = \"all\"\n[stages.data]\nlimit = 8\n[stages.method.compare.gold.answer]\n\
+                 [[stages.method.compare.policies]]\nname = \"base\"\n\
+                 [[stages.method.compare.policies]]\nname = \"rloo\"\npath = \"{path}\"\n"
+            );
+            let loaded = Source::from_text("p.toml", text).load_pipeline::<Recipe>();
+            loaded.map(|loaded| loaded.value.stages).map_err(|errors| errors.to_string())
+        };
+        let stages = load("sweep:rl").unwrap_or_else(|errors| panic!("{errors}"));
+        let Method::Compare(compare) = &stages[4].recipe.method else { panic!("a comparison") };
+        let told = |place: usize| {
+            let policy = &compare.policies[place];
+            let text = |value: &Option<String>| value.clone().unwrap_or_default();
+            let path = policy.path.as_ref().map(|path| path.as_str().to_owned());
+            (policy.name.clone(), text(&path), text(&policy.series), text(&policy.setting))
+        };
+        assert_eq!(
+            (compare.policies.len(), told(0)),
+            (5, ("base".into(), String::new(), String::new(), String::new()))
+        );
+        let third = ["rl-beta0.2-seed0", "stage:rl-beta0.2-seed0", "rloo", "beta0.2"].map(str::to_owned);
+        assert_eq!(told(3), third.into());
+        // The comparison is made again when a stage of the sweep is.
+        let named = names_of_stages(&stages[4].recipe);
+        assert_eq!(named.iter().filter(|name| name.starts_with("rl-beta")).count(), 4, "{named:?}");
+        let error = load("sweep:lr").expect_err("there is none");
+        assert!(
+            error.contains("no earlier stage of that name has a sweep") && error.contains("`rl`"),
+            "{error}"
+        );
     }
 }
