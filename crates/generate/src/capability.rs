@@ -115,6 +115,9 @@ pub enum Error {
         /// What happened.
         message: String,
     },
+    /// Who watches the tokens wanted no more of them.
+    #[error("stopped")]
+    Stopped,
     /// Anything a back end reports.
     #[error(transparent)]
     Backend(#[from] Box<dyn std::error::Error + Send + Sync>),

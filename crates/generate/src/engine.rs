@@ -47,8 +47,19 @@ impl Default for Limits {
 /// Turns token ids into text, for stop strings.
 pub type Decode<'a> = Box<dyn Fn(&[TokenId]) -> String + 'a>;
 
-/// Is told each token as it is drawn: the ask's place and the token.
-pub type Watch<'a> = Box<dyn FnMut(usize, TokenId) + 'a>;
+/// A token as it is drawn.
+#[derive(Debug, Clone, Copy)]
+pub struct Drawn<'a> {
+    /// The ask's place in its batch.
+    pub ask: usize,
+    /// The token.
+    pub token: TokenId,
+    /// What the engine has cost so far.
+    pub ledger: &'a Ledger,
+}
+
+/// Is told each token as it is drawn, and says whether to go on.
+pub type Watch<'a> = Box<dyn FnMut(Drawn<'_>) -> bool + 'a>;
 
 struct Lane<'a> {
     policy: &'a dyn Step,
@@ -65,6 +76,8 @@ pub struct Engine<'a> {
     decode: Option<Decode<'a>>,
     pause: Option<String>,
     watch: Option<Watch<'a>>,
+    /// Whether the watch wants no more.
+    stopped: bool,
     draft: Option<Draft<'a>>,
     ledger: Ledger,
 }
@@ -192,6 +205,7 @@ impl<'a> Engine<'a> {
             decode: None,
             pause: None,
             watch: None,
+            stopped: false,
             draft: None,
             ledger: Ledger::default(),
         })
@@ -219,9 +233,10 @@ impl<'a> Engine<'a> {
         self
     }
 
-    /// Tells `watch` each token as it is drawn, for streaming.
+    /// Tells `watch` each token as it is drawn, for streaming. When it gives `false`, the pass under way is the last one: its
+    /// rows are freed, and sampling ends with [`Error::Stopped`]. The engine may be asked again.
     #[must_use]
-    pub fn with_watch(mut self, watch: impl FnMut(usize, TokenId) + 'a) -> Self {
+    pub fn with_watch(mut self, watch: impl FnMut(Drawn<'_>) -> bool + 'a) -> Self {
         self.watch = Some(Box::new(watch));
         self
     }
@@ -340,7 +355,7 @@ impl<'a> Engine<'a> {
         done.kl = done.kl.map(|kl| kl + choice.kl);
         done.log_z.extend(choice.log_z);
         if let Some(watch) = &mut self.watch {
-            watch(ask, token as TokenId);
+            self.stopped |= !watch(Drawn { ask, token: token as TokenId, ledger: &self.ledger });
         }
     }
 
@@ -350,6 +365,13 @@ impl<'a> Engine<'a> {
         ids.extend(&running.done.ids[..running.done.ids.len() - 1]);
         for (lane, row) in self.lanes.iter_mut().zip(&running.rows) {
             lane.prefixes.keep(&mut *lane.session, *row, ids.clone());
+        }
+    }
+
+    /// Drops a row of every lane.
+    fn free(&mut self, rows: &[RowId]) {
+        for (lane, row) in self.lanes.iter_mut().zip(rows) {
+            lane.session.close(*row);
         }
     }
 
@@ -509,6 +531,13 @@ impl Sample for Engine<'_> {
             }
             running = still;
             self.ledger.seconds += started.elapsed().as_secs_f64();
+            if self.stopped {
+                for row in running {
+                    self.free(&row.rows);
+                }
+                self.stopped = false;
+                return Err(Error::Stopped);
+            }
         }
         Ok(done.into_iter().flatten().collect())
     }

@@ -1,9 +1,9 @@
-//! Rows wait for memory, and what is drawn does not depend on it.
+//! Rows wait for memory and are freed when they are stopped, and what is drawn does not depend on it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
-use generate::engine::Limits;
+use generate::engine::{Drawn, Limits};
 use generate::tabular::Tabular;
 use generate::{
     Chance, Completion, Engine, Error, Logits, Purpose, RowId, Sample, SampleAsk, Sampling, Score, Session,
@@ -141,5 +141,42 @@ fn rows_wait_for_memory_and_their_texts_do_not_change() {
             assert!(held as u64 <= tokens.max(least), "{held} of {tokens} tokens");
             assert!(held < most, "{held} against {most}");
         }
+    }
+}
+
+#[test]
+fn rows_that_are_stopped_are_freed_and_the_engine_goes_on() {
+    for drafted in [false, true] {
+        let (policy, small) = (Heavy::new(), Heavy::new());
+        let limits = Limits { kept_tokens: 0, ..Limits::default() };
+        let stop_at = Cell::new(4);
+        let build = |watched: bool| {
+            let mut engine = Engine::new(&policy, Sampling::default()).expect("settings").with_limits(limits);
+            if drafted {
+                let draft = Engine::new(&small, Sampling::default()).expect("settings").with_limits(limits);
+                engine = engine.with_draft(draft, 2).expect("one vocabulary");
+            }
+            let goes_on = |drawn: Drawn<'_>| {
+                stop_at.set(stop_at.get() - 1);
+                assert!(drawn.ledger.forward_passes > 0 && drawn.ask < 12);
+                stop_at.get() > 0
+            };
+            if watched { engine.with_watch(goes_on) } else { engine }
+        };
+        let ask = |row| SampleAsk {
+            prefix: vec![2],
+            prompt_len: 1,
+            budget: 3,
+            stream: Stream::new(1, Purpose::Sample, 0, row),
+        };
+        let asks = || (0..12).map(ask).collect::<Vec<_>>();
+        let want = build(false).sample(asks(), &mut Chance::Streams).expect("room");
+        let mut engine = build(true);
+        let stopped = engine.sample(asks(), &mut Chance::Streams);
+        assert!(matches!(stopped, Err(Error::Stopped)), "{stopped:?}");
+        let left = policy.held.borrow().0.len() + small.held.borrow().0.len();
+        assert_eq!(left, 0, "rows are held that nobody reads");
+        stop_at.set(i32::MAX);
+        assert_eq!(engine.sample(asks(), &mut Chance::Streams).expect("room"), want);
     }
 }

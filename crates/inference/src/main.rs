@@ -1,5 +1,6 @@
 //! `inference RECIPE`, `inference generate`, `inference score`.
 
+mod live;
 mod unfinished;
 
 use std::cell::RefCell;
@@ -7,16 +8,18 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 use data::chat::Message;
 use data::rows::Text;
+use generate::engine::Drawn;
 use generate::schedule::Progress;
 use generate::{Ledger, Prompt};
 use inference::setup::{self, Places, Recipe};
 use inference::{Method as _, MethodConfig, list};
+use live::{Live, Show};
 use model::DeviceName;
 use recipe::{ModelName, RecipeErrors, Source, schema_text};
 use serde_json::{Value, json};
@@ -77,6 +80,10 @@ struct Generate {
     /// The method.
     #[arg(long, default_value = "sample")]
     method: String,
+    /// Prints JSON lines while the answer is made: the `text` as it would be given now, which later lines may replace, and the
+    /// `ledger` of what it has cost so far. The last line is the answer and has an `end`.
+    #[arg(long)]
+    stream: bool,
     /// Sets a key of the recipe: `method.best-of-n.n=8`, `sampling.temperature=0.7`, `reward.model.path="…"`, `run.seed=1`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -177,9 +184,14 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
         ));
         return Ok(true);
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    let seen = stop.clone();
-    ctrlc::set_handler(move || seen.store(true, Ordering::Relaxed))?;
+    // Asked once, a run stops after its round; asked again, within it.
+    let asked = Arc::new(AtomicUsize::new(0));
+    let seen = asked.clone();
+    ctrlc::set_handler(move || {
+        if seen.fetch_add(1, Ordering::Relaxed) == 0 {
+            say("stopping after this round, whose work is kept; once more stops at once");
+        }
+    })?;
     let device = recipe.run.device.to_string().parse::<DeviceName>()?.open()?;
     let loaded = setup::load(&places, &recipe.model.path, &device)?.with_dtype(recipe.model.dtype)?;
     let room = loaded.decoder.config.max_position_embeddings.saturating_sub(recipe.sampling.max_new_tokens);
@@ -201,7 +213,7 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
             shown = done * 10 / total;
             say(&format!("{done} of {total} prompts"));
         }
-        let stopping = stop.load(Ordering::Relaxed) && done < total;
+        let stopping = asked.load(Ordering::Relaxed) > 0 && done < total;
         if (stopping || last.elapsed() >= SAVE_EVERY) && done < total {
             unfinished.save(&progress.save()?).map_err(|error| generate::Error::Backend(Box::new(error)))?;
             last = Instant::now();
@@ -211,9 +223,16 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
         }
         Ok(!stopping)
     };
-    let given =
-        setup::answer(&recipe, &loaded, &prompts.rows, &device, saved, &mut |_, _| {}, &mut on_round)?;
-    let Some(mut given) = given else { return Ok(false) };
+    let mut on_token = |_: Drawn<'_>| asked.load(Ordering::Relaxed) < 2;
+    let given = setup::answer(&recipe, &loaded, &prompts.rows, &device, saved, &mut on_token, &mut on_round)?;
+    let Some(mut given) = given else {
+        if asked.load(Ordering::Relaxed) > 1 {
+            say(
+                "stopped within a round; the same command goes on from what was saved before it, if anything was",
+            );
+        }
+        return Ok(false);
+    };
     let (mut lines, mut moves) = (String::new(), String::new());
     for (place, (prompt, answer)) in prompts.rows.iter().zip(&mut given.answers).enumerate() {
         for mut step in moves_of(&mut answer.trace) {
@@ -277,22 +296,34 @@ fn answer_one(arguments: &Generate) -> Result<bool, Failure> {
     let rendered = renderer.prompt(&text)?;
     let prompt =
         Prompt { index: 0, ids: rendered.ids, text: rendered.text, columns: serde_json::Map::default() };
-    // Methods that draw one completion show it as it grows.
-    let streams = recipe.method.samples() == 1;
-    let stream = RefCell::new(loaded.tokenizer.stream(true));
-    let mut on_token = |_: usize, token: u32| {
-        if streams && let Ok(piece) = stream.borrow_mut().push(token) {
-            let mut out = std::io::stdout();
-            let _ = write!(out, "{piece}").and_then(|()| out.flush());
-        }
+    // What a completion in one piece shows as it grows; other methods take back what they have shown.
+    let show = match (arguments.stream, recipe.method.samples()) {
+        (true, _) => Show::Lines,
+        (false, 1) => Show::Growth,
+        (false, _) => Show::Nothing,
     };
-    let given = setup::answer(&recipe, &loaded, &[prompt], &device, None, &mut on_token, &mut |_| Ok(true))?;
+    let live = RefCell::new(Live::new(&loaded.tokenizer, show));
+    let mut on_token = |drawn: Drawn<'_>| {
+        live.borrow_mut().token(&drawn);
+        true
+    };
+    let mut on_round = |progress: &Progress<'_>| {
+        live.borrow_mut().round(progress.running(0), &progress.ledger());
+        Ok(true)
+    };
+    let given = setup::answer(&recipe, &loaded, &[prompt], &device, None, &mut on_token, &mut on_round)?;
     let Some(given) = given else { return Ok(false) };
-    if streams {
-        print(&stream.into_inner().finish()?);
-    } else if let Some(answer) = given.answers.first() {
-        print(&loaded.tokenizer.decode(&answer.ids, true)?);
+    let Some(answer) = given.answers.first() else { return Ok(false) };
+    let text = loaded.tokenizer.decode(&answer.ids, true)?;
+    if arguments.stream {
+        let mut last = json!({ "text": text, "ledger": given.ledger, "end": answer.end, "kl": answer.kl });
+        if let Some([reward]) = given.rewards.as_deref() {
+            last["reward"] = json!(reward);
+        }
+        print(&last.to_string());
+        return Ok(true);
     }
+    live.into_inner().end(&text);
     if let Some([reward]) = given.rewards.as_deref() {
         print(&format!("reward {reward:.4}"));
     }

@@ -1,7 +1,7 @@
 //! The machine of methods that draw `n` independent completions and choose one by a [`PoolRule`].
 
 use generate::schedule::{Answer, Ask, Machine, Reply};
-use generate::{Chance, Completion, Error, Prompt, SampleAsk, Stream, TextMethod};
+use generate::{Chance, Completion, Error, Prompt, SampleAsk, Stream, TextMethod, TokenId};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error as MethodError, Problem};
@@ -144,6 +144,10 @@ impl<R: PoolRule> Machine for Running<R> {
             }
             other => Err(unexpected(self.method.method, "as many replies as asks", &other)),
         }
+    }
+
+    fn running(&self) -> Option<Vec<TokenId>> {
+        self.pool.first().map(|first| first.ids.clone())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The machine of methods that draw one completion and give it.
 
 use generate::schedule::{Answer, Ask, Machine, Reply};
-use generate::{Chance, Error, Prompt, Stream, TextMethod};
+use generate::{Chance, Error, Prompt, Stream, TextMethod, TokenId};
 use serde::{Deserialize, Serialize};
 
 use crate::pooled::{pool_asks, unexpected};
@@ -50,5 +50,9 @@ impl Machine for Running {
             }
             other => Err(unexpected(self.method.method, "one completion", &other)),
         }
+    }
+
+    fn running(&self) -> Option<Vec<TokenId>> {
+        None
     }
 }

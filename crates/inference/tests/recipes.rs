@@ -17,7 +17,7 @@ fn answers(text: &str) -> Answers {
     let (places, device) = (Places::default(), Device::flex());
     let loaded = setup::load(&places, &recipe.model.path, &device).expect("the shipped model");
     let prompts = setup::prompts(&recipe.data, &places, &loaded, 0, 400).expect("prompts").rows;
-    setup::answer(&recipe, &loaded, &prompts, &device, None, &mut |_, _| {}, &mut |_| Ok(true))
+    setup::answer(&recipe, &loaded, &prompts, &device, None, &mut |_| true, &mut |_| Ok(true))
         .expect("answers")
         .expect("not stopped")
 }

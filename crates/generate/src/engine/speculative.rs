@@ -157,6 +157,15 @@ impl<'a> Engine<'a> {
             }
             running = still;
             self.ledger.seconds += started.elapsed().as_secs_f64();
+            if self.stopped {
+                for row in running {
+                    self.free(&row.target.rows);
+                    draft.engine.free(&row.draft.rows);
+                }
+                self.stopped = false;
+                self.ledger += std::mem::take(&mut draft.engine.ledger);
+                return Err(Error::Stopped);
+            }
         }
         self.ledger += std::mem::take(&mut draft.engine.ledger);
         Ok(done.into_iter().flatten().collect())

@@ -76,6 +76,10 @@ pub trait Machine {
     fn save(&self) -> Result<Option<Value>, Error> {
         Ok(None)
     }
+
+    /// The completion that it would give if it had to answer now, for streaming: it may be replaced later. `None` before
+    /// there is one.
+    fn running(&self) -> Option<Vec<TokenId>>;
 }
 
 /// A method whose chance and cost go through asks: it starts a [`Machine`] for each prompt.

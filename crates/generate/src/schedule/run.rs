@@ -148,7 +148,8 @@ pub fn run(
     resume(method, prompts, streams, services, chance, None, &mut |progress| Ok(watch(progress.done())))
 }
 
-/// Like [`run`], from a saved run of the same method and prompts where there is one. `watch` may save the run.
+/// Like [`run`], from a saved run of the same method and prompts where there is one. `watch` may save the run. A sampler that
+/// stops within a round ([`Error::Stopped`]) stops the run as `watch` does.
 pub fn resume(
     method: &dyn TextMethod,
     prompts: &[Prompt],
@@ -193,7 +194,10 @@ pub fn resume(
             });
             return Ok(Some(answers.collect()));
         }
-        serve(prompts, &mut places, services, chance)?;
+        match serve(prompts, &mut places, services, chance) {
+            Err(Error::Stopped) => return Ok(None),
+            served => served?,
+        }
     }
 }
 

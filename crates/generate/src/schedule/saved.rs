@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::run::{Place, Turn};
 use super::{Answer, Ask};
 use crate::capability::Error;
+use crate::completion::TokenId;
 use crate::ledger::Ledger;
 
 /// A run between two rounds, as plain data.
@@ -50,6 +51,16 @@ impl Progress<'_> {
     /// What the run has cost so far, with what it had cost when it was saved.
     pub fn ledger(&self) -> Ledger {
         self.ledger
+    }
+
+    /// What prompt number `prompt` would be answered with if the run ended here: its answer where it is done, and otherwise
+    /// a completion that later rounds may replace. `None` before its method has one.
+    pub fn running(&self, prompt: usize) -> Option<Vec<TokenId>> {
+        match self.places.get(prompt)? {
+            Place::Coming => None,
+            Place::Running { machine, .. } => machine.running(),
+            Place::Done(answer) => Some(answer.ids.clone()),
+        }
     }
 
     /// All that [`super::resume`] needs to go on from here.

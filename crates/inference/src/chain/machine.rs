@@ -1,7 +1,7 @@
 //! The chains of one prompt in lock step.
 
 use generate::schedule::{Answer, Ask, Machine, Reply};
-use generate::{Chance, Completion, Error, Prompt, SampleAsk, Stream, TextMethod};
+use generate::{Chance, Completion, Error, Prompt, SampleAsk, Stream, TextMethod, TokenId};
 use serde_json::Value;
 
 use super::cuts::{CutLaw, step_cuts};
@@ -99,6 +99,16 @@ impl Machine for Run {
 
     fn save(&self) -> Result<Option<Value>, Error> {
         serde_json::to_value(&self.state).map(Some).map_err(|error| Error::Backend(Box::new(error)))
+    }
+
+    /// The plan's choice among the states so far; the first chain's state while none counts.
+    fn running(&self) -> Option<Vec<TokenId>> {
+        let last = *self.state.record.states[0].last()?;
+        let mut slots = self.state.slots.clone();
+        let tally = &self.state.record.tally;
+        let choice = tally.choose(&self.plan, last, &mut slots, &self.prompt, &self.tools);
+        let slot = choice.map_or(last, |choice| choice.slot);
+        Some(slots.get(slot).ids.clone())
     }
 }
 

@@ -259,6 +259,12 @@ impl Machine for Run {
         }
         Ok(self.ask(&growing))
     }
+
+    /// The particle of the greatest weight.
+    fn running(&self) -> Option<Vec<TokenId>> {
+        let started = self.particles.iter().filter(|particle| !particle.ids.is_empty());
+        started.max_by(|a, b| a.log_weight.total_cmp(&b.log_weight)).map(|particle| particle.ids.clone())
+    }
 }
 
 impl Run {

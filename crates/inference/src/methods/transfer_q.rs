@@ -207,6 +207,10 @@ impl Machine for Running {
             other => Err(unexpected(INFO.name, "candidates, continuations or their rewards", &other)),
         }
     }
+
+    fn running(&self) -> Option<Vec<TokenId>> {
+        self.walk.running()
+    }
 }
 
 impl Running {

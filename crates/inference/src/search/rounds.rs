@@ -171,6 +171,14 @@ impl<P: Plan> Machine for Running<P> {
             (_, other) => Err(unexpected(self.search.plan.method(), "the answers to its asks", &other)),
         }
     }
+
+    /// The candidate of the greatest score so far, with what was drawn of it since.
+    fn running(&self) -> Option<Vec<TokenId>> {
+        let scored = self.pool.iter().filter(|candidate| !candidate.path.is_empty());
+        let score = |candidate: &Candidate| self.search.plan.score(&candidate.path);
+        let best = scored.reduce(|best, other| if score(other) > score(best) { other } else { best });
+        best.map(|best| best.beam.ids.clone())
+    }
 }
 
 impl<P: Plan> Running<P> {

@@ -109,6 +109,11 @@ impl Walk {
         (self.ids, self.end) = self.with(&candidates[place]);
     }
 
+    /// The answer so far.
+    pub(crate) fn running(&self) -> Option<Vec<TokenId>> {
+        (!self.ids.is_empty()).then(|| self.ids.clone())
+    }
+
     /// The answer, once it has ended.
     pub(crate) fn answer(&self) -> Result<Option<Ask>, Error> {
         let Some(end) = self.end else { return Ok(None) };
@@ -174,6 +179,10 @@ impl Machine for Running {
         let scores: Vec<f64> = self.candidates.iter().zip(values).map(score).collect();
         self.walk.choose(&self.candidates, &scores, self.law.decode, chance);
         Ok(self.walk.answer()?.unwrap_or_else(|| self.walk.ask(self.law.k)))
+    }
+
+    fn running(&self) -> Option<Vec<TokenId>> {
+        self.walk.running()
     }
 }
 

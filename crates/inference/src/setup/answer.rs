@@ -1,9 +1,9 @@
 //! Runs a method of a recipe on prompts.
 
 use burn::tensor::Device;
-use generate::engine::Limits;
+use generate::engine::{Drawn, Limits};
 use generate::schedule::{Answer, Progress, Saved};
-use generate::{Ledger, Prompt, Sampling, TokenId};
+use generate::{Ledger, Prompt, Sampling};
 
 use super::outfit::{Named, Outfit, Run};
 use super::recipe::Recipe;
@@ -36,14 +36,14 @@ pub struct Answers {
     pub ledger: Ledger,
 }
 
-/// A token as it is drawn: the ask's place, and the token.
-pub type OnToken<'w> = dyn FnMut(usize, TokenId) + 'w;
+/// Is told tokens as they are drawn; stops the run by `false`.
+pub type OnToken<'w> = dyn FnMut(Drawn<'_>) -> bool + 'w;
 
 /// Sees a run between two rounds; may save it, and stops it by `false`.
 pub type OnRound<'w> = dyn FnMut(&Progress<'_>) -> Result<bool, generate::Error> + 'w;
 
 /// Answers `prompts`, going on from `saved` where a run of the same recipe was saved. `on_token` is told tokens as they are
-/// drawn; `None` when `watch` stopped the run.
+/// drawn; `None` when one of the two stopped the run.
 pub fn answer(
     recipe: &Recipe,
     loaded: &Loaded,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use generate::schedule::{Answer, Services, run};
+use generate::schedule::{Answer, Progress, Services, resume};
 use generate::tabular::{Tabular, TabularReward, TabularValue};
 use generate::{
     Chance, Engine, Prefix, PrefixReward, Prompt, Purpose, Sample, Sampling, Step, Stream, TokenId,
@@ -181,6 +181,17 @@ impl Toy {
         prompts: &[Prompt],
         chance: &mut Chance<'_>,
     ) -> Vec<Answer> {
+        self.watched(method, prompts, chance, &mut |_| {})
+    }
+
+    /// Like [`Toy::answers`], with a look at the run between two rounds.
+    pub(crate) fn watched(
+        &self,
+        method: &dyn Method,
+        prompts: &[Prompt],
+        chance: &mut Chance<'_>,
+        watch: &mut dyn FnMut(&Progress<'_>),
+    ) -> Vec<Answer> {
         let streams: Vec<Stream> = prompts.iter().map(|prompt| stream(prompt.index)).collect();
         let further = method.further();
         let mut engine = method.engine(&self.parts(&further), Sampling::default()).expect("an engine");
@@ -195,7 +206,11 @@ impl Toy {
             .with_value(value.as_mut().map(|value| value as &mut dyn PrefixReward))
             .with_rollout(rollout.as_mut().map(|engine| engine as &mut dyn Sample));
         let machine = method.machine(&self.tools()).expect("a machine");
-        run(&*machine, prompts, &streams, &mut services, chance, &mut |_| true)
+        let mut go_on = |progress: &Progress<'_>| {
+            watch(progress);
+            Ok(true)
+        };
+        resume(&*machine, prompts, &streams, &mut services, chance, None, &mut go_on)
             .expect("the toy fits")
             .expect("nothing stops it")
     }

@@ -1,7 +1,7 @@
 //! The particles of one prompt.
 
 use generate::schedule::{Answer, Ask, Machine, Reply};
-use generate::{Chance, Completion, End, Error, NextAsk, NextToken, Prompt, Stream, TextMethod};
+use generate::{Chance, Completion, End, Error, NextAsk, NextToken, Prompt, Stream, TextMethod, TokenId};
 use objective::numeric::log_sum_exp;
 use serde::{Deserialize, Serialize};
 
@@ -125,6 +125,12 @@ impl Machine for Run {
             (_, other) => Err(unexpected(INFO.name, "the answers to its asks", &other)),
         }
     }
+
+    /// The particle of the greatest weight.
+    fn running(&self) -> Option<Vec<TokenId>> {
+        let started = self.particles.iter().filter(|particle| !particle.beam.ids.is_empty());
+        started.max_by(|a, b| a.log_weight.total_cmp(&b.log_weight)).map(|particle| particle.beam.ids.clone())
+    }
 }
 
 impl Run {
@@ -171,7 +177,7 @@ impl Run {
         if self.config.k == 0 { next.len() } else { self.config.k.min(next.len()) }
     }
 
-    fn candidates(&self) -> Vec<(Vec<generate::TokenId>, Option<End>)> {
+    fn candidates(&self) -> Vec<(Vec<TokenId>, Option<End>)> {
         let mut texts = Vec::new();
         for (particle, next) in self.open().zip(&self.next) {
             for token in &next[..self.looked_at(next)] {

@@ -1,0 +1,88 @@
+//! What `generate` shows while an answer is made.
+
+use std::io::Write;
+
+use data::tokenizer::Tokenizer;
+use generate::engine::Drawn;
+use generate::{Ledger, TokenId};
+use serde_json::json;
+
+use super::print;
+
+/// How the running answer is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Show {
+    /// Not before it is final.
+    Nothing,
+    /// As text that grows.
+    Growth,
+    /// As a JSON line for each change.
+    Lines,
+}
+
+/// The running answer of one prompt.
+#[derive(Debug)]
+pub(crate) struct Live<'a> {
+    tokenizer: &'a Tokenizer,
+    show: Show,
+    /// What was drawn for the first ask of this round.
+    drawn: Vec<TokenId>,
+    /// Whether the method has an answer of its own, so that what is being drawn is no longer shown.
+    answered: bool,
+    /// The text that was shown last.
+    shown: String,
+}
+
+impl<'a> Live<'a> {
+    pub(crate) fn new(tokenizer: &'a Tokenizer, show: Show) -> Self {
+        Self { tokenizer, show, drawn: Vec::new(), answered: false, shown: String::new() }
+    }
+
+    /// Takes a token as it is drawn.
+    pub(crate) fn token(&mut self, drawn: &Drawn<'_>) {
+        if self.show == Show::Nothing || self.answered || drawn.ask != 0 {
+            return;
+        }
+        self.drawn.push(drawn.token);
+        let text = self.text(&self.drawn);
+        self.change(text, drawn.ledger);
+    }
+
+    /// Takes what the method would answer between two rounds.
+    pub(crate) fn round(&mut self, running: Option<Vec<TokenId>>, ledger: &Ledger) {
+        self.drawn.clear();
+        let (Some(running), true) = (running, self.show != Show::Nothing) else { return };
+        self.answered = true;
+        let text = self.text(&running);
+        self.change(text, ledger);
+    }
+
+    /// Takes the answer.
+    pub(crate) fn end(self, text: &str) {
+        match text.strip_prefix(&self.shown) {
+            Some(rest) if self.show == Show::Growth => print(rest),
+            _ => print(text),
+        }
+    }
+
+    /// Tokens as text, without the beginning of a character that goes on in the next token.
+    fn text(&self, ids: &[TokenId]) -> Option<String> {
+        let text = self.tokenizer.decode(ids, true).ok()?;
+        Some(text.trim_end_matches(char::REPLACEMENT_CHARACTER).to_owned())
+    }
+
+    fn change(&mut self, text: Option<String>, ledger: &Ledger) {
+        let Some(text) = text.filter(|text| *text != self.shown) else { return };
+        match self.show {
+            Show::Nothing => return,
+            Show::Lines => print(&json!({ "text": text, "ledger": ledger }).to_string()),
+            Show::Growth => {
+                // A completion in one piece begins with what was shown of it.
+                let Some(piece) = text.strip_prefix(&self.shown) else { return };
+                let mut out = std::io::stdout();
+                let _ = write!(out, "{piece}").and_then(|()| out.flush());
+            }
+        }
+        self.shown = text;
+    }
+}
