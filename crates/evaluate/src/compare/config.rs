@@ -38,6 +38,9 @@ pub struct Compare {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(inner(range(min = 1)))]
     pub inference_n: Vec<usize>,
+    /// Whether `proxy` and `gold` are two objectives: the report then has the hypervolume of each series of policies or runs.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub hypervolume: bool,
     /// Bootstrap resamples.
     #[serde(default = "default_bootstrap")]
     #[schemars(range(min = 100))]
@@ -93,6 +96,12 @@ pub struct PolicyTable {
 pub struct RunTable {
     /// Name of the policy it runs on.
     pub policy: String,
+    /// Runs of one series are drawn as one line, their settings as its points: a method at several weights, for instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub series: Option<String>,
+    /// What tells it from the others of its series.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setting: Option<String>,
     /// Autoregressive reward models, in the order of their weights.
     #[serde(default)]
     pub arms: Vec<ModelName>,
@@ -168,6 +177,7 @@ impl Validate for Compare {
         rules.check(&["gold", "policies"], answers_are_there(self));
         rules.check(&["runs", "policies"], runs_name_policies(self));
         rules.check(&["proxy", "runs"], proxy_is_there(self));
+        rules.check(&["hypervolume", "proxy"], two_objectives_are_there(self));
         rules.check(&["policies"], base_is_no_control_of_itself(self));
         rules.within("gold", &self.gold);
         if let Some(proxy) = &self.proxy {
@@ -207,6 +217,17 @@ fn base_is_no_control_of_itself(compare: &Compare) -> Result<(), Violation> {
         }
         None => Ok(()),
     }
+}
+
+fn two_objectives_are_there(compare: &Compare) -> Result<(), Violation> {
+    let series = compare.policies.iter().filter_map(|policy| policy.series.as_ref()).next().is_some()
+        || compare.runs.iter().any(|run| run.series.is_some());
+    if !compare.hypervolume || (compare.proxy.is_some() && series) {
+        return Ok(());
+    }
+    let missing = if series { "a second reward, `proxy`" } else { "series of policies or runs" };
+    Err(Violation::new(format!("the hypervolume of two objectives needs {missing}"))
+        .hint("give the second objective as `[method.compare.proxy.…]`, and name series and settings"))
 }
 
 fn pool_is_large_enough(compare: &Compare) -> Result<(), Violation> {

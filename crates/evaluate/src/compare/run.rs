@@ -142,8 +142,9 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
         });
     }
 
-    let mut comparison =
-        Comparison::new(settings.run, settings.seed, prompts.len(), 0)?.bootstrap(compare.bootstrap, 0.95);
+    let mut comparison = Comparison::new(settings.run, settings.seed, prompts.len(), 0)?
+        .bootstrap(compare.bootstrap, 0.95)
+        .objectives(compare.hypervolume);
     for (place, table) in compare.policies.iter().enumerate() {
         for (method, n) in settings_of(compare, table) {
             let (own, base) = (&scored[place], &scored[0]);

@@ -16,7 +16,7 @@ use super::error::Error;
 use super::length;
 use super::rows::{Scored, cost_of, params_of, wins};
 use super::run::Settings;
-use crate::report::{Comparison, RowInput};
+use crate::report::{Comparison, RowInput, SweepPlace};
 
 /// How a run draws.
 pub(super) fn sampling_of(table: &RunTable, settings: &Settings<'_>) -> Sampling {
@@ -48,6 +48,8 @@ pub(super) fn with_controls(compare: &Compare, settings: &Settings<'_>) -> Resul
         }
         runs.push(RunTable {
             policy: table.policy.clone(),
+            series: None,
+            setting: None,
             arms: Vec::new(),
             models: BTreeMap::new(),
             control: false,
@@ -109,12 +111,21 @@ pub(super) fn run_method(
         // Methods start from streams of their own, so that none repeats the draws of the pools.
         seed: settings.seed,
         saved: None,
-        on_token: &mut |_, _| {},
+        on_token: &mut |_| true,
         on_round: &mut |progress| Ok(watch(&title, progress.done() as f64 / total)),
     })?;
     let Some((answers, ledger)) = given else { return Ok(None) };
-    for point in points(method, &answers, &ledger) {
-        let row = answer_row(context, method, &point)?;
+    let points = points(method, &answers, &ledger);
+    for point in &points {
+        let mut row = answer_row(context, method, point)?;
+        row.sweep = table.series.as_ref().map(|series| {
+            let setting = table.setting.clone().unwrap_or_default();
+            // Every point of a curve is a setting of its own.
+            let n = (points.len() > 1).then(|| format!("n{}", point.n));
+            let parts = [Some(setting).filter(|setting| !setting.is_empty()), n];
+            let setting = parts.into_iter().flatten().collect::<Vec<_>>().join("-");
+            SweepPlace { series: series.clone(), setting, seconds: None }
+        });
         let control = table.length_control.then(|| {
             let lengths: Vec<Vec<usize>> = point.answers.iter().map(|(ids, _)| vec![ids.len()]).collect();
             let of = (row.method.as_str(), &row.params, row.n);

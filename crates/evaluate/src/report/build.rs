@@ -125,6 +125,7 @@ pub struct Comparison {
     notes: Vec<String>,
     sections: Vec<Section>,
     settings: BTreeMap<String, String>,
+    objectives: bool,
 }
 
 impl Comparison {
@@ -155,6 +156,7 @@ impl Comparison {
             notes: Vec::new(),
             sections: Vec::new(),
             settings: BTreeMap::new(),
+            objectives: false,
         })
     }
 
@@ -162,6 +164,13 @@ impl Comparison {
     #[must_use]
     pub fn bootstrap(mut self, replicates: usize, level: f64) -> Self {
         (self.replicates, self.level) = (replicates, level);
+        self
+    }
+
+    /// Takes the two rewards as two objectives, whose hypervolume each sweep gets.
+    #[must_use]
+    pub fn objectives(mut self, both: bool) -> Self {
+        self.objectives = both;
         self
     }
 
@@ -302,7 +311,7 @@ impl Comparison {
             sections: self.sections,
             settings: self.settings,
             frontier: None,
-            sweep: Sweep::of(&self.rows, &resamples),
+            sweep: Sweep::of(&self.rows, &resamples, self.objectives),
         })
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::build::RowInput;
 use super::cells;
 use super::columns::fixed;
+use super::hypervolume::Hypervolumes;
 use super::metric::{self, KL, REWARD_GOLD, REWARD_PROXY};
 use super::model::{Metric, Section};
 use crate::frontier::Frontier;
@@ -64,14 +65,17 @@ pub struct Sweep {
     pub points: Vec<SweepPoint>,
     /// The share of each series on the front, by reward.
     pub fronts: Vec<Front>,
+    /// What each series covers of two objectives, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hypervolume: Option<Hypervolumes>,
 }
 
 impl Sweep {
     /// Titles of the tables.
-    pub(super) const TITLES: [&str; 2] = ["Sweeps", "Pareto front"];
+    pub(super) const TITLES: [&str; 3] = ["Sweeps", "Pareto front", Hypervolumes::TITLE];
 
-    /// Of the rows that have a place in one; `None` where there are none.
-    pub(super) fn of(rows: &[RowInput], resamples: &Resamples) -> Option<Self> {
+    /// Of the rows that have a place in one; `None` where there are none. With `objectives` the two rewards are objectives.
+    pub(super) fn of(rows: &[RowInput], resamples: &Resamples, objectives: bool) -> Option<Self> {
         let placed: Vec<(&SweepPlace, &RowInput)> =
             rows.iter().filter_map(|row| Some((row.sweep.as_ref()?, row))).collect();
         let mut points: Vec<SweepPoint> = Vec::new();
@@ -87,7 +91,11 @@ impl Sweep {
         }
         let fronts =
             [REWARD_GOLD, REWARD_PROXY].into_iter().flat_map(|reward| fronts(&placed, reward, resamples));
-        (!points.is_empty()).then(|| Self { fronts: fronts.collect(), points })
+        (!points.is_empty()).then(|| Self {
+            fronts: fronts.collect(),
+            hypervolume: objectives.then(|| Hypervolumes::of(&placed, resamples)).flatten(),
+            points,
+        })
     }
 
     /// The tables of a report.
@@ -96,6 +104,7 @@ impl Sweep {
         if !self.fronts.is_empty() {
             sections.push(self.front());
         }
+        sections.extend(self.hypervolume.as_ref().map(Hypervolumes::section));
         sections
     }
 
@@ -190,7 +199,7 @@ fn point(place: &SweepPlace, runs: &[&(&SweepPlace, &RowInput)], resamples: &Res
 }
 
 /// The mean of the values that are there, each counted as often as its prompt was drawn.
-fn mean(values: &[Option<f64>], counts: Option<&[u32]>) -> Option<f64> {
+pub(super) fn mean(values: &[Option<f64>], counts: Option<&[u32]>) -> Option<f64> {
     let (mut sum, mut weight) = (0.0, 0.0);
     for (prompt, value) in values.iter().enumerate() {
         let count = counts.map_or(1.0, |counts| f64::from(counts[prompt]));
@@ -215,17 +224,11 @@ fn fronts(placed: &[(&SweepPlace, &RowInput)], reward: &str, resamples: &Resampl
         placed.iter().map(|(_, row)| Some((of(row, KL)?, of(row, reward)?))).collect()
     };
     let Some(all) = means(None) else { return Vec::new() };
-    let mut series: Vec<&str> = Vec::new();
-    for (place, _) in placed {
-        if !series.contains(&place.series.as_str()) {
-            series.push(&place.series);
-        }
-    }
     let share = |points: &[(f64, f64)], series: &str| {
         let own = || placed.iter().zip(points).filter(|((place, _), _)| place.series == series);
         own().filter(|(_, point)| on_front(**point, points)).count() as f64 / own().count() as f64
     };
-    series
+    series_of(placed)
         .into_iter()
         .map(|series| Front {
             series: series.to_owned(),
@@ -238,6 +241,17 @@ fn fronts(placed: &[(&SweepPlace, &RowInput)], reward: &str, resamples: &Resampl
             })),
         })
         .collect()
+}
+
+/// The names of the series, in the order of their first rows.
+pub(super) fn series_of<'a>(placed: &[(&'a SweepPlace, &RowInput)]) -> Vec<&'a str> {
+    let mut series: Vec<&str> = Vec::new();
+    for (place, _) in placed {
+        if !series.contains(&place.series.as_str()) {
+            series.push(&place.series);
+        }
+    }
+    series
 }
 
 /// Whether no point has as little KL and as much reward, and less or more of one.
@@ -262,7 +276,7 @@ mod tests {
 
     fn sweep(rows: &[RowInput]) -> Sweep {
         let resamples = Resamples::new(1, 4, 200, 0.95).expect("in range");
-        Sweep::of(rows, &resamples).expect("rows of sweeps")
+        Sweep::of(rows, &resamples, false).expect("rows of sweeps")
     }
 
     #[test]
