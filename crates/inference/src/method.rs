@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use generate::{Engine, Prompt, Sampling, Step, TextMethod, TokenId};
+use generate::{Engine, Prompt, Sampling, Scheduled, Step, TokenId};
 
 use crate::error::{Error, Problem};
 use crate::selection::{PoolRule, rouge1_f1};
@@ -326,7 +326,7 @@ pub trait Method {
     }
 
     /// The machine that answers prompts.
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error>;
+    fn machine(&self, tools: &Tools) -> Result<Box<dyn Scheduled>, Error>;
 
     /// The rule by which it chooses from a pool of independent samples, where that is all it does.
     fn rule(&self) -> Option<&dyn PoolRule> {

@@ -1,7 +1,7 @@
 //! The machine of methods that draw `n` independent completions and choose one by a [`PoolRule`].
 
-use generate::schedule::{Answer, Ask, Machine, Reply};
-use generate::{Chance, Completion, Error, Prompt, SampleAsk, Stream, TextMethod, TokenId};
+use generate::schedule::{Answer, Ask, Machine, NoNext, Reply};
+use generate::{Chance, Completion, Error, Prompt, SampleAsk, Scheduled, Stream, TextMethod, TokenId};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error as MethodError, Problem};
@@ -73,7 +73,7 @@ impl<M: PoolMethod> Method for M {
         M::LISTING.needs.iter().copied().chain(alike).collect()
     }
 
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, MethodError> {
+    fn machine(&self, tools: &Tools) -> Result<Box<dyn Scheduled>, MethodError> {
         check(self, tools)?;
         let needs = self.needs();
         let given = |need| needs.contains(&need);
@@ -108,7 +108,7 @@ struct Pooled<R> {
 }
 
 impl<R: PoolRule + Clone + 'static> TextMethod for Pooled<R> {
-    fn start(&self, prompt: &Prompt, stream: Stream) -> Box<dyn Machine> {
+    fn start(&self, prompt: &Prompt, stream: Stream) -> Box<dyn Machine<NoNext>> {
         let method = Self {
             extract: self.extract.clone(),
             embed: self.embed.clone(),
@@ -126,8 +126,8 @@ struct Running<R> {
     pool: Vec<Completion>,
 }
 
-impl<R: PoolRule> Machine for Running<R> {
-    fn advance(&mut self, reply: Reply, chance: &mut Chance<'_>) -> Result<Ask, Error> {
+impl<R: PoolRule> Machine<NoNext> for Running<R> {
+    fn advance(&mut self, reply: Reply, chance: &mut Chance<'_>) -> Result<Ask<NoNext>, Error> {
         let n = self.method.n;
         match reply {
             Reply::Start => Ok(Ask::Sample(pool_asks(&self.prompt, self.stream, n, self.method.budget))),
@@ -152,7 +152,7 @@ impl<R: PoolRule> Machine for Running<R> {
 }
 
 impl<R: PoolRule> Running<R> {
-    fn done(&mut self, rewards: Vec<f64>, chance: &mut Chance<'_>) -> Result<Ask, Error> {
+    fn done(&mut self, rewards: Vec<f64>, chance: &mut Chance<'_>) -> Result<Ask<NoNext>, Error> {
         let answers: Vec<String> = match &self.method.extract {
             Some(extract) => self.pool.iter().map(|sample| extract(&self.prompt, &sample.ids)).collect(),
             None => Vec::new(),

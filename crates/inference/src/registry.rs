@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use generate::{Engine, Sampling, TextMethod};
+use generate::{Engine, Sampling, Scheduled};
 use recipe::{Rules, Validate, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -252,7 +252,7 @@ impl Method for MethodConfig {
     fn engine<'a>(&self, parts: &Parts<'a>, sampling: Sampling) -> Result<Engine<'a>, Error> {
         self.method().engine(parts, sampling)
     }
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
+    fn machine(&self, tools: &Tools) -> Result<Box<dyn Scheduled>, Error> {
         self.method().machine(tools)
     }
     fn rule(&self) -> Option<&dyn PoolRule> {

@@ -1,6 +1,6 @@
 //! The machine of methods that draw one completion and give it.
 
-use generate::schedule::{Answer, Ask, Machine, Reply};
+use generate::schedule::{Answer, Ask, Machine, NoNext, Reply};
 use generate::{Chance, Error, Prompt, Stream, TextMethod, TokenId};
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,7 @@ pub(crate) struct Single {
 }
 
 impl TextMethod for Single {
-    fn start(&self, prompt: &Prompt, stream: Stream) -> Box<dyn Machine> {
+    fn start(&self, prompt: &Prompt, stream: Stream) -> Box<dyn Machine<NoNext>> {
         Box::new(Running { method: *self, prompt: prompt.clone(), stream })
     }
 }
@@ -34,8 +34,8 @@ struct Running {
     stream: Stream,
 }
 
-impl Machine for Running {
-    fn advance(&mut self, reply: Reply, _: &mut Chance<'_>) -> Result<Ask, Error> {
+impl Machine<NoNext> for Running {
+    fn advance(&mut self, reply: Reply, _: &mut Chance<'_>) -> Result<Ask<NoNext>, Error> {
         match reply {
             Reply::Start => Ok(Ask::Sample(pool_asks(&self.prompt, self.stream, 1, self.method.budget))),
             Reply::Samples(mut given) if given.len() == 1 => {

@@ -6,10 +6,12 @@ use std::cell::RefCell;
 
 use common::{answer, method, stream, toys};
 use generate::schedule::{Services, run};
-use generate::{Candidate, Chance, Engine, Error, Ledger, Prompt, Reward, Sampling};
+use generate::{
+    Candidate, Chance, Completion, Engine, Error, Ledger, Prompt, Reward, Sample, SampleAsk, Sampling,
+};
 use inference::chain::Trace;
 use inference::selection::{majority, mbr, rouge1_f1, weighted_majority};
-use inference::{METHODS, Method, MethodConfig};
+use inference::{Access, METHODS, Method, MethodConfig};
 use serde_json::json;
 
 fn prompts(indices: impl IntoIterator<Item = usize>) -> Vec<Prompt> {
@@ -63,6 +65,52 @@ fn how_many_prompts_run_together_changes_nothing() {
             assert!(seen.windows(2).all(|pair| pair[1] - pair[0] <= at_once), "{seen:?}");
         }
     }
+}
+
+/// An engine of which only the texts are given, as by a policy behind a network interface.
+struct Texts<'a>(Engine<'a>);
+
+impl Sample for Texts<'_> {
+    fn sample(&mut self, asks: Vec<SampleAsk>, chance: &mut Chance<'_>) -> Result<Vec<Completion>, Error> {
+        self.0.sample(asks, chance)
+    }
+    fn ledger(&self) -> &Ledger {
+        self.0.ledger()
+    }
+}
+
+#[test]
+fn methods_of_text_access_run_on_a_policy_that_gives_texts_alone() {
+    let toy = toys().remove(0);
+    let mut of_text = 0;
+    for info in METHODS {
+        let method = MethodConfig::named(info.name).expect("listed");
+        let further = method.further();
+        let engine = method.engine(&toy.parts(&further), Sampling::default()).expect("an engine");
+        let (mut sampler, mut reward, mut value) = (Texts(engine), toy.reward(), toy.value.clone());
+        let mut ahead = Engine::new(&toy.arm, Sampling::default()).expect("settings");
+        let mut services = Services::new(&mut sampler)
+            .with_scorer(&toy.base)
+            .with_reward(Some(&mut reward))
+            .with_value(Some(&mut value))
+            .with_rollout(Some(&mut ahead));
+        let machine = method.machine(&toy.tools()).expect("a machine");
+        let streams: Vec<_> = (0..3).map(stream).collect();
+        let given =
+            run(&*machine, &prompts(0..3), &streams, &mut services, &mut Chance::Streams, &mut |_| true);
+        match given {
+            Ok(given) => {
+                let want = toy.answers(&method, &prompts(0..3), &mut Chance::Streams);
+                assert_eq!(given.expect("nothing stops it"), want, "{}", info.name);
+                of_text += usize::from(info.access == Access::Text);
+            }
+            Err(Error::NoLogits { .. }) => {
+                assert_eq!(info.access, Access::Logits, "{} declares {}", info.name, info.access);
+            }
+            Err(error) => panic!("{}: {error}", info.name),
+        }
+    }
+    assert!(of_text > 15, "{of_text}");
 }
 
 fn trace(toy: &common::Toy, method: &MethodConfig, index: usize) -> Trace {

@@ -1,7 +1,7 @@
 //! The rounds.
 
 use super::saved::{Progress, Saved, SavedPrompt};
-use super::{Answer, Ask, Machine, Reply, TextMethod};
+use super::{Answer, Ask, Machine, Reply, Scheduled};
 use crate::capability::{Error, PrefixReward, Reward, Sample, Score};
 use crate::completion::{Candidate, End, Prefix, Prompt, TokenId};
 use crate::ledger::Ledger;
@@ -138,7 +138,7 @@ impl<T> Batch<T> {
 /// `watch` is called after each round with the number of prompts that are done; returning `false` stops the run, and
 /// `None` is returned for it.
 pub fn run(
-    method: &dyn TextMethod,
+    method: &dyn Scheduled,
     prompts: &[Prompt],
     streams: &[Stream],
     services: &mut Services<'_>,
@@ -151,7 +151,7 @@ pub fn run(
 /// Like [`run`], from a saved run of the same method and prompts where there is one. `watch` may save the run. A sampler that
 /// stops within a round ([`Error::Stopped`]) stops the run as `watch` does.
 pub fn resume(
-    method: &dyn TextMethod,
+    method: &dyn Scheduled,
     prompts: &[Prompt],
     streams: &[Stream],
     services: &mut Services<'_>,
@@ -203,7 +203,7 @@ pub fn resume(
 
 /// The places of a run, and what it has cost.
 fn open(
-    method: &dyn TextMethod,
+    method: &dyn Scheduled,
     prompts: &[Prompt],
     saved: Option<Saved>,
 ) -> Result<(Vec<Place>, Ledger), Error> {

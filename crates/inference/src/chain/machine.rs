@@ -1,6 +1,6 @@
 //! The chains of one prompt in lock step.
 
-use generate::schedule::{Answer, Ask, Machine, Reply};
+use generate::schedule::{Answer, Ask, Machine, NoNext, Reply};
 use generate::{Chance, Completion, Error, Prompt, SampleAsk, Stream, TextMethod, TokenId};
 use serde_json::Value;
 
@@ -29,17 +29,17 @@ impl Chains {
         Self { plan, tools: tools.clone() }
     }
 
-    fn run(&self, prompt: &Prompt, state: State) -> Box<dyn Machine> {
+    fn run(&self, prompt: &Prompt, state: State) -> Box<dyn Machine<NoNext>> {
         Box::new(Run { plan: self.plan.clone(), tools: self.tools.clone(), prompt: prompt.clone(), state })
     }
 }
 
 impl TextMethod for Chains {
-    fn start(&self, prompt: &Prompt, stream: Stream) -> Box<dyn Machine> {
+    fn start(&self, prompt: &Prompt, stream: Stream) -> Box<dyn Machine<NoNext>> {
         self.run(prompt, State::new(&self.plan, stream))
     }
 
-    fn restore(&self, prompt: &Prompt, saved: Value) -> Result<Box<dyn Machine>, Error> {
+    fn restore(&self, prompt: &Prompt, saved: Value) -> Result<Box<dyn Machine<NoNext>>, Error> {
         let refused = |message: String| Error::Method { method: self.plan.method, message };
         let state: State = serde_json::from_value(saved)
             .map_err(|error| refused(format!("a saved state cannot be read: {error}")))?;
@@ -57,8 +57,8 @@ struct Run {
     state: State,
 }
 
-impl Machine for Run {
-    fn advance(&mut self, reply: Reply, chance: &mut Chance<'_>) -> Result<Ask, Error> {
+impl Machine<NoNext> for Run {
+    fn advance(&mut self, reply: Reply, chance: &mut Chance<'_>) -> Result<Ask<NoNext>, Error> {
         let method = self.plan.method;
         match (self.state.stage, reply) {
             (Stage::Start, Reply::Start) => {
@@ -193,7 +193,7 @@ impl Run {
     }
 
     /// Decides on the proposals, all of which are scored, records the states, and goes on or ends.
-    fn settle(&mut self, chance: &mut Chance<'_>) -> Result<Ask, Error> {
+    fn settle(&mut self, chance: &mut Chance<'_>) -> Result<Ask<NoNext>, Error> {
         let chains = self.plan.common.chains;
         if self.state.step == 0 {
             self.freeze()?;
@@ -298,7 +298,7 @@ impl Run {
         }
     }
 
-    fn next(&mut self, chance: &mut Chance<'_>) -> Result<Ask, Error> {
+    fn next(&mut self, chance: &mut Chance<'_>) -> Result<Ask<NoNext>, Error> {
         let (step, steps) = (self.state.step, self.plan.common.steps);
         if step == steps {
             return self.done(None);
@@ -358,7 +358,7 @@ impl Run {
     }
 
     /// Ends, with the choice where the vote is decided before the last step.
-    fn done(&mut self, decided: Option<Choice>) -> Result<Ask, Error> {
+    fn done(&mut self, decided: Option<Choice>) -> Result<Ask<NoNext>, Error> {
         let stopped = decided.is_some().then_some(self.state.step);
         let choice = match decided {
             Some(choice) => choice,

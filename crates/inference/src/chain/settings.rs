@@ -94,7 +94,7 @@ macro_rules! chain_settings {
             fn machine(
                 &self,
                 tools: &$crate::Tools,
-            ) -> Result<Box<dyn generate::TextMethod>, $crate::Error> {
+            ) -> Result<Box<dyn generate::Scheduled>, $crate::Error> {
                 $crate::method::check(self, tools)?;
                 Ok(Box::new($crate::chain::Chains::new(self.plan(), tools)))
             }

@@ -11,7 +11,7 @@
 //! 2. τ is the setting; there it is read and never handed on, so that 0.7 is always used. 3. Log-probabilities and not
 //! logits, which differ by a constant. 4. Many prompts at once.
 
-use generate::{Engine, Sampling, TextMethod};
+use generate::{Engine, Sampling, Scheduled};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -76,7 +76,7 @@ impl Method for Args {
         weighing_engine(self, parts, sampling)
     }
 
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
+    fn machine(&self, tools: &Tools) -> Result<Box<dyn Scheduled>, Error> {
         check(self, tools)?;
         let choice = (self.decode, self.temperature);
         Ok(Box::new(guided(INFO.name, tools.max_new_tokens, self.k, self.weight, choice)))

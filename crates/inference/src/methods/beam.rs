@@ -9,7 +9,7 @@
 //! an ended text. 2. Texts that have ended compete as they are. 3. The scores aggregate as told at the end too; there the
 //! last step's value is always used. 4. No lookahead: in that code beam search computes it and does not use it.
 
-use generate::{Engine, Sampling, TextMethod};
+use generate::{Engine, Sampling, Scheduled};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -157,7 +157,7 @@ impl Method for BeamSearch {
         Ok(if self.separator.is_empty() { engine } else { engine.with_pause(self.separator.clone()) })
     }
 
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
+    fn machine(&self, tools: &Tools) -> Result<Box<dyn Scheduled>, Error> {
         check(self, tools)?;
         Ok(Box::new(Rounds { plan: self.clone(), horizon: tools.max_new_tokens }))
     }

@@ -8,7 +8,7 @@
 //! Deviations: 1. the search begins with W·K rows, so that every round draws as many. 2. Beams that have ended compete as
 //! they are and are not continued. 3. Equal texts are kept: they count as the sampler gives them, as in the public code.
 
-use generate::TextMethod;
+use generate::Scheduled;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -89,7 +89,7 @@ impl Method for Cbs {
         self.samples()
     }
 
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
+    fn machine(&self, tools: &Tools) -> Result<Box<dyn Scheduled>, Error> {
         check(self, tools)?;
         Ok(Box::new(Rounds { plan: *self, horizon: tools.max_new_tokens }))
     }

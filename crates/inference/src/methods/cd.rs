@@ -9,7 +9,7 @@
 //!
 //! Deviation: with `k` above 0 the law is cut to the candidates.
 
-use generate::{Engine, Sampling, TextMethod};
+use generate::{Engine, Sampling, Scheduled};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -70,7 +70,7 @@ impl Method for Cd {
         weighing_engine(self, parts, sampling)
     }
 
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
+    fn machine(&self, tools: &Tools) -> Result<Box<dyn Scheduled>, Error> {
         check(self, tools)?;
         let choice = (Decode::Sample, 1.0);
         Ok(Box::new(guided(INFO.name, tools.max_new_tokens, self.k, self.lambda, choice)))

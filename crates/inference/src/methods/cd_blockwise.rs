@@ -7,7 +7,7 @@
 //! Deviations: 1. the paper trains its own prefix scorer (CD-Q, CD-FUDGE); here anything that judges partial texts may serve.
 //! 2. A text that ends within its block competes as it is.
 
-use generate::TextMethod;
+use generate::Scheduled;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -80,7 +80,7 @@ impl Method for CdBlockwise {
         self.k
     }
 
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
+    fn machine(&self, tools: &Tools) -> Result<Box<dyn Scheduled>, Error> {
         check(self, tools)?;
         Ok(Box::new(Rounds { plan: *self, horizon: tools.max_new_tokens }))
     }

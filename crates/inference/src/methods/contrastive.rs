@@ -12,7 +12,7 @@
 //! temperature 1, whatever the temperature of sampling; (3) the amateur has no temperature of its own.
 
 use generate::mix::{Difference, Differences};
-use generate::{Engine, Mix, Sampling, TextMethod};
+use generate::{Engine, Mix, Sampling, Scheduled};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -92,7 +92,7 @@ impl Method for Contrastive {
         Ok(Engine::mix(mix.masked(plausible), sampling)?)
     }
 
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
+    fn machine(&self, tools: &Tools) -> Result<Box<dyn Scheduled>, Error> {
         check(self, tools)?;
         Ok(Box::new(Single { method: INFO.name, budget: tools.max_new_tokens }))
     }

@@ -11,7 +11,7 @@
 //! the negative weight can favour; (2) where both models exclude a token their ratio counts as 1.
 
 use generate::mix::{Difference, Differences};
-use generate::{Engine, Mix, Sampling, TextMethod};
+use generate::{Engine, Mix, Sampling, Scheduled};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -86,7 +86,7 @@ impl Method for Eft {
         Ok(Engine::mix(mix, sampling)?)
     }
 
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
+    fn machine(&self, tools: &Tools) -> Result<Box<dyn Scheduled>, Error> {
         check(self, tools)?;
         Ok(Box::new(Single { method: INFO.name, budget: tools.max_new_tokens }))
     }

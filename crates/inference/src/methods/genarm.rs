@@ -16,7 +16,7 @@
 //! models' precision; (3) top-k, top-p and min-p apply to the product, as there, or to the base before (`filter`).
 //! Negative weights, which favour what an ARM thinks unlikely without bound, need the second.
 
-use generate::{Engine, Mix, Sampling, Source, TextMethod};
+use generate::{Engine, Mix, Sampling, Scheduled, Source};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -202,7 +202,7 @@ impl Method for GenArm {
         Ok(Engine::mix(mix, sampling)?)
     }
 
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
+    fn machine(&self, tools: &Tools) -> Result<Box<dyn Scheduled>, Error> {
         check(self, tools)?;
         Ok(Box::new(Single { method: INFO.name, budget: tools.max_new_tokens }))
     }

@@ -17,8 +17,10 @@
 //! It follows from Del Moral's Feynman–Kac identities with `genarm` as the proposal, as in twisted SMC (arXiv 2404.17546)
 //! with constant twists; there is no public code of it.
 
-use generate::schedule::{Answer, Ask, Machine, Reply};
-use generate::{Chance, Completion, End, Engine, Prompt, SampleAsk, Sampling, Stream, TextMethod, TokenId};
+use generate::schedule::{Answer, Ask, Machine, NoNext, Reply};
+use generate::{
+    Chance, Completion, End, Engine, Prompt, SampleAsk, Sampling, Scheduled, Stream, TextMethod, TokenId,
+};
 use objective::draw::Draw;
 use objective::numeric::log_sum_exp;
 use schemars::JsonSchema;
@@ -159,7 +161,7 @@ impl Method for GenArmSmc {
         Ok(Engine::mix(mix, sampling)?.with_log_z())
     }
 
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
+    fn machine(&self, tools: &Tools) -> Result<Box<dyn Scheduled>, Error> {
         check(self, tools)?;
         Ok(Box::new(Smc { config: self.clone(), horizon: tools.max_new_tokens }))
     }
@@ -171,7 +173,7 @@ struct Smc {
 }
 
 impl TextMethod for Smc {
-    fn start(&self, prompt: &Prompt, stream: Stream) -> Box<dyn Machine> {
+    fn start(&self, prompt: &Prompt, stream: Stream) -> Box<dyn Machine<NoNext>> {
         let empty = Particle { ids: Vec::new(), end: End::Budget, log_weight: 0.0, tilt: 0.0 };
         Box::new(Run {
             config: self.config.clone(),
@@ -224,8 +226,8 @@ struct Run {
     resampled: usize,
 }
 
-impl Machine for Run {
-    fn advance(&mut self, reply: Reply, chance: &mut Chance<'_>) -> Result<Ask, generate::Error> {
+impl Machine<NoNext> for Run {
+    fn advance(&mut self, reply: Reply, chance: &mut Chance<'_>) -> Result<Ask<NoNext>, generate::Error> {
         let growing = self.growing();
         match reply {
             Reply::Start => return Ok(self.ask(&growing)),
@@ -274,7 +276,7 @@ impl Run {
     }
 
     /// Asks for the next block. The first block of particle `i` has the stream of sample `i` of a pool.
-    fn ask(&self, growing: &[usize]) -> Ask {
+    fn ask(&self, growing: &[usize]) -> Ask<NoNext> {
         let one = |index: &usize| {
             let particle = &self.particles[*index];
             let stream = self.stream.child(*index as u64);
@@ -312,7 +314,7 @@ impl Run {
             .collect();
     }
 
-    fn done(&mut self, weights: &[f64], chance: &mut Chance<'_>) -> Result<Ask, generate::Error> {
+    fn done(&mut self, weights: &[f64], chance: &mut Chance<'_>) -> Result<Ask<NoNext>, generate::Error> {
         let log_z = self.log_z + self.log_mean_weight();
         let log_weights = self.log_weights();
         let picked = chance.of(&mut self.stream).pick(&log_weights);

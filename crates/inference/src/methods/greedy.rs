@@ -2,7 +2,7 @@
 //!
 //! Law: one text. Temperature and filters of the sampling settings are ignored, stop strings are not.
 
-use generate::{Sampling, TextMethod};
+use generate::{Sampling, Scheduled};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +42,7 @@ impl Method for Greedy {
         Sampling { stop: sampling.stop, ..Sampling::greedy() }
     }
 
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
+    fn machine(&self, tools: &Tools) -> Result<Box<dyn Scheduled>, Error> {
         check(self, tools)?;
         Ok(Box::new(Single { method: INFO.name, budget: tools.max_new_tokens }))
     }

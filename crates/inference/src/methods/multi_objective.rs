@@ -25,7 +25,7 @@
 
 use std::collections::BTreeMap;
 
-use generate::{Engine, Mix, Rule, Sampling, Source, TextMethod};
+use generate::{Engine, Mix, Rule, Sampling, Scheduled, Source};
 use objective::numeric::log_sum_exp;
 use objective::power_mean::{divergence_optimum, log_power_mean};
 use schemars::JsonSchema;
@@ -244,7 +244,7 @@ impl Method for MultiObjective {
         Ok(Engine::mix(mix, sampling)?)
     }
 
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
+    fn machine(&self, tools: &Tools) -> Result<Box<dyn Scheduled>, Error> {
         check(self, tools)?;
         Ok(Box::new(Single { method: INFO.name, budget: tools.max_new_tokens }))
     }

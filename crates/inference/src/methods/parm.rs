@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 
-use generate::{Engine, Sampling, TextMethod};
+use generate::{Engine, Sampling, Scheduled};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -124,7 +124,7 @@ impl Method for Parm {
         Ok(Engine::mix(mix, sampling)?)
     }
 
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
+    fn machine(&self, tools: &Tools) -> Result<Box<dyn Scheduled>, Error> {
         check(self, tools)?;
         Ok(Box::new(Single { method: INFO.name, budget: tools.max_new_tokens }))
     }

@@ -2,7 +2,7 @@
 //!
 //! Law: the policy's own at temperature 1 without filters; its divergence to the raw law is reported otherwise.
 
-use generate::TextMethod;
+use generate::Scheduled;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +38,7 @@ impl Method for Sample {
         1
     }
 
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
+    fn machine(&self, tools: &Tools) -> Result<Box<dyn Scheduled>, Error> {
         check(self, tools)?;
         Ok(Box::new(Single { method: INFO.name, budget: tools.max_new_tokens }))
     }

@@ -11,7 +11,7 @@
 //! less 15 GB, and ranks when it is full, so that results depend on the machine. 2. A text that has ended costs nothing
 //! more: it keeps its rank, and stays in the last choice even where it ranks among the lowest.
 
-use generate::TextMethod;
+use generate::Scheduled;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -96,7 +96,7 @@ impl Method for SpeculativeRejection {
         self.n
     }
 
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
+    fn machine(&self, tools: &Tools) -> Result<Box<dyn Scheduled>, Error> {
         check(self, tools)?;
         Ok(Box::new(Rounds { plan: *self, horizon: tools.max_new_tokens }))
     }

@@ -12,7 +12,7 @@
 
 use generate::schedule::{Ask, Machine, Reply};
 use generate::{Chance, End, Engine, Error as Failure, NextToken, Prompt, SampleAsk, Sampling};
-use generate::{Stream, TextMethod, TokenId};
+use generate::{Scheduled, Stream, TokenId};
 use objective::numeric::softmax;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -115,7 +115,7 @@ impl Method for TransferQ {
         weighing_engine(self, parts, sampling)
     }
 
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
+    fn machine(&self, tools: &Tools) -> Result<Box<dyn Scheduled>, Error> {
         check(self, tools)?;
         Ok(Box::new(Lookahead { config: *self, horizon: tools.max_new_tokens }))
     }
@@ -148,7 +148,7 @@ struct Lookahead {
     horizon: usize,
 }
 
-impl TextMethod for Lookahead {
+impl Scheduled for Lookahead {
     fn start(&self, prompt: &Prompt, stream: Stream) -> Box<dyn Machine> {
         let walk = Walk::new(prompt, stream, self.horizon);
         Box::new(Running {

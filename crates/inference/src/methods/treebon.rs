@@ -11,7 +11,7 @@
 //! each log-probability one position off. 2. Rows that have ended keep competing without children, and the tokens that
 //! they would have had are not drawn. 3. Where `l_max` is not a multiple of `layers`, the first layers get one token more.
 
-use generate::TextMethod;
+use generate::Scheduled;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -107,7 +107,7 @@ impl Method for TreeBon {
         self.n
     }
 
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
+    fn machine(&self, tools: &Tools) -> Result<Box<dyn Scheduled>, Error> {
         check(self, tools)?;
         let horizon = tools.max_new_tokens;
         if self.layers > horizon {

@@ -1,6 +1,6 @@
 //! The machine of searches that draw completions in blocks.
 
-use generate::schedule::{Answer, Ask, Machine, Reply};
+use generate::schedule::{Answer, Ask, Machine, NoNext, Reply};
 use generate::{Chance, Completion, End, Error, Prompt, Stream, TextMethod, TokenId};
 use serde::{Deserialize, Serialize};
 
@@ -106,7 +106,7 @@ pub(crate) struct Rounds<P> {
 }
 
 impl<P: Plan> TextMethod for Rounds<P> {
-    fn start(&self, prompt: &Prompt, stream: Stream) -> Box<dyn Machine> {
+    fn start(&self, prompt: &Prompt, stream: Stream) -> Box<dyn Machine<NoNext>> {
         let roots = (0..self.plan.roots()).map(|root| Candidate::new(Beam::root(stream, root))).collect();
         Box::new(Running {
             search: self.clone(),
@@ -152,8 +152,8 @@ struct Running<P> {
     rounds: Vec<RoundTrace>,
 }
 
-impl<P: Plan> Machine for Running<P> {
-    fn advance(&mut self, reply: Reply, _: &mut Chance<'_>) -> Result<Ask, Error> {
+impl<P: Plan> Machine<NoNext> for Running<P> {
+    fn advance(&mut self, reply: Reply, _: &mut Chance<'_>) -> Result<Ask<NoNext>, Error> {
         match (self.stage, reply) {
             (Stage::Start, Reply::Start) => Ok(self.draw()),
             (Stage::Blocks, Reply::Samples(given)) if given.len() == self.open().count() => {
@@ -187,7 +187,7 @@ impl<P: Plan> Running<P> {
         self.pool.iter().map(|candidate| &candidate.beam).filter(|beam| beam.end.is_none())
     }
 
-    fn draw(&mut self) -> Ask {
+    fn draw(&mut self) -> Ask<NoNext> {
         self.stage = Stage::Blocks;
         let (block, horizon) = (self.search.plan.block(self.rounds.len()), self.search.horizon);
         let budget = |beam: &Beam| block.clamp(1, horizon - beam.ids.len());
@@ -204,7 +204,7 @@ impl<P: Plan> Running<P> {
     }
 
     /// Takes the values, keeps what the plan keeps, and goes on or ends.
-    fn settle(&mut self, given: Vec<f64>) -> Result<Ask, Error> {
+    fn settle(&mut self, given: Vec<f64>) -> Result<Ask<NoNext>, Error> {
         let unvalued = self.pool.iter_mut().filter(|candidate| !candidate.valued);
         let mut given = given.into_iter();
         for (candidate, value) in unvalued.zip(given.by_ref()) {
@@ -250,14 +250,14 @@ impl<P: Plan> Running<P> {
         Ok(self.draw())
     }
 
-    fn reward(&mut self) -> Ask {
+    fn reward(&mut self) -> Ask<NoNext> {
         self.stage = Stage::Rewards;
         let ended =
             |candidate: &Candidate| (candidate.beam.ids.clone(), candidate.beam.end.unwrap_or(End::Budget));
         Ask::Reward(self.pool.iter().map(ended).collect())
     }
 
-    fn done(&mut self, scores: Vec<f64>) -> Result<Ask, Error> {
+    fn done(&mut self, scores: Vec<f64>) -> Result<Ask<NoNext>, Error> {
         let mut picked = 0;
         for (place, score) in scores.iter().enumerate() {
             if *score > scores[picked] {

@@ -1,7 +1,7 @@
 //! Methods that choose every token among the policy's candidates.
 
 use generate::schedule::{Answer, Ask, Machine, Reply};
-use generate::{Chance, End, Error, NextAsk, NextToken, Prompt, Stream, TextMethod, TokenId};
+use generate::{Chance, End, Error, NextAsk, NextToken, Prompt, Scheduled, Stream, TokenId};
 use objective::numeric::log_softmax;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -144,7 +144,7 @@ pub(crate) fn guided(
     Guided { method, horizon, k, weight, temperature, decode }
 }
 
-impl TextMethod for Guided {
+impl Scheduled for Guided {
     fn start(&self, prompt: &Prompt, stream: Stream) -> Box<dyn Machine> {
         let walk = Walk::new(prompt, stream, self.horizon);
         Box::new(Running { law: *self, walk, candidates: Vec::new() })

@@ -1,6 +1,6 @@
 //! The settings of `twisted-smc`.
 
-use generate::{Engine, Sampling, TextMethod};
+use generate::{Engine, Sampling, Scheduled};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -125,7 +125,7 @@ impl Method for TwistedSmc {
         }
     }
 
-    fn machine(&self, tools: &Tools) -> Result<Box<dyn TextMethod>, Error> {
+    fn machine(&self, tools: &Tools) -> Result<Box<dyn Scheduled>, Error> {
         check(self, tools)?;
         Ok(Box::new(Particles { config: *self, horizon: tools.max_new_tokens }))
     }

@@ -1,7 +1,7 @@
 //! The particles of one prompt.
 
 use generate::schedule::{Answer, Ask, Machine, Reply};
-use generate::{Chance, Completion, End, Error, NextAsk, NextToken, Prompt, Stream, TextMethod, TokenId};
+use generate::{Chance, Completion, End, Error, NextAsk, NextToken, Prompt, Scheduled, Stream, TokenId};
 use objective::numeric::log_sum_exp;
 use serde::{Deserialize, Serialize};
 
@@ -36,7 +36,7 @@ pub(super) struct Particles {
     pub(super) horizon: usize,
 }
 
-impl TextMethod for Particles {
+impl Scheduled for Particles {
     fn start(&self, prompt: &Prompt, stream: Stream) -> Box<dyn Machine> {
         let particle =
             |root| Particle { beam: Beam::root(stream, root), log_weight: 0.0, log_twist: 0.0, stale: false };
