@@ -1,5 +1,7 @@
 //! The capabilities of a policy, from the least to the most. A method asks for the least it needs.
 
+use std::any::Any;
+
 use serde::{Deserialize, Serialize};
 
 use crate::completion::{Candidate, Completion, End, Prefix, TokenId};
@@ -289,6 +291,40 @@ pub trait Step: Score {
 
     /// A session without rows.
     fn session(&self) -> Box<dyn Session + '_>;
+
+    /// Itself, for policies that [`Step::joins`] others of their kind.
+    fn any(&self) -> Option<&dyn Any> {
+        None
+    }
+
+    /// Whether rows of this policy and of `other` can run as one batch, as those of two adapters of one backbone can.
+    fn joins(&self, _: &dyn Step) -> bool {
+        false
+    }
+
+    /// Sessions of this policy and of others, each of which it [`Step::joins`].
+    fn join<'a>(&'a self, _: &[&'a dyn Step]) -> Option<Joined<'a>> {
+        None
+    }
+}
+
+/// Sessions whose rows can run as one batch.
+#[expect(missing_debug_implementations, reason = "sessions have nothing to show")]
+pub struct Joined<'a> {
+    /// One for each policy, in their order. Each may be used by itself.
+    pub sessions: Vec<Box<dyn Session + 'a>>,
+    /// All together.
+    pub batch: Box<dyn Batch + 'a>,
+}
+
+/// Several sessions at once.
+pub trait Batch {
+    /// [`Session::extend_each`] of every session, each with rows of its own, and with the same counts.
+    fn extend_each(
+        &mut self,
+        rows: &[Vec<(RowId, &[TokenId])>],
+        counts: &[usize],
+    ) -> Result<Vec<Logits>, Error>;
 }
 
 /// Maps whole completions to scores.

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use crate::capability::{Error, Logits, NextAsk, NextToken, RowId, Sample, SampleAsk, Session, Step};
+use crate::capability::{Batch, Error, Logits, NextAsk, NextToken, RowId, Sample, SampleAsk, Session, Step};
 use crate::completion::{Completion, End, TokenId};
 use crate::ledger::Ledger;
 use crate::mix::{Mix, Rule, Source};
@@ -67,10 +67,41 @@ struct Lane<'a> {
     prefixes: Prefixes,
 }
 
+/// Lanes that run together.
+struct Group<'a> {
+    lanes: Vec<usize>,
+    /// Set where there are several.
+    batch: Option<Box<dyn Batch + 'a>>,
+}
+
+/// The sessions of models, those whose rows can run as one batch in one group.
+fn grouped<'a>(models: &[&'a dyn Step]) -> (Vec<Box<dyn Session + 'a>>, Vec<Group<'a>>) {
+    let mut sessions: Vec<Option<Box<dyn Session + 'a>>> = models.iter().map(|_| None).collect();
+    let mut groups = Vec::new();
+    for first in 0..models.len() {
+        if sessions[first].is_some() {
+            continue;
+        }
+        let joins = |other: &usize| sessions[*other].is_none() && models[first].joins(models[*other]);
+        let others: Vec<usize> = (first + 1..models.len()).filter(joins).collect();
+        let joined = models[first].join(&others.iter().map(|other| models[*other]).collect::<Vec<_>>());
+        let (given, lanes, batch) = match joined.filter(|_| !others.is_empty()) {
+            Some(joined) => (joined.sessions, [&[first][..], &others].concat(), Some(joined.batch)),
+            None => (vec![models[first].session()], vec![first], None),
+        };
+        for (lane, session) in lanes.iter().zip(given) {
+            sessions[*lane] = Some(session);
+        }
+        groups.push(Group { lanes, batch });
+    }
+    (sessions.into_iter().flatten().collect(), groups)
+}
+
 /// A sampler over a product of models.
 #[expect(missing_debug_implementations, reason = "sessions have nothing to show")]
 pub struct Engine<'a> {
     lanes: Vec<Lane<'a>>,
+    groups: Vec<Group<'a>>,
     mixer: Mixer,
     limits: Limits,
     decode: Option<Decode<'a>>,
@@ -185,13 +216,15 @@ impl<'a> Engine<'a> {
         settings.check()?;
         let width = mix.width()?;
         let models = mix.models.len();
-        let lane = |policy: &'a dyn Step| Lane {
+        let (sessions, groups) = grouped(&mix.models);
+        let lane = |(policy, session): (&'a dyn Step, Box<dyn Session + 'a>)| Lane {
             policy,
-            session: policy.session(),
+            session,
             prefixes: Prefixes::new(Limits::default().kept_tokens),
         };
         Ok(Self {
-            lanes: mix.models.into_iter().map(lane).collect(),
+            lanes: mix.models.into_iter().zip(sessions).map(lane).collect(),
+            groups,
             mixer: Mixer {
                 models,
                 width,
@@ -298,21 +331,35 @@ impl<'a> Engine<'a> {
         tokens: &[Vec<Vec<TokenId>>],
         last: Option<&[usize]>,
     ) -> Result<Vec<Logits>, Error> {
-        let mut outputs = Vec::with_capacity(self.lanes.len());
-        for (index, lane) in self.lanes.iter_mut().enumerate() {
-            let items: Vec<(RowId, &[TokenId])> =
-                rows.iter().zip(tokens).map(|(row, tokens)| (row[index], tokens[index].as_slice())).collect();
+        let items = |lane: usize| -> Vec<(RowId, &[TokenId])> {
+            rows.iter().zip(tokens).map(|(row, tokens)| (row[lane], tokens[lane].as_slice())).collect()
+        };
+        let mut outputs: Vec<Option<Logits>> = self.lanes.iter().map(|_| None).collect();
+        let ones = vec![1; rows.len()];
+        let counts = last.unwrap_or(&ones);
+        for Group { lanes, batch } in &mut self.groups {
             let started = Instant::now();
-            outputs.push(match last {
-                Some(counts) => lane.session.extend_each(&items, counts)?,
-                None => lane.session.extend(&items)?,
-            });
-            if self.mixer.rule.drives(index) {
-                self.ledger.seconds += started.elapsed().as_secs_f64();
-                self.ledger.forward_passes += 1;
+            let given = match batch {
+                Some(batch) => {
+                    let items: Vec<_> = lanes.iter().map(|lane| items(*lane)).collect();
+                    batch.extend_each(&items, counts)?
+                }
+                None => {
+                    let (items, session) = (items(lanes[0]), &mut self.lanes[lanes[0]].session);
+                    vec![match last {
+                        Some(counts) => session.extend_each(&items, counts)?,
+                        None => session.extend(&items)?,
+                    }]
+                }
+            };
+            let driving = lanes.iter().filter(|lane| self.mixer.rule.drives(**lane)).count();
+            self.ledger.seconds += started.elapsed().as_secs_f64() * driving as f64 / lanes.len() as f64;
+            self.ledger.forward_passes += driving as u64;
+            for (lane, logits) in lanes.iter().zip(given) {
+                outputs[*lane] = Some(logits);
             }
         }
-        Ok(outputs)
+        Ok(outputs.into_iter().flatten().collect())
     }
 
     /// Why a completion that has just got its last token ends by itself. Its tokens are `kept` and `new`, which is not empty.

@@ -18,6 +18,23 @@ pub struct CacheSession<'a> {
     capacity: usize,
 }
 
+/// Tokens that rows have room for, and where their keys and values go.
+#[derive(Debug, Default)]
+pub(crate) struct Appended {
+    /// All tokens, row after row.
+    pub(crate) ids: Vec<TokenId>,
+    /// The position of each.
+    pub(crate) positions: Vec<u32>,
+    slots: Vec<u32>,
+    /// The pages of the rows, and where those of each token's row begin.
+    tables: Vec<u32>,
+    starts: Vec<u32>,
+    lengths: Vec<u32>,
+    /// Pages that are copied first.
+    from: Vec<u32>,
+    to: Vec<u32>,
+}
+
 /// Rows of logits computed at once when all positions are scored.
 const SCORED_ROWS: usize = 512;
 
@@ -48,6 +65,13 @@ impl<'a> CacheSession<'a> {
 
     /// Appends tokens to rows and returns what the last norm gets, `[all new tokens, hidden]`, row after row.
     fn run(&mut self, rows: &[(RowId, &[TokenId])]) -> Result<Tensor<2>, Error> {
+        let new = self.append(rows)?;
+        let decoder = self.decoder;
+        Ok(decoder.hidden(&new.ids, &new.positions, &mut |layer, q, k, v| self.attend(&new, layer, q, k, v)))
+    }
+
+    /// Makes room for tokens of rows.
+    pub(crate) fn append(&mut self, rows: &[(RowId, &[TokenId])]) -> Result<Appended, Error> {
         let (vocab, context) = (self.decoder.config.vocab_size, self.decoder.config.max_position_embeddings);
         for (place, (row, tokens)) in rows.iter().enumerate() {
             let held = self.pages.len(row.0);
@@ -60,30 +84,38 @@ impl<'a> CacheSession<'a> {
                 return Err(Error::Context { what: "row", row: place, needed, limit: context, model });
             }
         }
-        let (mut ids, mut positions, mut slots) = (Vec::new(), Vec::new(), Vec::new());
+        let mut new = Appended::default();
         let mut copies = Vec::new();
         for (row, tokens) in rows {
             let start = self.pages.len(row.0);
-            slots.extend(self.pages.append(row.0, tokens.len(), &mut copies));
-            ids.extend_from_slice(tokens);
-            positions.extend((start..start + tokens.len()).map(|position| position as u32));
+            new.slots.extend(self.pages.append(row.0, tokens.len(), &mut copies));
+            new.ids.extend_from_slice(tokens);
+            new.positions.extend((start..start + tokens.len()).map(|position| position as u32));
         }
-        let (mut tables, mut starts) = (Vec::new(), Vec::new());
         for (row, tokens) in rows {
-            starts.extend(std::iter::repeat_n(tables.len() as u32, tokens.len()));
-            tables.extend_from_slice(self.pages.table(row.0));
+            new.starts.extend(std::iter::repeat_n(new.tables.len() as u32, tokens.len()));
+            new.tables.extend_from_slice(self.pages.table(row.0));
         }
         self.grow(self.pages.capacity());
-        let (from, to): (Vec<u32>, Vec<u32>) = copies.iter().map(|copy| (copy.from, copy.to)).unzip();
-        let lengths: Vec<u32> = positions.iter().map(|position| position + 1).collect();
+        (new.from, new.to) = copies.iter().map(|copy| (copy.from, copy.to)).unzip();
+        new.lengths = new.positions.iter().map(|position| position + 1).collect();
+        Ok(new)
+    }
+
+    /// Attention of the appended tokens in a layer, whose keys and values are kept.
+    pub(crate) fn attend(
+        &mut self,
+        new: &Appended,
+        layer: usize,
+        q: Tensor<3>,
+        k: Tensor<3>,
+        v: Tensor<3>,
+    ) -> Tensor<3> {
         let scale = (self.decoder.config.head_dim as f64).powf(-0.5);
-        let pools = &mut self.pools;
-        Ok(self.decoder.hidden(&ids, &positions, &mut |layer, q, k, v| {
-            let pool = &mut pools[layer];
-            pool.copy(&from, &to);
-            pool.write(k, v, &slots);
-            kernels::paged_attention(q, pool, &tables, &starts, &lengths, scale)
-        }))
+        let pool = &mut self.pools[layer];
+        pool.copy(&new.from, &new.to);
+        pool.write(k, v, &new.slots);
+        kernels::paged_attention(q, pool, &new.tables, &new.starts, &new.lengths, scale)
     }
 
     /// What the head gets, after the last norm, of all tokens given to this call: `[all new tokens, hidden]`, row-major.

@@ -16,6 +16,9 @@ use crate::params::{Slot, Visitor};
 /// rotated, to outputs `[tokens, heads, head_dim]`.
 pub type Mix<'m> = dyn FnMut(usize, Tensor<3>, Tensor<3>, Tensor<3>) -> Tensor<3> + 'm;
 
+/// One of a layer's linear maps.
+pub(crate) type Map = fn(&Layer) -> &Linear;
+
 /// Where the parameters of a value head are visited, by the name that TRL has for them.
 pub const VALUE_HEAD: &str = "v_head.summary";
 
@@ -172,6 +175,18 @@ impl Decoder {
 
     /// Runs layer `index`.
     pub fn layer(&self, index: usize, x: Tensor<2>, positions: &[u32], mix: &mut Mix<'_>) -> Tensor<2> {
+        self.layer_by(index, x, positions, mix, &|map, x| map(&self.layers[index]).forward(x))
+    }
+
+    /// Runs layer `index` with its linear maps as `apply` has them.
+    pub(crate) fn layer_by(
+        &self,
+        index: usize,
+        x: Tensor<2>,
+        positions: &[u32],
+        mix: &mut Mix<'_>,
+        apply: &dyn Fn(Map, Tensor<2>) -> Tensor<2>,
+    ) -> Tensor<2> {
         let layer = &self.layers[index];
         let config = &self.config;
         let [tokens, _] = x.dims();
@@ -179,17 +194,18 @@ impl Decoder {
         let (frequencies, factor) = (&self.inverse_frequencies, config.rope_scaling.attention_factor());
 
         let h = kernels::rms_norm(x.clone(), layer.input_layernorm.clone(), config.rms_norm_eps);
-        let q = heads(layer.self_attn.q_proj.forward(h.clone()), config.num_attention_heads);
-        let k = heads(layer.self_attn.k_proj.forward(h.clone()), config.num_key_value_heads);
-        let v = heads(layer.self_attn.v_proj.forward(h), config.num_key_value_heads);
+        let q = heads(apply(|layer| &layer.self_attn.q_proj, h.clone()), config.num_attention_heads);
+        let k = heads(apply(|layer| &layer.self_attn.k_proj, h.clone()), config.num_key_value_heads);
+        let v = heads(apply(|layer| &layer.self_attn.v_proj, h), config.num_key_value_heads);
         let q = kernels::rope(q, positions, frequencies, factor);
         let k = kernels::rope(k, positions, frequencies, factor);
         let o = mix(index, q, k, v).reshape([tokens, config.num_attention_heads * config.head_dim]);
-        let x = x + layer.self_attn.o_proj.forward(o);
+        let x = x + apply(|layer| &layer.self_attn.o_proj, o);
 
         let h = kernels::rms_norm(x.clone(), layer.post_attention_layernorm.clone(), config.rms_norm_eps);
-        let gated = kernels::silu_mul(layer.mlp.gate_proj.forward(h.clone()), layer.mlp.up_proj.forward(h));
-        x + layer.mlp.down_proj.forward(gated)
+        let gate = apply(|layer| &layer.mlp.gate_proj, h.clone());
+        let gated = kernels::silu_mul(gate, apply(|layer| &layer.mlp.up_proj, h));
+        x + apply(|layer| &layer.mlp.down_proj, gated)
     }
 
     /// Norm and head on rows of [`Decoder::hidden`]: `[rows, width]`.
@@ -274,6 +290,65 @@ impl Decoder {
                 bilinear.prefer(&weights);
             }
         });
+    }
+
+    /// A copy without adapters.
+    #[must_use]
+    pub fn without_adapter(&self) -> Self {
+        let mut copy = self.clone();
+        copy.each_linear(&mut |_, linear| linear.lora = None);
+        copy
+    }
+
+    /// A copy with the adapter of `other`, a decoder of the same shape, in the place of its own; the weights are held once.
+    #[must_use]
+    pub fn with_adapter_of(&self, other: &Self) -> Self {
+        let mut loras = std::collections::BTreeMap::new();
+        other.clone().each_linear(&mut |path, linear| {
+            if let Some(lora) = linear.lora.take() {
+                loras.insert(path.to_owned(), lora);
+            }
+        });
+        let mut copy = self.clone();
+        copy.each_linear(&mut |path, linear| linear.lora = loras.remove(path));
+        copy
+    }
+
+    /// Whether both are language models that multiply by the same packed weights, held once, and differ in adapters at most.
+    pub fn shares_weights(&self, other: &Self) -> bool {
+        let (a, b) = (self, other);
+        let languages = a.config.head == Head::Language && b.config.head == Head::Language;
+        if !languages || a.layers.len() != b.layers.len() {
+            return false;
+        }
+        let heads = match (&a.head, &b.head) {
+            (Some(a), Some(b)) => a.shares_weights(b),
+            (None, None) => matches!((&self.tied, &other.tied), (Some(a), Some(b)) if Arc::ptr_eq(a, b)),
+            _ => false,
+        };
+        let maps: [Map; 7] = [
+            |layer| &layer.self_attn.q_proj,
+            |layer| &layer.self_attn.k_proj,
+            |layer| &layer.self_attn.v_proj,
+            |layer| &layer.self_attn.o_proj,
+            |layer| &layer.mlp.gate_proj,
+            |layer| &layer.mlp.up_proj,
+            |layer| &layer.mlp.down_proj,
+        ];
+        let layers = || a.layers.iter().zip(&b.layers);
+        let shared = layers().all(|(a, b)| maps.iter().all(|map| map(a).shares_weights(map(b))));
+        if !heads || !shared {
+            return false;
+        }
+        // What is not packed is small, but for embeddings that are not the head's.
+        let same = |a: &Tensor<1>, b: &Tensor<1>| a.clone().into_data() == b.clone().into_data();
+        let norms = layers().all(|(a, b)| {
+            same(&a.input_layernorm, &b.input_layernorm)
+                && same(&a.post_attention_layernorm, &b.post_attention_layernorm)
+        });
+        let embeddings =
+            || a.head.is_none() || a.embed_tokens.clone().into_data() == b.embed_tokens.clone().into_data();
+        norms && same(&a.norm, &b.norm) && embeddings()
     }
 
     /// A copy for inference: off the differentiating device, weights packed, without a value head.

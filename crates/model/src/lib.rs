@@ -12,6 +12,7 @@ pub mod device;
 pub mod error;
 pub mod files;
 pub mod hub;
+mod joint;
 pub mod learn;
 pub mod linear;
 pub mod merge;

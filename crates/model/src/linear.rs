@@ -54,18 +54,34 @@ impl Linear {
     /// # Shapes
     /// `x` is `[rows, in]`; returns `[rows, out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let base = kernels::linear(x.clone(), self.weight.clone(), self.bias.clone(), self.packed.as_ref());
-        match &self.lora {
+        let base = self.unadapted(x.clone());
+        match self.change(x) {
             None => base,
-            Some(lora) => {
-                let low = kernels::linear(x, lora.a.clone(), None, None);
-                let low = match &lora.bilinear {
-                    None => low,
-                    Some(bilinear) => bilinear.apply(low),
-                };
-                base + kernels::linear(low, lora.b.clone(), None, None) * lora.scaling
-            }
+            Some(change) => base + change,
         }
+    }
+
+    /// The map without its adapter.
+    pub(crate) fn unadapted(&self, x: Tensor<2>) -> Tensor<2> {
+        kernels::linear(x, self.weight.clone(), self.bias.clone(), self.packed.as_ref())
+    }
+
+    /// What the adapter adds.
+    pub(crate) fn change(&self, x: Tensor<2>) -> Option<Tensor<2>> {
+        let lora = self.lora.as_ref()?;
+        let low = kernels::linear(x, lora.a.clone(), None, None);
+        let low = match &lora.bilinear {
+            None => low,
+            Some(bilinear) => bilinear.apply(low),
+        };
+        Some(kernels::linear(low, lora.b.clone(), None, None) * lora.scaling)
+    }
+
+    /// Whether both multiply by the same packed weights, held once, and differ in ordinary adapters at most.
+    pub(crate) fn shares_weights(&self, other: &Self) -> bool {
+        let same = matches!((&self.packed, &other.packed), (Some(a), Some(b)) if Arc::ptr_eq(a, b));
+        let ordinary = |map: &Self| map.lora.as_ref().is_none_or(|lora| lora.bilinear.is_none());
+        same && ordinary(self) && ordinary(other)
     }
 
     /// Attaches an adapter of rank `r`: `A` uniform as PEFT begins it (Kaiming with a = √5), `B` zero.

@@ -1,10 +1,14 @@
 //! A decoder as a policy: sessions to decode with, and scores of given continuations.
 
+use std::any::Any;
+
+use generate::capability::Joined;
 use generate::{Error, Score, Session, Step, TokenId};
 use kernels::Precision;
 
 use crate::cache::CacheSession;
 use crate::decoder::Decoder;
+use crate::joint;
 
 /// Tokens run at once when continuations are scored.
 const SCORED_TOKENS: usize = 4096;
@@ -151,6 +155,23 @@ impl Step for Policy {
 
     fn session(&self) -> Box<dyn Session + '_> {
         Box::new(CacheSession::new(&self.decoder, &self.name))
+    }
+
+    fn any(&self) -> Option<&dyn Any> {
+        Some(self)
+    }
+
+    fn joins(&self, other: &dyn Step) -> bool {
+        let other = other.any().and_then(<dyn Any>::downcast_ref::<Self>);
+        other.is_some_and(|other| self.decoder.shares_weights(&other.decoder))
+    }
+
+    fn join<'a>(&'a self, others: &[&'a dyn Step]) -> Option<Joined<'a>> {
+        let policy = |step: &&'a dyn Step| step.any().and_then(<dyn Any>::downcast_ref::<Self>);
+        let others: Vec<&'a Self> = others.iter().map(policy).collect::<Option<_>>()?;
+        let member = |policy: &'a Self| (policy.name.as_str(), &policy.decoder);
+        let members: Vec<_> = std::iter::once(self).chain(others).map(member).collect();
+        Some(joint::join(&members))
     }
 }
 

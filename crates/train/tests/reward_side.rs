@@ -250,7 +250,8 @@ fn a_quantile_head_opens_again_with_equal_laws_and_serves_what_it_was_trained_fo
     refused(Wanted { reward: &sentiment, ..wanted }, "another reward");
     refused(Wanted { name: &base_name, ..wanted }, "gives no laws of rewards");
     let other = setup::load(&places, &base_name, &device).expect("a model");
-    let other = setup::Loaded { hash: "another".into(), ..other };
+    let mut other = other;
+    other.hash = "another".into();
     refused(Wanted { reference: &other, ..wanted }, "samples of another model");
     // It is no policy.
     let message = setup::load(&places, &name, &device).expect_err("refused").to_string();

@@ -76,7 +76,10 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
         {
             return Err(Error::Tokenizer { name: policy.name, base: base.name.clone() });
         }
-        loaded.push(policy);
+        loaded.push(match loaded.first() {
+            Some(base) => policy.beside(base),
+            None => policy,
+        });
     }
     let base = &loaded[0];
     let room = base.decoder.config.max_position_embeddings.saturating_sub(settings.max_new_tokens);

@@ -154,6 +154,7 @@ fn beside(loaded: Loaded, base: &Loaded) -> Result<Policy, Error> {
             base_hash: short(base.tokenizer.hash()),
         });
     }
+    let loaded = loaded.beside(base);
     Ok(loaded.policy(loaded.name.clone()))
 }
 

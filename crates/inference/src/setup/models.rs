@@ -1,7 +1,9 @@
 //! Models by name.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use burn::tensor::Device;
 use data::chat::{ChatTemplate, Clock};
@@ -169,6 +171,10 @@ pub struct Loaded {
     pub hash: String,
     /// The number format that policies made of it run in.
     pub dtype: Dtype,
+    /// Hash of the weights without the adapter.
+    weights: String,
+    /// The weights without the adapter, packed when they are first run: shared by what stands on the same ones.
+    backbone: Rc<OnceCell<Decoder>>,
 }
 
 impl Loaded {
@@ -186,12 +192,27 @@ impl Loaded {
         }
         self.hash = format!("{}-{}", self.hash, dtype.name());
         self.dtype = dtype;
+        self.backbone = Rc::default();
         Ok(self)
     }
 
     /// It as a policy, named so in errors.
     pub fn policy(&self, name: impl Into<String>) -> Policy {
-        Policy::with_precision(name, &self.decoder, self.dtype.precision())
+        let precision = self.dtype.precision();
+        let packed = self.backbone.get_or_init(|| self.decoder.without_adapter().frozen_as(precision));
+        Policy::with_precision(name, &packed.with_adapter_of(&self.decoder), precision)
+    }
+
+    /// The same model on the weights of `other`, where both are language models on the same ones, with adapters or without:
+    /// they are then held once, and rows of the two run as one batch.
+    #[must_use]
+    pub fn beside(mut self, other: &Self) -> Self {
+        let language = |loaded: &Self| loaded.decoder.config.head == Head::Language;
+        if self.weights == other.weights && self.dtype == other.dtype && language(&self) && language(other) {
+            self.decoder = other.decoder.with_adapter_of(&self.decoder);
+            self.backbone = other.backbone.clone();
+        }
+        self
     }
 
     /// The renderer of its tokenizer and chat template.
@@ -269,14 +290,16 @@ fn load_with(
         }
         let decoder = read(&directory)?;
         let tokenizer = Tokenizer::from_dir(&directory)?;
-        let hash = hash_of(&[&directory])?;
+        let hash = hash_of(&[&directory])?.remove(0);
         return Ok(Loaded {
             name: name.to_string(),
             decoder,
             tokenizer,
             adapter: None,
+            weights: hash.clone(),
             hash,
             dtype: Dtype::F32,
+            backbone: Rc::default(),
         });
     }
     // An adapter names its base the way a recipe does.
@@ -302,11 +325,21 @@ fn load_with(
     decoder.each_linear(&mut |_, linear| linear.fold(&weights));
     let own = directory.join("tokenizer.json").exists();
     let tokenizer = Tokenizer::from_dir(if own { &directory } else { &base_directory })?;
-    let mut hash = hash_of(&[&base_directory, &directory])?;
+    let mut hashes = hash_of(&[&base_directory, &directory])?;
+    let mut hash = hashes.remove(1);
     if !weights.is_empty() {
         hash = format!("{hash}-{weights:?}");
     }
-    Ok(Loaded { name: name.to_string(), decoder, tokenizer, adapter: Some(adapter), hash, dtype: Dtype::F32 })
+    Ok(Loaded {
+        name: name.to_string(),
+        decoder,
+        tokenizer,
+        adapter: Some(adapter),
+        hash,
+        dtype: Dtype::F32,
+        weights: hashes.remove(0),
+        backbone: Rc::default(),
+    })
 }
 
 fn no_preference(name: &ModelName) -> Error {
@@ -343,9 +376,10 @@ fn chosen(
     Ok(objectives.iter().map(|objective| weights.get(objective).copied().unwrap_or(0.0)).collect())
 }
 
-/// The hash of all weight files of some directories.
-fn hash_of(directories: &[&Path]) -> Result<String, Error> {
+/// For each of some directories, the hash of all weight files of it and of those before it.
+fn hash_of(directories: &[&Path]) -> Result<Vec<String>, Error> {
     let mut hasher = blake3::Hasher::new();
+    let mut hashes = Vec::new();
     for directory in directories {
         let entries = fs_err::read_dir(directory).map_err(model::Error::Io)?;
         let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
@@ -353,6 +387,7 @@ fn hash_of(directories: &[&Path]) -> Result<String, Error> {
         for path in paths.iter().filter(|path| path.extension().is_some_and(|ext| ext == "safetensors")) {
             hasher.update(&fs_err::read(path).map_err(model::Error::Io)?);
         }
+        hashes.push(hasher.finalize().to_hex()[..32].to_owned());
     }
-    Ok(hasher.finalize().to_hex()[..32].to_owned())
+    Ok(hashes)
 }

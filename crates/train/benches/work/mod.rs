@@ -1,7 +1,9 @@
-//! The work that is timed: by `benches/whole.rs`, and by `examples/speed.rs` for comparisons with other programs.
+//! The work that is timed: by `benches/whole.rs` and `benches/methods.rs`, and by `examples/speed.rs` for comparisons with other programs.
 //!
 //! `PLUMB_BENCH_MODEL` names the model's directory; without it SmolLM2-135M-Instruct is taken where it is, else the
 //! shipped tiny model.
+
+#![allow(dead_code, reason = "each program uses a part of it")]
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -68,6 +70,22 @@ pub(crate) fn prefill(rows: usize, tokens: usize) -> f32 {
     session.extend(&batch).expect("room").row(0)[0]
 }
 
+/// The model with adapters of rank 16 on some of its maps.
+pub(crate) fn with_adapters(targets: &[&str]) -> Decoder {
+    let mut decoder = MODEL.1.clone();
+    let config = model::files::AdapterConfig {
+        r: 16,
+        alpha: 32.0,
+        use_rslora: false,
+        targets: targets.iter().map(|target| (*target).to_owned()).collect(),
+        base: "model".into(),
+        bilinear: None,
+    };
+    let mut stream = Stream::new(0, Purpose::Init, 0, 0);
+    model::files::attach(&mut decoder, &config, &mut || stream.uniform()).expect("targets");
+    decoder
+}
+
 /// A model in training.
 pub(crate) struct Training {
     decoder: Decoder,
@@ -82,19 +100,8 @@ impl Training {
 
     /// Adapters of rank 16 on all projections are trained.
     pub(crate) fn lora() -> Self {
-        let mut decoder = MODEL.1.clone();
         let targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-        let config = model::files::AdapterConfig {
-            r: 16,
-            alpha: 32.0,
-            use_rslora: false,
-            targets: targets.map(str::to_owned).to_vec(),
-            base: "model".into(),
-            bilinear: None,
-        };
-        let mut stream = Stream::new(0, Purpose::Init, 0, 0);
-        model::files::attach(&mut decoder, &config, &mut || stream.uniform()).expect("targets");
-        Self::of(decoder, |name| name.contains("lora_"))
+        Self::of(with_adapters(&targets), |name| name.contains("lora_"))
     }
 
     fn of(mut decoder: Decoder, trained: fn(&str) -> bool) -> Self {
