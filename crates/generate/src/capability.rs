@@ -162,10 +162,28 @@ pub struct NextToken {
     pub end: Option<End>,
 }
 
+/// Takes completions as they end, each with the number of its ask, and gives further asks, which go on the numbers of those
+/// before. It is told what sampling has cost so far. Called with none, when nothing is left to run, it gives what is left to
+/// ask: none ends the flow.
+pub type Flow<'f> =
+    dyn FnMut(Vec<(usize, Completion)>, &Ledger, &mut Chance<'_>) -> Result<Vec<SampleAsk>, Error> + 'f;
+
 /// Gives continuations of token prefixes.
 pub trait Sample {
     /// Answers every ask, in order.
     fn sample(&mut self, asks: Vec<SampleAsk>, chance: &mut Chance<'_>) -> Result<Vec<Completion>, Error>;
+
+    /// Answers asks, numbered from 0, and those that `flow` gives for their answers. No text depends on the others, so that
+    /// a sampler may give each as soon as it ends and let new asks take its place; without that, all asks are answered
+    /// before the next are taken.
+    fn flow(
+        &mut self,
+        asks: Vec<SampleAsk>,
+        chance: &mut Chance<'_>,
+        flow: &mut Flow<'_>,
+    ) -> Result<(), Error> {
+        in_rounds(self, asks, chance, flow)
+    }
 
     /// The candidates for the next token of every prefix, the likeliest first and of equals the lower id; what the
     /// sampling settings exclude is left out. A prefix that extends one asked for before costs its new tokens.
@@ -178,6 +196,27 @@ pub trait Sample {
 
     /// What answering has cost so far.
     fn ledger(&self) -> &Ledger;
+}
+
+/// [`Sample::flow`] with all asks answered before the next are taken.
+pub(crate) fn in_rounds<S: Sample + ?Sized>(
+    sampler: &mut S,
+    mut asks: Vec<SampleAsk>,
+    chance: &mut Chance<'_>,
+    flow: &mut Flow<'_>,
+) -> Result<(), Error> {
+    let mut first = 0;
+    loop {
+        let given = if asks.is_empty() { Vec::new() } else { sampler.sample(asks, chance)? };
+        let idle = given.is_empty();
+        let done: Vec<_> = given.into_iter().enumerate().map(|(place, one)| (first + place, one)).collect();
+        first += done.len();
+        let ledger = *sampler.ledger();
+        asks = flow(done, &ledger, chance)?;
+        if idle && asks.is_empty() {
+            return Ok(());
+        }
+    }
 }
 
 /// Gives log-probabilities of given continuations under the raw law.

@@ -8,20 +8,24 @@
 //! is the policy's own, as `softmax(Σ_m w_m · logits_m)` with autoregressive reward models it is GenARM (arXiv 2410.08193,
 //! Eq. 7).
 
+mod groups;
+mod mixer;
 mod speculative;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use rayon::prelude::*;
-
-use crate::capability::{Batch, Error, Logits, NextAsk, NextToken, RowId, Sample, SampleAsk, Session, Step};
+use crate::capability::{
+    Error, Flow, Logits, NextAsk, NextToken, RowId, Sample, SampleAsk, Session, Step, in_rounds,
+};
 use crate::completion::{Completion, End, TokenId};
 use crate::ledger::Ledger;
-use crate::mix::{Mix, Rule, Source};
+use crate::mix::{Mix, Source};
 use crate::prefix::Prefixes;
-use crate::sampling::{Sampling, log_sum_exp};
+use crate::sampling::Sampling;
 use crate::stream::Chance;
+use groups::{Group, grouped};
+use mixer::{Choice, Mixer};
 use speculative::Draft;
 
 /// Limits of the engine.
@@ -67,36 +71,6 @@ struct Lane<'a> {
     prefixes: Prefixes,
 }
 
-/// Lanes that run together.
-struct Group<'a> {
-    lanes: Vec<usize>,
-    /// Set where there are several.
-    batch: Option<Box<dyn Batch + 'a>>,
-}
-
-/// The sessions of models, those whose rows can run as one batch in one group.
-fn grouped<'a>(models: &[&'a dyn Step]) -> (Vec<Box<dyn Session + 'a>>, Vec<Group<'a>>) {
-    let mut sessions: Vec<Option<Box<dyn Session + 'a>>> = models.iter().map(|_| None).collect();
-    let mut groups = Vec::new();
-    for first in 0..models.len() {
-        if sessions[first].is_some() {
-            continue;
-        }
-        let joins = |other: &usize| sessions[*other].is_none() && models[first].joins(models[*other]);
-        let others: Vec<usize> = (first + 1..models.len()).filter(joins).collect();
-        let joined = models[first].join(&others.iter().map(|other| models[*other]).collect::<Vec<_>>());
-        let (given, lanes, batch) = match joined.filter(|_| !others.is_empty()) {
-            Some(joined) => (joined.sessions, [&[first][..], &others].concat(), Some(joined.batch)),
-            None => (vec![models[first].session()], vec![first], None),
-        };
-        for (lane, session) in lanes.iter().zip(given) {
-            sessions[*lane] = Some(session);
-        }
-        groups.push(Group { lanes, batch });
-    }
-    (sessions.into_iter().flatten().collect(), groups)
-}
-
 /// A sampler over a product of models.
 #[expect(missing_debug_implementations, reason = "sessions have nothing to show")]
 pub struct Engine<'a> {
@@ -126,77 +100,6 @@ struct Running {
 struct Filling {
     asks: Vec<usize>,
     rows: Vec<(RowId, usize)>,
-}
-
-/// How logits of several models become one law.
-struct Mixer {
-    rule: Box<dyn Rule>,
-    models: usize,
-    /// Tokens that are drawn from: the first of each model's outputs.
-    width: usize,
-    reference: usize,
-    wants_kl: bool,
-    wants_log_z: bool,
-    settings: Sampling,
-}
-
-impl Mixer {
-    fn driving(&self) -> usize {
-        (0..self.models).filter(|model| self.rule.drives(*model)).count()
-    }
-
-    /// The law of one row, from its logits of every model; `None` where they are not numbers.
-    fn choice(&self, logits: &[&[f32]], order: &mut Vec<u32>) -> Option<Choice> {
-        let mut mixed = Vec::with_capacity(self.width);
-        self.rule.mix(logits, &mut mixed);
-        // NaN is lost by a maximum, not by a sum.
-        let any = mixed.iter().any(|value| *value > f32::NEG_INFINITY);
-        if !any || mixed.iter().any(|value| value.is_nan() || *value == f32::INFINITY) {
-            return None;
-        }
-        let scale = (self.wants_log_z && self.settings.temperature > 0.0).then(|| {
-            let greatest = mixed.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            (f64::from(greatest) - self.rule.offset(logits)) / f64::from(self.settings.temperature)
-        });
-        let total = self.settings.weights(&mut mixed, order);
-        let mut kl = 0.0;
-        let raw = self.wants_kl.then(|| {
-            let raw = logits[self.reference];
-            let lse = log_sum_exp(raw);
-            for (weight, logit) in mixed.iter().zip(raw) {
-                if *weight > 0.0 {
-                    let q = f64::from(*weight) / total;
-                    kl += q * (q.ln() - (f64::from(*logit) - lse));
-                }
-            }
-            lse
-        });
-        Some(Choice { weights: mixed, total, raw, kl, log_z: scale.map(|scale| scale + total.ln()) })
-    }
-}
-
-impl Mixer {
-    /// The laws of the rows `reads`; outputs wider than what is drawn from are cut.
-    fn choices(&self, logits: &[Logits], reads: &[usize]) -> Vec<Option<Choice>> {
-        reads
-            .par_iter()
-            .map_init(Vec::new, |order, read| {
-                let row: Vec<&[f32]> = logits.iter().map(|logits| &logits.row(*read)[..self.width]).collect();
-                self.choice(&row, order)
-            })
-            .collect()
-    }
-}
-
-/// What one row's logits give.
-struct Choice {
-    weights: Vec<f32>,
-    total: f64,
-    /// `ln Σ exp` of the reference's logits, where its law is not the one drawn from.
-    raw: Option<f64>,
-    kl: f64,
-    /// `ln Z` of the step, where it was asked for.
-    log_z: Option<f64>,
 }
 
 impl<'a> Engine<'a> {
@@ -464,129 +367,189 @@ impl<'a> Engine<'a> {
     }
 }
 
+impl Engine<'_> {
+    /// [`Sample::flow`] without a draft.
+    fn drive(
+        &mut self,
+        mut asks: Vec<SampleAsk>,
+        chance: &mut Chance<'_>,
+        flow: &mut Flow<'_>,
+    ) -> Result<(), Error> {
+        self.check_all(&asks, 0)?;
+        let mut waiting: VecDeque<usize> = (0..asks.len()).collect();
+        let mut running: Vec<Running> = Vec::new();
+        loop {
+            let mut ended = Vec::new();
+            if !waiting.is_empty() || !running.is_empty() {
+                ended = self.step(&mut asks, &mut waiting, &mut running, chance)?;
+                if self.stopped {
+                    for row in running {
+                        self.free(&row.rows);
+                    }
+                    self.stopped = false;
+                    return Err(Error::Stopped);
+                }
+                if ended.is_empty() {
+                    continue;
+                }
+            }
+            let idle = ended.is_empty();
+            for (ask, _) in &ended {
+                asks[*ask].prefix = Vec::new();
+            }
+            let ledger = self.ledger;
+            let more = flow(ended, &ledger, chance)?;
+            if idle && more.is_empty() {
+                return Ok(());
+            }
+            self.check_all(&more, asks.len())?;
+            waiting.extend(asks.len()..asks.len() + more.len());
+            asks.extend(more);
+        }
+    }
+
+    fn check_all(&self, asks: &[SampleAsk], first: usize) -> Result<(), Error> {
+        asks.iter().enumerate().try_for_each(|(row, ask)| self.check(first + row, &ask.prefix, ask.budget))
+    }
+
+    /// Lets rows join while there is room, extends all by a token, and gives the completions that end with it.
+    fn step(
+        &mut self,
+        asks: &mut [SampleAsk],
+        waiting: &mut VecDeque<usize>,
+        running: &mut Vec<Running>,
+        chance: &mut Chance<'_>,
+    ) -> Result<Vec<(usize, Completion)>, Error> {
+        // Rows that join: asks of one prefix join together.
+        let mut joining: BTreeMap<Vec<TokenId>, Filling> = BTreeMap::new();
+        let (mut free, mut room) = (self.limits.rows.max(1) - running.len(), self.limits.prefill_tokens);
+        let mut taken: u64 = running.iter().map(|row| row.bytes).sum();
+        let mut bytes = BTreeMap::new();
+        let mut later = VecDeque::new();
+        while let Some(ask) = waiting.pop_front() {
+            let prefix = &asks[ask].prefix;
+            let tokens = asks[ask].budget + if joining.contains_key(prefix) { 0 } else { prefix.len() };
+            let needed = tokens as u64 * self.token_bytes();
+            if free == 0 || later.len() > 4 * self.limits.rows || !self.has_room(taken, needed, false) {
+                later.push_back(ask);
+                break;
+            }
+            if let Some(filling) = joining.get_mut(prefix) {
+                filling.asks.push(ask);
+                taken += needed;
+                bytes.insert(ask, needed);
+                free -= 1;
+            } else if room > 0 {
+                let prefix = prefix.clone();
+                let rows = self.admit(&prefix, 0);
+                let fresh = rows.iter().map(|(_, cached)| prefix.len() - cached).max().unwrap_or(0);
+                room = room.saturating_sub(fresh);
+                joining.insert(prefix, Filling { asks: vec![ask], rows });
+                taken += needed;
+                bytes.insert(ask, needed);
+                free -= 1;
+            } else {
+                later.push_back(ask);
+            }
+        }
+        while let Some(ask) = later.pop_back() {
+            waiting.push_front(ask);
+        }
+
+        // One pass for all.
+        let mut rows: Vec<Vec<RowId>> = Vec::new();
+        let mut tokens: Vec<Vec<Vec<TokenId>>> = Vec::new();
+        for row in running.iter() {
+            let last = row.done.ids[row.done.ids.len() - 1];
+            rows.push(row.rows.clone());
+            tokens.push(vec![vec![last]; self.lanes.len()]);
+            self.ledger.decode_tokens += self.mixer.driving() as u64;
+        }
+        let stepped = rows.len();
+        for (prefix, filling) in &joining {
+            rows.push(filling.rows.iter().map(|(row, _)| *row).collect());
+            tokens.push(filling.rows.iter().map(|(_, cached)| prefix[*cached..].to_vec()).collect());
+        }
+        let logits = self.pass(&rows, &tokens, None)?;
+
+        // Which output row each ask reads.
+        let mut reads: Vec<usize> = (0..stepped).collect();
+        for (place, filling) in joining.into_values().enumerate() {
+            for ask in filling.asks {
+                let prefix = asks[ask].prefix.len();
+                let rows = self
+                    .lanes
+                    .iter_mut()
+                    .zip(&filling.rows)
+                    .map(|(lane, (row, _))| lane.session.fork(*row, prefix))
+                    .collect();
+                running.push(Running { ask, rows, bytes: bytes[&ask], done: Completion::empty() });
+                reads.push(stepped + place);
+            }
+            let ids = &asks[running[running.len() - 1].ask].prefix;
+            for (lane, (row, _)) in self.lanes.iter_mut().zip(&filling.rows) {
+                lane.prefixes.keep(&mut *lane.session, *row, ids.clone());
+            }
+        }
+
+        let started = Instant::now();
+        // Rows that read the same output share its law.
+        let mut distinct = reads.clone();
+        distinct.dedup();
+        let choices = self.mixer.choices(&logits, &distinct);
+        let (mut still, mut ended) = (Vec::with_capacity(running.len()), Vec::new());
+        let mut place = 0;
+        for (mut row, read) in running.drain(..).zip(reads) {
+            while distinct[place] != read {
+                place += 1;
+            }
+            let Some(choice) = &choices[place] else {
+                return Err(Error::NotFinite { model: self.lanes[0].policy.name().into(), row: row.ask });
+            };
+            let token = chance.choose(&mut asks[row.ask].stream, &choice.weights);
+            let reference = logits[self.mixer.reference].row(read);
+            self.append(row.ask, &mut row.done, token, choice, reference);
+            if let Some(end) = self.ends(&asks[row.ask], &row.done) {
+                row.done.end = end;
+                self.keep(&asks[row.ask], &row);
+                ended.push((row.ask, row.done));
+            } else {
+                still.push(row);
+            }
+        }
+        *running = still;
+        self.ledger.seconds += started.elapsed().as_secs_f64();
+        Ok(ended)
+    }
+}
+
 impl Sample for Engine<'_> {
     fn sample(&mut self, asks: Vec<SampleAsk>, chance: &mut Chance<'_>) -> Result<Vec<Completion>, Error> {
-        for (row, ask) in asks.iter().enumerate() {
-            self.check(row, &ask.prefix, ask.budget)?;
-        }
         if let Some(mut draft) = self.draft.take() {
-            let given = self.sample_drafted(asks, chance, &mut draft);
+            let given = self.check_all(&asks, 0).and_then(|()| self.sample_drafted(asks, chance, &mut draft));
             self.draft = Some(draft);
             return given;
         }
-        let mut asks = asks;
         let mut done: Vec<Option<Completion>> = asks.iter().map(|_| None).collect();
-        let mut waiting: VecDeque<usize> = (0..asks.len()).collect();
-        let mut running: Vec<Running> = Vec::new();
-        while !waiting.is_empty() || !running.is_empty() {
-            // Rows that join: asks of one prefix join together.
-            let mut joining: BTreeMap<Vec<TokenId>, Filling> = BTreeMap::new();
-            let (mut free, mut room) = (self.limits.rows.max(1) - running.len(), self.limits.prefill_tokens);
-            let mut taken: u64 = running.iter().map(|row| row.bytes).sum();
-            let mut bytes = BTreeMap::new();
-            let mut later = VecDeque::new();
-            while let Some(ask) = waiting.pop_front() {
-                let prefix = &asks[ask].prefix;
-                let tokens = asks[ask].budget + if joining.contains_key(prefix) { 0 } else { prefix.len() };
-                let needed = tokens as u64 * self.token_bytes();
-                if free == 0 || later.len() > 4 * self.limits.rows || !self.has_room(taken, needed, false) {
-                    later.push_back(ask);
-                    break;
-                }
-                if let Some(filling) = joining.get_mut(prefix) {
-                    filling.asks.push(ask);
-                    taken += needed;
-                    bytes.insert(ask, needed);
-                    free -= 1;
-                } else if room > 0 {
-                    let prefix = prefix.clone();
-                    let rows = self.admit(&prefix, 0);
-                    let fresh = rows.iter().map(|(_, cached)| prefix.len() - cached).max().unwrap_or(0);
-                    room = room.saturating_sub(fresh);
-                    joining.insert(prefix, Filling { asks: vec![ask], rows });
-                    taken += needed;
-                    bytes.insert(ask, needed);
-                    free -= 1;
-                } else {
-                    later.push_back(ask);
-                }
+        self.drive(asks, chance, &mut |ended, _, _| {
+            for (ask, completion) in ended {
+                done[ask] = Some(completion);
             }
-            while let Some(ask) = later.pop_back() {
-                waiting.push_front(ask);
-            }
-
-            // One pass for all.
-            let mut rows: Vec<Vec<RowId>> = Vec::new();
-            let mut tokens: Vec<Vec<Vec<TokenId>>> = Vec::new();
-            for row in &running {
-                let last = row.done.ids[row.done.ids.len() - 1];
-                rows.push(row.rows.clone());
-                tokens.push(vec![vec![last]; self.lanes.len()]);
-                self.ledger.decode_tokens += self.mixer.driving() as u64;
-            }
-            let stepped = rows.len();
-            for (prefix, filling) in &joining {
-                rows.push(filling.rows.iter().map(|(row, _)| *row).collect());
-                tokens.push(filling.rows.iter().map(|(_, cached)| prefix[*cached..].to_vec()).collect());
-            }
-            let logits = self.pass(&rows, &tokens, None)?;
-
-            // Which output row each ask reads.
-            let mut reads: Vec<usize> = (0..stepped).collect();
-            for (place, filling) in joining.into_values().enumerate() {
-                for ask in filling.asks {
-                    let prefix = asks[ask].prefix.len();
-                    let rows = self
-                        .lanes
-                        .iter_mut()
-                        .zip(&filling.rows)
-                        .map(|(lane, (row, _))| lane.session.fork(*row, prefix))
-                        .collect();
-                    running.push(Running { ask, rows, bytes: bytes[&ask], done: Completion::empty() });
-                    reads.push(stepped + place);
-                }
-                let ids = &asks[running[running.len() - 1].ask].prefix;
-                for (lane, (row, _)) in self.lanes.iter_mut().zip(&filling.rows) {
-                    lane.prefixes.keep(&mut *lane.session, *row, ids.clone());
-                }
-            }
-
-            let started = Instant::now();
-            // Rows that read the same output share its law.
-            let mut distinct = reads.clone();
-            distinct.dedup();
-            let choices = self.mixer.choices(&logits, &distinct);
-            let mut still = Vec::with_capacity(running.len());
-            let mut place = 0;
-            for (mut row, read) in running.into_iter().zip(reads) {
-                while distinct[place] != read {
-                    place += 1;
-                }
-                let Some(choice) = &choices[place] else {
-                    return Err(Error::NotFinite { model: self.lanes[0].policy.name().into(), row: row.ask });
-                };
-                let token = chance.choose(&mut asks[row.ask].stream, &choice.weights);
-                let reference = logits[self.mixer.reference].row(read);
-                self.append(row.ask, &mut row.done, token, choice, reference);
-                if let Some(end) = self.ends(&asks[row.ask], &row.done) {
-                    row.done.end = end;
-                    self.keep(&asks[row.ask], &row);
-                    done[row.ask] = Some(row.done);
-                } else {
-                    still.push(row);
-                }
-            }
-            running = still;
-            self.ledger.seconds += started.elapsed().as_secs_f64();
-            if self.stopped {
-                for row in running {
-                    self.free(&row.rows);
-                }
-                self.stopped = false;
-                return Err(Error::Stopped);
-            }
-        }
+            Ok(Vec::new())
+        })?;
         Ok(done.into_iter().flatten().collect())
+    }
+
+    fn flow(
+        &mut self,
+        asks: Vec<SampleAsk>,
+        chance: &mut Chance<'_>,
+        flow: &mut Flow<'_>,
+    ) -> Result<(), Error> {
+        if self.draft.is_some() {
+            return in_rounds(self, asks, chance, flow);
+        }
+        self.drive(asks, chance, flow)
     }
 
     fn next(&mut self, asks: Vec<NextAsk>) -> Result<Vec<Vec<NextToken>>, Error> {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::tensor::Device;
+use inference::setup::Places;
 use model::Grads;
 use recipe::{Log, Optim, Save};
 use serde_json::{Value, json};
@@ -232,6 +233,7 @@ pub fn run(
                 }
                 let card = card::with_alarms(plan.card, &task.alarms());
                 saved = checkpoint::save(plan.folder, learner, &moments, task.state()?, &state, &card)?;
+                keep_alarms(plan.folder, &task.alarms())?;
                 if better.is_some() {
                     atomic::point(&plan.folder.join("best"), &checkpoint::step_name(state.step))?;
                 }
@@ -260,6 +262,14 @@ pub fn run(
 
 fn finite(step: usize, what: &'static str, value: f64) -> Result<(), Error> {
     if value.is_finite() { Ok(()) } else { Err(Error::Diverged { step, what, value }) }
+}
+
+/// Keeps the alarms in the run folder, where comparisons find them; no file where there are none.
+fn keep_alarms(folder: &Path, alarms: &[String]) -> Result<(), Error> {
+    if alarms.is_empty() {
+        return Ok(());
+    }
+    atomic::write(&folder.join(Places::ALARMS), format!("{}\n", json!(alarms)).as_bytes())
 }
 
 /// The metric's value, if it is the best so far and `best` is kept.

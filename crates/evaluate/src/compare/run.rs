@@ -12,6 +12,7 @@ use model::Policy;
 use recipe::{ModelLocation, ModelName};
 use serde_json::json;
 
+use super::alarms;
 use super::config::{Compare, PolicyTable};
 use super::error::Error;
 use super::length;
@@ -196,6 +197,9 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
             comparison.note(accuracy.sentence(name));
         }
         comparison.section(pairwise::section(&accuracies));
+    }
+    if let Some(section) = alarms::section(compare, places) {
+        comparison.section(section);
     }
     let failing = failures(compare, &scored);
     if !failing.is_empty() {

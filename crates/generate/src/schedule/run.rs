@@ -2,8 +2,8 @@
 
 use super::saved::{Progress, Saved, SavedPrompt};
 use super::{Answer, Ask, Machine, Reply, Scheduled};
-use crate::capability::{Error, PrefixReward, Reward, Sample, Score};
-use crate::completion::{Candidate, End, Prefix, Prompt, TokenId};
+use crate::capability::{Error, PrefixReward, Reward, Sample, SampleAsk, Score};
+use crate::completion::{Candidate, Completion, End, Prefix, Prompt, TokenId};
 use crate::ledger::Ledger;
 use crate::stream::{Chance, Stream};
 
@@ -93,11 +93,17 @@ pub(super) enum Place {
 pub(super) enum Turn {
     Reply(Reply),
     Ask(Ask),
-    /// Its ask is being served.
-    Served,
+    /// Its samples are being drawn; those that have ended are here.
+    Drawn {
+        asks: Vec<SampleAsk>,
+        given: Vec<Option<Completion>>,
+    },
 }
 
-/// The asks of one kind of a round, and whose they are.
+/// Where the answer to an ask for a sample belongs: the prompt, and the place in its ask.
+type Ticket = (usize, usize);
+
+/// The asks of one kind of all machines, and whose they are.
 struct Batch<T> {
     asks: Vec<T>,
     of: Vec<(usize, usize)>,
@@ -133,10 +139,11 @@ impl<T> Batch<T> {
     }
 }
 
-/// Runs `method` on every prompt; the asks of all machines of a round share batches. `streams` holds one stream a prompt.
+/// Runs `method` on every prompt. Samples are drawn for all machines together, and each machine goes on as soon as its own
+/// are there; what else is asked for is answered for several machines at once. `streams` holds one stream a prompt.
 ///
-/// `watch` is called after each round with the number of prompts that are done; returning `false` stops the run, and
-/// `None` is returned for it.
+/// `watch` is called between the machines' turns with the number of prompts that are done; returning `false` stops the run,
+/// and `None` is returned for it.
 pub fn run(
     method: &dyn Scheduled,
     prompts: &[Prompt],
@@ -149,7 +156,7 @@ pub fn run(
 }
 
 /// Like [`run`], from a saved run of the same method and prompts where there is one. `watch` may save the run. A sampler that
-/// stops within a round ([`Error::Stopped`]) stops the run as `watch` does.
+/// stops within a pass ([`Error::Stopped`]) stops the run as `watch` does.
 pub fn resume(
     method: &dyn Scheduled,
     prompts: &[Prompt],
@@ -159,45 +166,229 @@ pub fn resume(
     saved: Option<Saved>,
     watch: &mut dyn FnMut(&Progress<'_>) -> Result<bool, Error>,
 ) -> Result<Option<Vec<Answer>>, Error> {
-    let (mut places, spent) = open(method, prompts, saved)?;
+    let (places, spent) = open(method, prompts, saved)?;
     // What the services cost before does not belong to this run.
     let before = services.ledger();
-    loop {
-        let running = places.iter().filter(|place| matches!(place, Place::Running { .. })).count();
-        let mut free = services.at_once.max(1).saturating_sub(running);
-        for (index, place) in places.iter_mut().enumerate() {
+    let others = Others {
+        rollout: services.rollout.as_deref_mut(),
+        scorer: services.scorer,
+        reward: services.reward.as_deref_mut(),
+        value: services.value.as_deref_mut(),
+    };
+    let (at_once, sampler) = (services.at_once, &mut *services.sampler);
+    let mut run = Running { method, prompts, streams, places, others, at_once, spent, before, watch };
+    match run.to_the_end(sampler, chance) {
+        Err(Error::Stopped) => return Ok(None),
+        done => done?,
+    }
+    let answers = run.places.into_iter().filter_map(|place| match place {
+        Place::Done(answer) => Some(answer),
+        _ => None,
+    });
+    Ok(Some(answers.collect()))
+}
+
+/// Who answers besides the sampler.
+struct Others<'r, 'a> {
+    rollout: Option<&'r mut (dyn Sample + 'a)>,
+    scorer: Option<&'a dyn Score>,
+    reward: Option<&'r mut (dyn Reward + 'a)>,
+    value: Option<&'r mut (dyn PrefixReward + 'a)>,
+}
+
+impl Others<'_, '_> {
+    fn ledger(&self) -> Ledger {
+        let rollout = self.rollout.iter().map(|rollout| *rollout.ledger());
+        let reward = self.reward.iter().map(|reward| *reward.ledger());
+        let value = self.value.iter().map(|value| *value.ledger());
+        rollout.chain(reward).chain(value).fold(Ledger::default(), |total, ledger| total + ledger)
+    }
+}
+
+/// A run under way.
+struct Running<'r, 'a> {
+    method: &'r dyn Scheduled,
+    prompts: &'r [Prompt],
+    streams: &'r [Stream],
+    places: Vec<Place>,
+    others: Others<'r, 'a>,
+    at_once: usize,
+    /// What the run had cost when it was saved.
+    spent: Ledger,
+    /// What the services had cost when it began.
+    before: Ledger,
+    watch: &'r mut dyn FnMut(&Progress<'_>) -> Result<bool, Error>,
+}
+
+impl Running<'_, '_> {
+    fn to_the_end(&mut self, sampler: &mut dyn Sample, chance: &mut Chance<'_>) -> Result<(), Error> {
+        loop {
+            self.turns(&sampler.ledger().clone(), chance)?;
+            if self.places.iter().all(|place| matches!(place, Place::Done(_))) {
+                return Ok(());
+            }
+            let mut tickets = Vec::new();
+            let asks = self.samples(&mut tickets);
+            if asks.is_empty() {
+                self.next(sampler)?;
+                continue;
+            }
+            sampler.flow(asks, chance, &mut |ended, ledger, chance| {
+                let idle = ended.is_empty();
+                for (number, completion) in ended {
+                    self.take(tickets[number], completion);
+                }
+                if self.is_time(idle) {
+                    self.turns(ledger, chance)?;
+                }
+                Ok(self.samples(&mut tickets))
+            })?;
+        }
+    }
+
+    /// Keeps a completion until the others of its ask are there.
+    fn take(&mut self, (prompt, place): Ticket, completion: Completion) {
+        let Place::Running { turn, .. } = &mut self.places[prompt] else { return };
+        let Turn::Drawn { given, .. } = turn else { return };
+        given[place] = Some(completion);
+        if given.iter().all(Option::is_some) {
+            let given = std::mem::take(given).into_iter().flatten().collect();
+            *turn = Turn::Reply(Reply::Samples(given));
+        }
+    }
+
+    /// Whether machines whose samples are there get their turn now: a fourth of those that run, so that rewards are asked for
+    /// in batches and rows that have ended are not missed for long.
+    fn is_time(&self, idle: bool) -> bool {
+        let running = self.places.iter().filter(|place| matches!(place, Place::Running { .. })).count();
+        let ready = |place: &&Place| matches!(place, Place::Running { turn: Turn::Reply(_), .. });
+        let ready = self.places.iter().filter(ready).count();
+        ready > 0 && (idle || 4 * ready >= running)
+    }
+
+    /// Gives every machine its turns until each waits for samples or next tokens, or is done.
+    fn turns(&mut self, sampler: &Ledger, chance: &mut Chance<'_>) -> Result<(), Error> {
+        loop {
+            self.begin();
+            for place in &mut self.places {
+                let Place::Running { machine, turn } = place else { continue };
+                if let Turn::Reply(reply) = turn {
+                    // What stands there meanwhile is not looked at.
+                    let reply = std::mem::replace(reply, Reply::Start);
+                    match machine.advance(reply, chance)? {
+                        Ask::Done(answer) => *place = Place::Done(answer),
+                        ask => *turn = Turn::Ask(ask),
+                    }
+                }
+            }
+            let ledger = self.spent + (*sampler + self.others.ledger() - self.before);
+            let progress = Progress { places: &self.places, ledger };
+            if !(self.watch)(&progress)? {
+                return Err(Error::Stopped);
+            }
+            let served = self.serve(chance)?;
+            let waits = self.places.iter().any(|place| matches!(place, Place::Coming)) && self.free() > 0;
+            if !served && !waits {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Machines that may still begin.
+    fn free(&self) -> usize {
+        let running = self.places.iter().filter(|place| matches!(place, Place::Running { .. })).count();
+        self.at_once.max(1).saturating_sub(running)
+    }
+
+    fn begin(&mut self) {
+        let mut free = self.free();
+        for (index, place) in self.places.iter_mut().enumerate() {
             if free > 0 && matches!(place, Place::Coming) {
-                let machine = method.start(&prompts[index], streams[index]);
+                let machine = self.method.start(&self.prompts[index], self.streams[index]);
                 *place = Place::Running { machine, turn: Turn::Reply(Reply::Start) };
                 free -= 1;
             }
         }
-        for place in &mut places {
-            let Place::Running { machine, turn } = place else { continue };
-            match std::mem::replace(turn, Turn::Served) {
-                Turn::Reply(reply) => match machine.advance(reply, chance)? {
-                    Ask::Done(answer) => *place = Place::Done(answer),
-                    ask => *turn = Turn::Ask(ask),
-                },
-                waiting => *turn = waiting,
+    }
+
+    /// The samples that machines ask for and that are not being drawn yet, with a ticket for each.
+    fn samples(&mut self, tickets: &mut Vec<Ticket>) -> Vec<SampleAsk> {
+        let mut all = Vec::new();
+        for (prompt, place) in self.places.iter_mut().enumerate() {
+            let Place::Running { turn, .. } = place else { continue };
+            let Turn::Ask(Ask::Sample(asks)) = turn else { continue };
+            let asks = std::mem::take(asks);
+            if asks.is_empty() {
+                *turn = Turn::Reply(Reply::Samples(Vec::new()));
+                continue;
+            }
+            tickets.extend((0..asks.len()).map(|place| (prompt, place)));
+            all.extend(asks.iter().cloned());
+            let given = asks.iter().map(|_| None).collect();
+            *turn = Turn::Drawn { asks, given };
+        }
+        all
+    }
+
+    /// Answers the asks for next tokens.
+    fn next(&mut self, sampler: &mut dyn Sample) -> Result<(), Error> {
+        let mut next = Batch::new();
+        for (index, place) in self.places.iter_mut().enumerate() {
+            if let Place::Running { turn: Turn::Ask(Ask::Next(asks)), .. } = place {
+                next.push(index, std::mem::take(asks).into_iter());
             }
         }
-        let progress = Progress { places: &places, ledger: spent + (services.ledger() - before) };
-        let done = progress.done();
-        if !watch(&progress)? {
-            return Ok(None);
+        next.serve(&mut self.places, Reply::Next, |asks| sampler.next(asks))
+    }
+
+    /// Answers the asks for anything but samples and next tokens, those of a kind together; whether there were any.
+    fn serve(&mut self, chance: &mut Chance<'_>) -> Result<bool, Error> {
+        let (mut rollout, mut score) = (Batch::new(), Batch::new());
+        let (mut reward, mut value) = (Batch::new(), Batch::new());
+        for (index, place) in self.places.iter_mut().enumerate() {
+            let Place::Running { turn: Turn::Ask(ask), .. } = place else { continue };
+            match ask {
+                Ask::Rollout(asks) => rollout.push(index, std::mem::take(asks).into_iter()),
+                Ask::Score(asks) => score.push(index, std::mem::take(asks).into_iter()),
+                Ask::Reward(asks) => {
+                    let asks = std::mem::take(asks).into_iter();
+                    reward.push(index, asks.map(|(ids, end)| (index, ids, end)));
+                }
+                Ask::Value(asks) => {
+                    value.push(index, std::mem::take(asks).into_iter().map(|ids| (index, ids)));
+                }
+                Ask::Sample(_) | Ask::Next(_) | Ask::Done(_) => {}
+            }
         }
-        if done == prompts.len() {
-            let answers = places.into_iter().filter_map(|place| match place {
-                Place::Done(answer) => Some(answer),
-                _ => None,
-            });
-            return Ok(Some(answers.collect()));
-        }
-        match serve(prompts, &mut places, services, chance) {
-            Err(Error::Stopped) => return Ok(None),
-            served => served?,
-        }
+        let any = [&rollout.of, &score.of, &reward.of, &value.of].iter().any(|of| !of.is_empty());
+        let (places, prompts, others) = (&mut self.places, self.prompts, &mut self.others);
+        rollout.serve(places, Reply::Samples, |asks| {
+            let rollout = others.rollout.as_deref_mut().ok_or_else(|| missing("a policy for rollouts"))?;
+            rollout.sample(asks, chance)
+        })?;
+        score.serve(places, Reply::Scores, |asks: Vec<(Vec<TokenId>, Vec<TokenId>)>| {
+            let scorer = others.scorer.ok_or_else(|| missing("log-probabilities"))?;
+            let items: Vec<(&[TokenId], &[TokenId])> =
+                asks.iter().map(|(prefix, continuation)| (&prefix[..], &continuation[..])).collect();
+            scorer.score(&items)
+        })?;
+        reward.serve(places, Reply::Rewards, |asks: Vec<(usize, Vec<TokenId>, End)>| {
+            let service = others.reward.as_deref_mut().ok_or_else(|| missing("a reward"))?;
+            let candidates: Vec<Candidate<'_>> = asks
+                .iter()
+                .map(|(index, ids, end)| Candidate { prompt: &prompts[*index], ids, end: *end })
+                .collect();
+            let given = service.rewards(&candidates)?;
+            finite(service.name(), given, |place| candidates[place].prompt.index)
+        })?;
+        value.serve(places, Reply::Values, |asks: Vec<(usize, Vec<TokenId>)>| {
+            let service = others.value.as_deref_mut().ok_or_else(|| missing("a value of prefixes"))?;
+            let prefixes: Vec<Prefix<'_>> =
+                asks.iter().map(|(index, ids)| Prefix { prompt: &prompts[*index], ids }).collect();
+            let given = service.prefix_rewards(&prefixes)?;
+            finite(service.name(), given, |place| prefixes[place].prompt.index)
+        })?;
+        Ok(any)
     }
 }
 
@@ -225,60 +416,6 @@ fn open(
     };
     let places = prompts.iter().zip(saved.prompts).map(one).collect::<Result<_, Error>>()?;
     Ok((places, saved.ledger))
-}
-
-/// Answers all asks of a round, those of a kind together.
-fn serve(
-    prompts: &[Prompt],
-    places: &mut [Place],
-    services: &mut Services<'_>,
-    chance: &mut Chance<'_>,
-) -> Result<(), Error> {
-    let (mut sample, mut rollout, mut next) = (Batch::new(), Batch::new(), Batch::new());
-    let (mut score, mut reward, mut value) = (Batch::new(), Batch::new(), Batch::new());
-    for (index, place) in places.iter_mut().enumerate() {
-        let Place::Running { turn, .. } = place else { continue };
-        match std::mem::replace(turn, Turn::Served) {
-            Turn::Ask(Ask::Sample(asks)) => sample.push(index, asks.into_iter()),
-            Turn::Ask(Ask::Rollout(asks)) => rollout.push(index, asks.into_iter()),
-            Turn::Ask(Ask::Next(asks)) => next.push(index, asks.into_iter()),
-            Turn::Ask(Ask::Score(asks)) => score.push(index, asks.into_iter()),
-            Turn::Ask(Ask::Reward(asks)) => {
-                reward.push(index, asks.into_iter().map(|(ids, end)| (index, ids, end)));
-            }
-            Turn::Ask(Ask::Value(asks)) => value.push(index, asks.into_iter().map(|ids| (index, ids))),
-            other => *turn = other,
-        }
-    }
-    let sampler = &mut *services.sampler;
-    sample.serve(places, Reply::Samples, |asks| sampler.sample(asks, chance))?;
-    next.serve(places, Reply::Next, |asks| sampler.next(asks))?;
-    rollout.serve(places, Reply::Samples, |asks| {
-        let rollout = services.rollout.as_deref_mut().ok_or_else(|| missing("a policy for rollouts"))?;
-        rollout.sample(asks, chance)
-    })?;
-    score.serve(places, Reply::Scores, |asks: Vec<(Vec<TokenId>, Vec<TokenId>)>| {
-        let scorer = services.scorer.ok_or_else(|| missing("log-probabilities"))?;
-        let items: Vec<(&[TokenId], &[TokenId])> =
-            asks.iter().map(|(prefix, continuation)| (&prefix[..], &continuation[..])).collect();
-        scorer.score(&items)
-    })?;
-    reward.serve(places, Reply::Rewards, |asks: Vec<(usize, Vec<TokenId>, End)>| {
-        let service = services.reward.as_deref_mut().ok_or_else(|| missing("a reward"))?;
-        let candidates: Vec<Candidate<'_>> = asks
-            .iter()
-            .map(|(index, ids, end)| Candidate { prompt: &prompts[*index], ids, end: *end })
-            .collect();
-        let given = service.rewards(&candidates)?;
-        finite(service.name(), given, |place| candidates[place].prompt.index)
-    })?;
-    value.serve(places, Reply::Values, |asks: Vec<(usize, Vec<TokenId>)>| {
-        let service = services.value.as_deref_mut().ok_or_else(|| missing("a value of prefixes"))?;
-        let prefixes: Vec<Prefix<'_>> =
-            asks.iter().map(|(index, ids)| Prefix { prompt: &prompts[*index], ids }).collect();
-        let given = service.prefix_rewards(&prefixes)?;
-        finite(service.name(), given, |place| prefixes[place].prompt.index)
-    })
 }
 
 fn missing(what: &str) -> Error {

@@ -71,6 +71,10 @@ impl Progress<'_> {
                 Place::Done(answer) => SavedPrompt::Done(answer.clone()),
                 Place::Running { machine, turn } => match (machine.save()?, turn) {
                     (Some(machine), Turn::Ask(ask)) => SavedPrompt::Waiting { machine, ask: ask.clone() },
+                    // What was drawn of its samples is drawn again: the same ones.
+                    (Some(machine), Turn::Drawn { asks, .. }) => {
+                        SavedPrompt::Waiting { machine, ask: Ask::Sample(asks.clone()) }
+                    }
                     _ => SavedPrompt::Fresh,
                 },
             })

@@ -95,6 +95,16 @@ impl Places {
     /// The file of a run folder that says how long its run took, all sittings together.
     pub const TIME: &str = "time.json";
 
+    /// The file of a run folder with the alarms of its training: metrics that were where they should not be, a text for each.
+    pub const ALARMS: &str = "alarms.json";
+
+    /// The alarms of a stage's training.
+    pub fn alarms(&self, stage: &str) -> Vec<String> {
+        let text =
+            self.stages.get(stage).and_then(|folder| fs_err::read_to_string(folder.join(Self::ALARMS)).ok());
+        text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+    }
+
     /// The seconds that a stage took, where its folder says so.
     pub fn seconds(&self, stage: &str) -> Option<f64> {
         seconds_in(self.stages.get(stage)?)
