@@ -126,7 +126,7 @@ pub fn attention(
         let end = first + count;
         let stride = end.next_multiple_of(PANEL);
         let mut scores = vec![0.0; count * stride];
-        let queries = Rows { data: &q[shape.q_at(b, first, h)..], strides: (shape.q_stride(), 1), count };
+        let queries = Rows::new(&q[shape.q_at(b, first, h)..], (shape.q_stride(), 1), count);
         Serial { weight: keys, inner: head_dim, columns: end, y_stride: stride, resume: false }.run(
             isa,
             queries,
@@ -144,7 +144,7 @@ pub fn attention(
             saved[0] = top + ln(sum);
         }
         let mut out = vec![0.0; count * head_dim];
-        let probabilities = Rows { data: &scores, strides: (stride, 1), count };
+        let probabilities = Rows::new(&scores, (stride, 1), count);
         Serial { weight: values, inner: end, columns: head_dim, y_stride: head_dim, resume: false }.run(
             isa,
             probabilities,

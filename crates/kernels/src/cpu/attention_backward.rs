@@ -97,7 +97,7 @@ impl Head<'_> {
                 let end = first + count;
                 let stride = end.next_multiple_of(PANEL);
                 let at = s.q_at(self.b, first, h);
-                let rows = |data| Rows { data, strides: (s.q_stride(), 1), count };
+                let rows = |data| Rows::new(data, (s.q_stride(), 1), count);
                 let (q, dy) = (&self.saved.q[at..], &dy[at..]);
                 let to_keys =
                     |weight| Serial { weight, inner: d, columns: end, y_stride: stride, resume: false };
@@ -112,7 +112,7 @@ impl Head<'_> {
                     p[first + i + 1..].fill(0.0);
                     ds[first + i + 1..].fill(0.0);
                 }
-                let product = Rows { data: &ds, strides: (stride, 1), count };
+                let product = Rows::new(&ds, (stride, 1), count);
                 Serial { weight: &key_rows, inner: end, columns: d, y_stride: d, resume: false }.run(
                     self.isa,
                     product,
@@ -125,7 +125,7 @@ impl Head<'_> {
                 // Over the tile's positions: continue the chains of dk and dv.
                 for (left, right, sum) in [(&ds, q, &mut dk_head), (&p, dy, &mut dv_head)] {
                     tile_pack.fill(right, d, count, 1, s.q_stride());
-                    let left = Rows { data: left, strides: (1, stride), count: end };
+                    let left = Rows::new(left, (1, stride), end);
                     Serial { weight: &tile_pack, inner: count, columns: d, y_stride: d, resume: true }
                         .run(self.isa, left, sum);
                 }

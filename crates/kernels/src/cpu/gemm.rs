@@ -1,6 +1,9 @@
 //! The matrix product with a packed weight.
 #![allow(unsafe_code, reason = "threads write disjoint column blocks of one output")]
 
+use rayon::iter::{IndexedParallelIterator, ParallelIterator};
+use rayon::slice::ParallelSliceMut;
+
 use super::isa::Isa;
 use super::microkernel::{Ahead, Block, ROWS};
 use super::pack::{PANEL, Packed};
@@ -27,11 +30,19 @@ pub(crate) struct Rows<'a> {
     pub strides: (usize, usize),
     /// Number of rows.
     pub count: usize,
+    /// Whether rows lie in groups of [`ROWS`], each group's elements of an inner index side by side: `(i, k)` is then
+    /// `data[(i − i mod ROWS)·strides.0 + k·strides.1 + i mod ROWS]`.
+    pub grouped: bool,
 }
 
-impl Rows<'_> {
+impl<'a> Rows<'a> {
+    /// Rows whose element `(i, k)` is `data[i·strides.0 + k·strides.1]`.
+    pub(crate) fn new(data: &'a [f32], strides: (usize, usize), count: usize) -> Self {
+        Self { data, strides, count, grouped: false }
+    }
+
     fn check(&self, inner: usize) {
-        if self.count > 0 && inner > 0 {
+        if self.count > 0 && inner > 0 && !self.grouped {
             let last = (self.count - 1) * self.strides.0 + (inner - 1) * self.strides.1;
             assert!(last < self.data.len(), "gemm: x has {} elements, index {last} is read", self.data.len());
         }
@@ -69,7 +80,7 @@ pub fn gemm(
     if let Some(bias) = bias {
         assert_eq!(bias.len(), columns, "gemm: bias has {} elements for [columns {columns}]", bias.len());
     }
-    let x = Rows { data: x, strides, count: rows };
+    let mut x = Rows::new(x, strides, rows);
     x.check(weight.inner());
     let (isa, panels) = (Isa::current(), weight.panels());
     let y = Shared::new(y);
@@ -83,6 +94,12 @@ pub fn gemm(
         }
         return;
     }
+    // A transposed `x` gives six numbers of a cache line at a time, a page further on for each inner index.
+    let laid_out;
+    if strides.0 == 1 && strides.1 > 1 {
+        laid_out = grouped(x, weight.inner());
+        x = Rows { data: &laid_out, strides: (weight.inner(), ROWS), count: rows, grouped: true };
+    }
     // Rows are split where the panels alone would leave threads idle, and where `x` would not stay in the cache. Threads
     // take neighbouring tasks: a thread has its rows, and goes over the panels in their order in memory.
     let wanted = (4 * threads).div_ceil(panels).max((rows * weight.inner()).div_ceil(PART));
@@ -94,6 +111,25 @@ pub fn gemm(
         // SAFETY: each task has its own pair of panel and rows, hence its own outputs.
         unsafe { area.panel(isa, x, first..rows.min(first + part_rows), task % panels) };
     });
+}
+
+/// The elements of a transposed `x` in groups of rows ([`Rows::grouped`]), the last filled up with zeros. Threads take columns
+/// of whole cache lines.
+fn grouped(x: Rows<'_>, inner: usize) -> Vec<f32> {
+    const GROUPS: usize = 16;
+    let mut laid_out = vec![0.0_f32; x.count.next_multiple_of(ROWS) * inner];
+    laid_out.par_chunks_mut(GROUPS * ROWS * inner).enumerate().for_each(|(task, out)| {
+        let first = task * GROUPS * ROWS;
+        let count = (x.count - first).min(GROUPS * ROWS);
+        for k in 0..inner {
+            let from = &x.data[first + k * x.strides.1..][..count];
+            for (group, values) in from.chunks(ROWS).enumerate() {
+                let to = group * ROWS * inner + k * ROWS;
+                out[to..to + values.len()].copy_from_slice(values);
+            }
+        }
+    });
+    laid_out
 }
 
 /// A product on the calling thread that may stop short of the packed matrix's size and may resume chains.
@@ -159,11 +195,11 @@ impl Area<'_> {
         let mut blocks = rows.len().div_ceil(ROWS);
         let mut ahead = pass.fetch(weights, blocks);
         while row < rows.end {
-            let height = (rows.end - row).div_ceil(blocks);
+            let height = if x.grouped { ROWS.min(rows.end - row) } else { (rows.end - row).div_ceil(blocks) };
             blocks -= 1;
             let block = Block {
                 x: x.data.as_ptr().wrapping_add(row * x.strides.0 + pass.k * x.strides.1),
-                row_stride: x.strides.0,
+                row_stride: if x.grouped { 1 } else { x.strides.0 },
                 inner_stride: x.strides.1,
                 inner: pass.depth,
                 panel: weights,
@@ -329,7 +365,12 @@ mod tests {
             let packed = Packed::from_out_in(&w, n, k);
             let mut y = vec![f32::NAN; m * n];
             gemm(&x, (k, 1), m, &packed, None, &mut y);
-            assert_bits(&format!("{m}×{k}×{n}"), &y, &naive(&x, (k, 1), m, &w, k, n, None));
+            let expected = naive(&x, (k, 1), m, &w, k, n, None);
+            assert_bits(&format!("{m}×{k}×{n}"), &y, &expected);
+            let transposed: Vec<f32> = (0..k * m).map(|i| x[(i % m) * k + i / m]).collect();
+            y.fill(f32::NAN);
+            gemm(&transposed, (1, m), m, &packed, None, &mut y);
+            assert_bits(&format!("{m}×{k}×{n}, x transposed"), &y, &expected);
         }
     }
 
@@ -369,7 +410,7 @@ mod tests {
         let mut parts = vec![0.0; m * n];
         for (from, to) in [(0, 20), (20, 50)] {
             let part = Packed::from_in_out(&w[from * n..to * n], to - from, n);
-            let rows = Rows { data: &x[from..], strides: (k, 1), count: m };
+            let rows = Rows::new(&x[from..], (k, 1), m);
             Serial { weight: &part, inner: to - from, columns: n, y_stride: n, resume: true }.run(
                 Isa::current(),
                 rows,
