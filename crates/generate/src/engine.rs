@@ -4,7 +4,7 @@
 //! that end leave at once. A prefix asked for several times is filled once and forked; a prefix that continues a row
 //! seen before starts from that row's cache.
 //!
-//! The law drawn from is what a [`Rule`] makes of the models' logits, after the [`Sampling`] settings: with one model it
+//! The law drawn from is what a [`Rule`](crate::mix::Rule) makes of the models' logits, after the [`Sampling`] settings: with one model it
 //! is the policy's own, as `softmax(Σ_m w_m · logits_m)` with autoregressive reward models it is GenARM (arXiv 2410.08193,
 //! Eq. 7).
 
@@ -242,18 +242,15 @@ impl<'a> Engine<'a> {
         let counts = last.unwrap_or(&ones);
         for Group { lanes, batch } in &mut self.groups {
             let started = Instant::now();
-            let given = match batch {
-                Some(batch) => {
-                    let items: Vec<_> = lanes.iter().map(|lane| items(*lane)).collect();
-                    batch.extend_each(&items, counts)?
-                }
-                None => {
-                    let (items, session) = (items(lanes[0]), &mut self.lanes[lanes[0]].session);
-                    vec![match last {
-                        Some(counts) => session.extend_each(&items, counts)?,
-                        None => session.extend(&items)?,
-                    }]
-                }
+            let given = if let Some(batch) = batch {
+                let items: Vec<_> = lanes.iter().map(|lane| items(*lane)).collect();
+                batch.extend_each(&items, counts)?
+            } else {
+                let (items, session) = (items(lanes[0]), &mut self.lanes[lanes[0]].session);
+                vec![match last {
+                    Some(counts) => session.extend_each(&items, counts)?,
+                    None => session.extend(&items)?,
+                }]
             };
             let driving = lanes.iter().filter(|lane| self.mixer.rule.drives(**lane)).count();
             self.ledger.seconds += started.elapsed().as_secs_f64() * driving as f64 / lanes.len() as f64;

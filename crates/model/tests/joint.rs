@@ -102,7 +102,7 @@ fn a_joint_batch_gives_what_each_model_gives() {
             }
             let tokens: Vec<Vec<Vec<TokenId>>> = rows
                 .iter()
-                .map(|_| (0..3).map(|_| (0..1 + pick(3)).map(|_| pick(VOCAB) as TokenId).collect()).collect())
+                .map(|_| (0..3).map(|_| (0..=pick(3)).map(|_| pick(VOCAB) as TokenId).collect()).collect())
                 .collect();
             let counts = vec![1; rows.len()];
             let items: Vec<Vec<(RowId, &[TokenId])>> = (0..3)

@@ -1,7 +1,7 @@
 //! What training said of the policies that are compared.
 
 use inference::setup::Places;
-use recipe::ModelLocation;
+use recipe::{ModelLocation, ModelName};
 
 use super::config::Compare;
 use crate::report::Section;
@@ -21,7 +21,7 @@ struct Alarm {
 pub(super) fn section(compare: &Compare, places: &Places) -> Option<Section> {
     let mut alarms: Vec<Alarm> = Vec::new();
     for policy in &compare.policies {
-        let Some(ModelLocation::Stage(stage)) = policy.path.as_ref().map(|path| path.location()) else {
+        let Some(ModelLocation::Stage(stage)) = policy.path.as_ref().map(ModelName::location) else {
             continue;
         };
         for text in places.alarms(stage) {

@@ -220,7 +220,7 @@ fn base_is_no_control_of_itself(compare: &Compare) -> Result<(), Violation> {
 }
 
 fn two_objectives_are_there(compare: &Compare) -> Result<(), Violation> {
-    let series = compare.policies.iter().filter_map(|policy| policy.series.as_ref()).next().is_some()
+    let series = compare.policies.iter().any(|policy| policy.series.is_some())
         || compare.runs.iter().any(|run| run.series.is_some());
     if !compare.hypervolume || (compare.proxy.is_some() && series) {
         return Ok(());

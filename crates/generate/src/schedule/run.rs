@@ -177,7 +177,7 @@ pub fn resume(
     };
     let (at_once, sampler) = (services.at_once, &mut *services.sampler);
     let mut run = Running { method, prompts, streams, places, others, at_once, spent, before, watch };
-    match run.to_the_end(sampler, chance) {
+    match run.finish(sampler, chance) {
         Err(Error::Stopped) => return Ok(None),
         done => done?,
     }
@@ -221,7 +221,7 @@ struct Running<'r, 'a> {
 }
 
 impl Running<'_, '_> {
-    fn to_the_end(&mut self, sampler: &mut dyn Sample, chance: &mut Chance<'_>) -> Result<(), Error> {
+    fn finish(&mut self, sampler: &mut dyn Sample, chance: &mut Chance<'_>) -> Result<(), Error> {
         loop {
             self.turns(&sampler.ledger().clone(), chance)?;
             if self.places.iter().all(|place| matches!(place, Place::Done(_))) {
