@@ -35,7 +35,7 @@ pub struct Limits {
     pub rows: usize,
     /// Most prefix tokens filled in one pass.
     pub prefill_tokens: usize,
-    /// Most tokens kept in the cache for reuse, per source.
+    /// Most tokens kept in the cache for reuse, per source; never more than 1 GiB of all sources together.
     pub kept_tokens: usize,
     /// Most bytes of cached keys and values, a quarter of them for what is kept for reuse. Rows that would need more wait; one
     /// row always runs.
@@ -44,7 +44,21 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { rows: 64, prefill_tokens: 4096, kept_tokens: 16_384, memory: None }
+        Self { rows: 64, prefill_tokens: 4096, kept_tokens: usize::MAX, memory: None }
+    }
+}
+
+impl Limits {
+    /// What is kept of tokens whose size is not known: some hundred rows.
+    pub const FEW: usize = 16_384;
+
+    /// What is kept at most of a token's `bytes` in all sources; where nothing is known of its size, some hundred rows.
+    fn kept(self, bytes: u64) -> usize {
+        const BYTES: u64 = 1 << 30;
+        let room = |bytes_in_all: u64| usize::try_from(bytes_in_all / bytes.max(1)).unwrap_or(usize::MAX);
+        let most = if bytes == 0 { Self::FEW } else { room(BYTES) };
+        let within = self.memory.map_or(usize::MAX, |memory| room(memory / 4));
+        self.kept_tokens.min(most).min(within)
     }
 }
 
@@ -120,10 +134,11 @@ impl<'a> Engine<'a> {
         let width = mix.width()?;
         let models = mix.models.len();
         let (sessions, groups) = grouped(&mix.models);
+        let kept = Limits::default().kept(mix.models.iter().map(|policy| policy.token_bytes()).sum());
         let lane = |(policy, session): (&'a dyn Step, Box<dyn Session + 'a>)| Lane {
             policy,
             session,
-            prefixes: Prefixes::new(Limits::default().kept_tokens),
+            prefixes: Prefixes::new(kept),
         };
         Ok(Self {
             lanes: mix.models.into_iter().zip(sessions).map(lane).collect(),
@@ -191,14 +206,11 @@ impl<'a> Engine<'a> {
 
     /// Sets the limits; what is cached is dropped. A draft is to have the same ones.
     #[must_use]
-    pub fn with_limits(mut self, mut limits: Limits) -> Self {
-        if let Some(memory) = limits.memory {
-            let most = memory / 4 / self.token_bytes().max(1);
-            limits.kept_tokens = limits.kept_tokens.min(most as usize);
-        }
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        let kept = limits.kept(self.token_bytes());
         for lane in &mut self.lanes {
             lane.prefixes.clear(&mut *lane.session);
-            lane.prefixes = Prefixes::new(limits.kept_tokens);
+            lane.prefixes = Prefixes::new(kept);
         }
         self.limits = limits;
         self

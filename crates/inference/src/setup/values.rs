@@ -182,5 +182,5 @@ pub fn prompts_at_once(method: &dyn Method, prompts: &[Prompt], max_new_tokens: 
         return usize::MAX;
     }
     let longest = prompts.iter().map(|prompt| prompt.ids.len()).max().unwrap_or(0) + max_new_tokens;
-    (Limits::default().kept_tokens / (rows * longest).max(1)).max(1)
+    (Limits::FEW / (rows * longest).max(1)).max(1)
 }
