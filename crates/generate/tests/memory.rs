@@ -180,3 +180,22 @@ fn rows_that_are_stopped_are_freed_and_the_engine_goes_on() {
         assert_eq!(engine.sample(asks(), &mut Chance::Streams).expect("room"), want);
     }
 }
+
+#[test]
+fn rows_are_freed_when_who_takes_the_completions_fails() {
+    let policy = Heavy::new();
+    let limits = Limits { kept_tokens: 0, ..Limits::default() };
+    let mut engine = Engine::new(&policy, Sampling::default()).expect("settings").with_limits(limits);
+    let ask = |row| SampleAsk {
+        prefix: vec![2],
+        prompt_len: 1,
+        budget: 1 + row as usize % 3,
+        stream: Stream::new(1, Purpose::Sample, 0, row),
+    };
+    let failed = engine.flow((0..12).map(ask).collect(), &mut Chance::Streams, &mut |ended, _, _| {
+        assert!(!ended.is_empty() && ended.len() < 12, "some go on");
+        Err(Error::Stopped)
+    });
+    assert!(matches!(failed, Err(Error::Stopped)), "{failed:?}");
+    assert!(policy.held.borrow().0.is_empty(), "rows are held that nobody reads");
+}

@@ -184,12 +184,12 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
         ));
         return Ok(true);
     }
-    // Asked once, a run stops after its round; asked again, within it.
+    // Asked once, a run stops when machines next have their turn; asked again, within a pass.
     let asked = Arc::new(AtomicUsize::new(0));
     let seen = asked.clone();
     ctrlc::set_handler(move || {
         if seen.fetch_add(1, Ordering::Relaxed) == 0 {
-            say("stopping after this round, whose work is kept; once more stops at once");
+            say("stopping; what is done is kept, and once more stops at once");
         }
     })?;
     let device = recipe.run.device.to_string().parse::<DeviceName>()?.open()?;

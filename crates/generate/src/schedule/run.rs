@@ -223,7 +223,8 @@ struct Running<'r, 'a> {
 impl Running<'_, '_> {
     fn finish(&mut self, sampler: &mut dyn Sample, chance: &mut Chance<'_>) -> Result<(), Error> {
         loop {
-            self.turns(&sampler.ledger().clone(), chance)?;
+            let ledger = *sampler.ledger();
+            self.turns(&ledger, chance)?;
             if self.places.iter().all(|place| matches!(place, Place::Done(_))) {
                 return Ok(());
             }
