@@ -86,8 +86,7 @@ pub fn gemm(
     let y = Shared::new(y);
     let area = Area { weight, inner: weight.inner(), columns, y, y_stride: columns, resume: false, bias };
     let work = rows * columns * weight.inner();
-    let threads = rayon::current_num_threads();
-    if work < SERIAL || threads == 1 {
+    if work < SERIAL {
         for panel in 0..panels {
             // SAFETY: this thread alone holds `y`.
             unsafe { area.panel(isa, x, 0..rows, panel) };
@@ -101,7 +100,9 @@ pub fn gemm(
         x = Rows { data: &laid_out, strides: (weight.inner(), ROWS), count: rows, grouped: true };
     }
     // Rows are split where the panels alone would leave threads idle, and where `x` would not stay in the cache. Threads
-    // take neighbouring tasks: a thread has its rows, and goes over the panels in their order in memory.
+    // take neighbouring tasks: a thread has its rows, and goes over the panels in their order in memory. One thread by itself,
+    // as a half of a training step is, wants the same.
+    let threads = rayon::current_num_threads();
     let wanted = (4 * threads).div_ceil(panels).max((rows * weight.inner()).div_ceil(PART));
     let parts = wanted.min(rows.div_ceil(TASK_ROWS)).max(1);
     let part_rows = rows.div_ceil(parts).next_multiple_of(ROWS);
