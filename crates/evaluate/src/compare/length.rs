@@ -71,8 +71,8 @@ pub(super) fn row(
         n,
         per_prompt: values.into_iter().map(|(name, values)| (name.to_owned(), values)).collect(),
         reasons,
-        // It needs the whole pool.
-        cost: cost_of(base.pool.cost()),
+        // It needs all samples shown.
+        cost: cost_of(base.pool.cost()).share(base.pool.samples_per_prompt(), base.pool.key().samples),
         diagnostics: diagnostics.map(|(name, value)| (name.to_owned(), value)).into(),
         sweep: None,
     }

@@ -127,9 +127,10 @@ pub(super) fn rule_row(
     if scored.proxy.is_none() {
         reasons.insert("reward/proxy".to_owned(), "no proxy reward was given".to_owned());
     }
-    let mut cost = cost_of(scored.pool.cost()).share(n, scored.pool.samples_per_prompt());
+    // A pool may have been drawn, and scored, for more samples than are shown here.
+    let mut cost = cost_of(scored.pool.cost()).share(n, scored.pool.key().samples);
     if let Some(column) = scored.proxy_id.and_then(|id| scored.pool.column(id)).filter(|_| uses_reward) {
-        cost += cost_of(&column.cost).share(n, scored.pool.samples_per_prompt());
+        cost += cost_of(&column.cost).share(n, column.samples);
     }
     if let Some(alike) = alike {
         cost += cost_of(&alike.cost).share(n, scored.pool.samples_per_prompt());
@@ -165,4 +166,68 @@ pub(super) fn params_of(method: &MethodConfig) -> BTreeMap<String, Value> {
             && (!options.contains(&key) || defaults.get(key) != Some(value))
     };
     fields_of(method).into_iter().filter(|(key, value)| is_shown(key, value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ::reward::{PoolKey, prompts_hash};
+    use generate::{Completion, End, Prompt, Sampling};
+
+    use super::*;
+
+    /// A pool of eight samples that cost 800 tokens, and 160 to score.
+    fn pool() -> (Pool, RewardId, RewardId) {
+        let prompts = [Prompt::from_ids(0, vec![1, 2])];
+        let key = PoolKey {
+            policy: "p".into(),
+            tokenizer: "t".into(),
+            sampling: Sampling::default(),
+            budget: 200,
+            seed: 0,
+            prompts: prompts_hash(&prompts).expect("a hash"),
+            samples: 8,
+        };
+        let sample = |id| Completion {
+            ids: vec![id],
+            end: End::Eos,
+            log_probs: vec![-1.0],
+            raw_log_probs: vec![-1.0],
+            kl: Some(0.0),
+            log_z: Vec::new(),
+        };
+        let cost = Ledger { decode_tokens: 800, prefill_tokens: 2, seconds: 8.0, ..Ledger::default() };
+        let mut pool =
+            Pool::new(key, &prompts, &[(0..8).map(sample).collect()], cost).expect("a pool of eight");
+        let id = |name: &str| RewardId { name: name.into(), identity: name.into() };
+        let scored = Ledger { reward_tokens: 160, reward_calls: 8, ..Ledger::default() };
+        let values = vec![(0..8).map(f64::from).collect()];
+        pool.add_rewards(id("gold"), values.clone(), Ledger::default()).expect("scores");
+        pool.add_rewards(id("proxy"), values, scored).expect("scores");
+        (pool, id("gold"), id("proxy"))
+    }
+
+    #[test]
+    fn samples_cost_the_same_whatever_pool_they_are_taken_from() {
+        let method: MethodConfig = serde_json::from_value(json!({ "best-of-n": {} })).expect("a method");
+        let (whole, gold, proxy) = pool();
+        for shown in [8, 4, 2] {
+            let pool = whole.clone().with_first(shown).expect("enough samples");
+            let scored = Scored {
+                pool: &pool,
+                gold: pool.rewards(&gold).expect("scored"),
+                proxy: Some(pool.rewards(&proxy).expect("scored")),
+                proxy_id: Some(&proxy),
+                answers: None,
+                gold_is_accuracy: false,
+                alike: Vec::new(),
+            };
+            for n in [1, 2] {
+                let row = rule_row(&scored, &scored, "base", &method, n, 10, 0).expect("a rule");
+                let n = n as u64;
+                let counted = (row.cost.decode_tokens, row.cost.prefill_tokens, row.cost.reward_tokens);
+                assert_eq!(counted, (100 * n, 2, 20 * n), "{n} of {shown} shown");
+                assert_eq!(row.cost.seconds, n as f64);
+            }
+        }
+    }
 }
