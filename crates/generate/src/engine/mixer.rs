@@ -36,20 +36,40 @@ impl Mixer {
             let greatest = mixed.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             (f64::from(greatest) - self.rule.offset(logits)) / f64::from(self.settings.temperature)
         });
+        let law = self.wants_kl.then(|| mixed.clone());
         let total = self.settings.weights(&mut mixed, order);
-        let mut kl = 0.0;
-        let raw = self.wants_kl.then(|| {
-            let raw = logits[self.reference];
-            let lse = log_sum_exp(raw);
-            for (weight, logit) in mixed.iter().zip(raw) {
-                if *weight > 0.0 {
-                    let q = f64::from(*weight) / total;
-                    kl += q * (q.ln() - (f64::from(*logit) - lse));
-                }
-            }
-            lse
-        });
+        let (mut kl, mut raw) = (0.0, None);
+        if let Some(law) = law {
+            let reference = logits[self.reference];
+            let lse = log_sum_exp(reference);
+            kl = self.divergence(&law, &mixed, total, reference, lse);
+            raw = Some(lse);
+        }
         Some(Choice { weights: mixed, total, raw, kl, log_z: scale.map(|scale| scale + total.ln()) })
+    }
+
+    /// `Σ q ln(q/p)` in nats, of the law `q` of `weights`, which `mixed` logits gave, to the law `p` of `reference`, whose
+    /// `ln Σ exp` is `lse`. The logarithm of a weight is its logit's, but for a constant: none is taken of a whole vocabulary.
+    fn divergence(&self, mixed: &[f32], weights: &[f32], total: f64, reference: &[f32], lse: f64) -> f64 {
+        if self.settings.temperature == 0.0 {
+            let drawn = weights.iter().zip(reference).filter(|(weight, _)| **weight > 0.0);
+            return drawn.map(|(_, reference)| lse - f64::from(*reference)).sum();
+        }
+        let inverse = 1.0 / self.settings.temperature;
+        let greatest = f64::from(mixed.iter().copied().fold(f32::NEG_INFINITY, f32::max) * inverse);
+        let term = |((weight, reference), mixed): ((&f32, &f32), &f32)| {
+            let ratio = f64::from(mixed * inverse) - f64::from(*reference);
+            if *weight > 0.0 { f64::from(*weight) * ratio } else { 0.0 }
+        };
+        let mut lanes = [0.0_f64; 8];
+        let chunks = weights.chunks(8).zip(reference.chunks(8)).zip(mixed.chunks(8));
+        for ((weights, reference), mixed) in chunks {
+            for (lane, values) in lanes.iter_mut().zip(weights.iter().zip(reference).zip(mixed)) {
+                *lane += term(values);
+            }
+        }
+        let sum: f64 = lanes.iter().sum();
+        sum / total + (lse - greatest - total.ln())
     }
 
     /// The laws of the rows `reads`; outputs wider than what is drawn from are cut.
