@@ -57,13 +57,19 @@ fn genarm(bencher: Bencher<'_, '_>, by: &str) {
 }
 
 /// Steps of chains of QAlign, with a sequence reward model of the policy's size; policy and reward model both reuse prefixes, or neither.
-fn qalign(bencher: Bencher<'_, '_>, (chains, steps, tokens): (usize, usize, usize), reuse: bool) {
+fn qalign(
+    bencher: Bencher<'_, '_>,
+    (chains, steps): (usize, usize),
+    (prompt, tokens): (usize, usize),
+    reuse: bool,
+) {
     let method: MethodConfig = serde_json::from_value(
         json!({ "qalign": { "steps": steps, "chains": 1, "beta": 1.0, "answer": "last" } }),
     )
     .expect("a method");
     let machine = method.machine(&Tools::new(tokens).with_reward()).expect("settings");
-    let prompts: Vec<Prompt> = (0..chains).map(|row| Prompt::from_ids(row, text(row as u64, 64))).collect();
+    let prompts: Vec<Prompt> =
+        (0..chains).map(|row| Prompt::from_ids(row, text(row as u64, prompt))).collect();
     let streams: Vec<Stream> =
         (0..chains as u64).map(|row| Stream::new(0, Purpose::Method, 0, row)).collect();
     let mut stream = Stream::new(0, Purpose::Init, 0, 0);
@@ -87,10 +93,15 @@ fn qalign(bencher: Bencher<'_, '_>, (chains, steps, tokens): (usize, usize, usiz
 
 #[divan::bench(args = [true, false], sample_count = 3, sample_size = 1)]
 fn qalign_32_tokens_reusing_prefixes(bencher: Bencher<'_, '_>, reuse: bool) {
-    qalign(bencher, (16, 4, 32), reuse);
+    qalign(bencher, (16, 4), (64, 32), reuse);
 }
 
 #[divan::bench(args = [true, false], sample_count = 1, sample_size = 1)]
 fn qalign_256_tokens_reusing_prefixes(bencher: Bencher<'_, '_>, reuse: bool) {
-    qalign(bencher, (8, 8, 256), reuse);
+    qalign(bencher, (8, 8), (64, 256), reuse);
+}
+
+#[divan::bench(args = [true, false], sample_count = 1, sample_size = 1)]
+fn qalign_256_tokens_behind_256_reusing_prefixes(bencher: Bencher<'_, '_>, reuse: bool) {
+    qalign(bencher, (8, 8), (256, 256), reuse);
 }
