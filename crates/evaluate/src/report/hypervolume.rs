@@ -17,7 +17,7 @@ pub struct Hypervolume {
     /// Its runs, of all settings.
     pub runs: usize,
     /// The share of the rectangle between the worst and the best values that its runs dominate, in `[0, 1]`. The interval is
-    /// over prompts, the rectangle held fixed.
+    /// over prompts, each resample with its own rectangle: that some prompts are harder than others moves all runs alike.
     pub share: Metric,
 }
 
@@ -42,24 +42,19 @@ impl Hypervolumes {
             placed.iter().map(|(_, row)| Some([of(row, REWARD_PROXY)?, of(row, REWARD_GOLD)?])).collect()
         };
         let all = means(None)?;
-        let fold = |of: fn(f64, f64) -> f64, start: f64| {
-            [0, 1].map(|axis| all.iter().map(|point| point[axis]).fold(start, of))
-        };
-        let (worst, best) = (fold(f64::min, f64::INFINITY), fold(f64::max, f64::NEG_INFINITY));
-        let whole = (best[0] - worst[0]) * (best[1] - worst[1]);
-        if whole <= 0.0 {
-            return None;
-        }
+        let (worst, best) = corners(&all)?;
         let share = |points: &[[f64; 2]], series: &str| {
+            let (worst, best) = corners(points)?;
             let own = placed.iter().zip(points).filter(|((place, _), _)| place.series == series);
-            dominated(own.map(|(_, point)| *point).collect(), worst) / whole
+            let covered = dominated(own.map(|(_, point)| *point).collect(), worst);
+            Some(covered / ((best[0] - worst[0]) * (best[1] - worst[1])))
         };
         let series = series_of(placed).into_iter().map(|series| Hypervolume {
             series: series.to_owned(),
             runs: placed.iter().filter(|(place, _)| place.series == series).count(),
             share: Metric::from(Ok(Estimate {
-                mean: share(&all, series),
-                interval: resamples.interval(|counts| Some(share(&means(Some(counts))?, series))),
+                mean: share(&all, series).unwrap_or_default(),
+                interval: resamples.interval(|counts| share(&means(Some(counts))?, series)),
                 count: resamples.prompts(),
             })),
         });
@@ -81,11 +76,21 @@ impl Hypervolumes {
             rows: rows.collect(),
             text: vec![format!(
                 "The share that a series dominates of the rectangle from the worst to the best of all runs: {} to {} in {REWARD_PROXY}, {} to {} in \
-                 {REWARD_GOLD}. 1 would be one run that is best in both. Intervals by bootstrap over prompts.",
+                 {REWARD_GOLD}. 1 would be one run that is best in both. Intervals by bootstrap over \
+                 prompts, each resample with its own rectangle.",
                 x.0, x.1, y.0, y.1
             )],
         }
     }
+}
+
+/// The worst and the best of either axis; `None` where all points agree in one.
+fn corners(points: &[[f64; 2]]) -> Option<([f64; 2], [f64; 2])> {
+    let fold = |of: fn(f64, f64) -> f64, start: f64| {
+        [0, 1].map(|axis| points.iter().map(|point| point[axis]).fold(start, of))
+    };
+    let (worst, best) = (fold(f64::min, f64::INFINITY), fold(f64::max, f64::NEG_INFINITY));
+    (best[0] > worst[0] && best[1] > worst[1]).then_some((worst, best))
 }
 
 /// The area between `reference` and the points that is dominated: every place that some point is not below in either axis.
@@ -144,5 +149,21 @@ mod tests {
         let (mean, low, high) = found.series[1].share.full().expect("an interval");
         assert!(mean == 0.25 && low < mean && high > mean && high <= 0.5, "{mean} {low} {high}");
         assert_eq!(Hypervolumes::of(&placed[..1], &resamples), None, "one point spans nothing");
+    }
+
+    #[test]
+    fn prompts_that_are_harder_for_all_runs_widen_no_interval() {
+        let hard = |x: f64| vec![Some(x), Some(x - 9.0), Some(x + 4.0), Some(x - 30.0)];
+        let row = |series: &str, proxy: f64, gold: f64| RowInput {
+            per_prompt: [(REWARD_PROXY.to_owned(), hard(proxy)), (REWARD_GOLD.to_owned(), hard(gold))].into(),
+            sweep: Some(SweepPlace { series: series.into(), ..SweepPlace::default() }),
+            ..RowInput::default()
+        };
+        let rows = [row("a", 0.0, 1.0), row("a", 1.0, 0.0), row("b", 0.5, 0.5)];
+        let placed: Vec<_> = rows.iter().filter_map(|row| Some((row.sweep.as_ref()?, row))).collect();
+        let resamples = Resamples::new(1, 4, 200, 0.95).expect("in range");
+        let found = Hypervolumes::of(&placed, &resamples).expect("two rewards");
+        let (mean, low, high) = found.series[1].share.full().expect("an interval");
+        assert!((mean - 0.25).abs() < 1e-12 && high - low < 1e-12, "{mean} {low} {high}");
     }
 }
