@@ -22,6 +22,7 @@ mod precision;
 mod rope;
 mod silu;
 mod softmax;
+mod team;
 
 pub use attention::{AttentionShape, attention};
 pub use attention_backward::{AttentionSaved, attention_backward};

@@ -6,6 +6,8 @@
 
 use std::marker::PhantomData;
 
+use super::team::Team;
+
 /// Elements below which a second thread costs more than it saves.
 const TASK_ELEMENTS: usize = 16 * 1024;
 
@@ -20,13 +22,17 @@ pub(crate) fn for_each(count: usize, task: impl Fn(usize) + Send + Sync) {
     match count {
         0 => {}
         1 => task(0),
-        _ => (0..count).into_par_iter().for_each(task),
+        _ => Team::led(|team| match team {
+            Some(team) => team.run(count, &task),
+            None => (0..count).into_par_iter().for_each(task),
+        }),
     }
 }
 
-/// Runs work with many small kernels on a thread of the pool, so that they need not be handed over one by one.
+/// Runs work with many small kernels on a thread of the pool, whose other threads stay awake for them as far as they are free.
 pub fn on_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-    if rayon::current_thread_index().is_some() { work() } else { rayon::scope(|_| work()) }
+    let on_thread = || Team::lead(work);
+    if rayon::current_thread_index().is_some() { on_thread() } else { rayon::scope(|_| on_thread()) }
 }
 
 /// A mutable slice of which several tasks write disjoint parts.
