@@ -5,20 +5,20 @@ use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
 use super::isa::Isa;
-use super::microkernel::{Ahead, Block, ROWS};
-use super::pack::{PANEL, Packed};
+use super::microkernel::{Ahead, Block, ROWS, strips};
+use super::pack::{PANEL, Packed, STRIP, STRIPS, Strips};
 use super::parallel::{Shared, for_each};
 
 /// Inner indices per pass over the rows. The chains rest in `y` between passes, so the bits do not depend on it; a
 /// pass's part of a panel (256 B per index) stays in the second cache while all rows go over it.
-const DEPTH: usize = 1024;
+const DEPTH: usize = 768;
 /// Multiply-adds below which one thread does it all.
 const SERIAL: usize = 256 * 1024;
 /// Least rows of a task when rows are split.
 const TASK_ROWS: usize = 8 * ROWS;
 /// Elements of `x` that one thread goes over panel after panel: 1 MiB stays in the second cache.
 const PART: usize = 256 * 1024;
-/// Panel rows fetched ahead where a single block uses the panel: 256 bytes each, enough to cover the latency of memory.
+/// Inner indices ahead of which one row fetches its weights: 256 bytes each, enough to cover the latency of memory.
 const AHEAD: usize = 12;
 
 /// Rows of the left operand, read with strides.
@@ -41,7 +41,7 @@ impl<'a> Rows<'a> {
         Self { data, strides, count, grouped: false }
     }
 
-    fn check(&self, inner: usize) {
+    pub(super) fn check(&self, inner: usize) {
         if self.count > 0 && inner > 0 && !self.grouped {
             let last = (self.count - 1) * self.strides.0 + (inner - 1) * self.strides.1;
             assert!(last < self.data.len(), "gemm: x has {} elements, index {last} is read", self.data.len());
@@ -70,48 +70,60 @@ pub fn gemm(
     bias: Option<&[f32]>,
     y: &mut [f32],
 ) {
-    let columns = weight.columns();
-    assert_eq!(
-        y.len(),
-        rows * columns,
-        "gemm: y has {} elements for [rows {rows}, columns {columns}]",
-        y.len()
-    );
-    if let Some(bias) = bias {
-        assert_eq!(bias.len(), columns, "gemm: bias has {} elements for [columns {columns}]", bias.len());
-    }
     let mut x = Rows::new(x, strides, rows);
-    x.check(weight.inner());
-    let (isa, panels) = (Isa::current(), weight.panels());
-    let y = Shared::new(y);
-    let area = Area { weight, inner: weight.inner(), columns, y, y_stride: columns, resume: false, bias };
-    let work = rows * columns * weight.inner();
-    if work < SERIAL {
-        for panel in 0..panels {
-            // SAFETY: this thread alone holds `y`.
-            unsafe { area.panel(isa, x, 0..rows, panel) };
-        }
-        return;
-    }
+    let area = Area::new(weight, bias, rows, y);
+    let split = Split::new(rows, weight.inner(), weight.panels());
     // A transposed `x` gives six numbers of a cache line at a time, a page further on for each inner index.
     let laid_out;
-    if strides.0 == 1 && strides.1 > 1 {
+    x.check(weight.inner());
+    if strides.0 == 1 && strides.1 > 1 && !split.is_small() {
         laid_out = grouped(x, weight.inner());
         x = Rows { data: &laid_out, strides: (weight.inner(), ROWS), count: rows, grouped: true };
     }
-    // Rows are split where the panels alone would leave threads idle, and where `x` would not stay in the cache. Threads
-    // take neighbouring tasks: a thread has its rows, and goes over the panels in their order in memory. One thread by itself,
-    // as a half of a training step is, wants the same.
-    let threads = rayon::current_num_threads();
-    let wanted = (4 * threads).div_ceil(panels).max((rows * weight.inner()).div_ceil(PART));
-    let parts = wanted.min(rows.div_ceil(TASK_ROWS)).max(1);
-    let part_rows = rows.div_ceil(parts).next_multiple_of(ROWS);
-    let parts = rows.div_ceil(part_rows);
-    for_each(panels * parts, |task| {
-        let first = (task / panels) * part_rows;
-        // SAFETY: each task has its own pair of panel and rows, hence its own outputs.
-        unsafe { area.panel(isa, x, first..rows.min(first + part_rows), task % panels) };
+    let isa = Isa::current();
+    split.run(|panel, rows| {
+        // SAFETY: each task has its own pair of panel and rows, hence its own outputs; `x` was checked.
+        unsafe { area.panel(isa, x, rows, panel) };
     });
+}
+
+/// How a product, or several of the same rows, are split into tasks.
+pub(super) struct Split {
+    rows: usize,
+    part_rows: usize,
+    panels: usize,
+    small: bool,
+}
+
+impl Split {
+    /// Of `rows` rows of `inner` elements and so many panels in all.
+    pub(super) fn new(rows: usize, inner: usize, panels: usize) -> Self {
+        // Rows are split where the panels alone would leave threads idle, and where `x` would not stay in the cache. Threads
+        // take neighbouring tasks: a thread has its rows, and goes over the panels in their order in memory. One thread by
+        // itself, as a half of a training step is, wants the same.
+        let threads = rayon::current_num_threads();
+        let wanted = (4 * threads).div_ceil(panels.max(1)).max((rows * inner).div_ceil(PART));
+        let parts = wanted.min(rows.div_ceil(TASK_ROWS)).max(1);
+        let part_rows = rows.div_ceil(parts).next_multiple_of(ROWS);
+        Self { rows, part_rows, panels, small: rows * inner * panels * PANEL < SERIAL }
+    }
+
+    /// Whether one thread does it all.
+    fn is_small(&self) -> bool {
+        self.small
+    }
+
+    /// Calls `task` with every pair of a panel and some rows.
+    pub(super) fn run(&self, task: impl Fn(usize, std::ops::Range<usize>) + Send + Sync) {
+        if self.small {
+            (0..self.panels).for_each(|panel| task(panel, 0..self.rows));
+            return;
+        }
+        for_each(self.panels * self.rows.div_ceil(self.part_rows), |index| {
+            let first = (index / self.panels) * self.part_rows;
+            task(index % self.panels, first..self.rows.min(first + self.part_rows));
+        });
+    }
 }
 
 /// The elements of a transposed `x` in groups of rows ([`Rows::grouped`]), the last filled up with zeros. Threads take columns
@@ -168,7 +180,7 @@ impl Serial<'_> {
 }
 
 /// The output and what is multiplied into it.
-struct Area<'a> {
+pub(super) struct Area<'a> {
     weight: &'a Packed,
     inner: usize,
     columns: usize,
@@ -178,63 +190,97 @@ struct Area<'a> {
     bias: Option<&'a [f32]>,
 }
 
-impl Area<'_> {
-    /// One pass over the rows, in blocks of nearly equal height: 8 rows run as 4 + 4, not as 6 + 2, whose two rows starve
-    /// the multipliers.
+impl<'a> Area<'a> {
+    /// The whole of a product of so many rows.
+    ///
+    /// # Panics
+    /// When a slice does not have the length its shape says.
+    pub(super) fn new(weight: &'a Packed, bias: Option<&'a [f32]>, rows: usize, y: &'a mut [f32]) -> Self {
+        let columns = weight.columns();
+        assert_eq!(
+            y.len(),
+            rows * columns,
+            "gemm: y has {} elements for [rows {rows}, columns {columns}]",
+            y.len()
+        );
+        if let Some(bias) = bias {
+            assert_eq!(bias.len(), columns, "gemm: bias has {} elements for [columns {columns}]", bias.len());
+        }
+        let (inner, y) = (weight.inner(), Shared::new(y));
+        Self { weight, inner, columns, y, y_stride: columns, resume: false, bias }
+    }
+
+    /// One pass over the rows, strip after strip, which stay in the first cache for all blocks of rows. Blocks have nearly equal
+    /// height: 8 rows run as 4 + 4, not as 6 + 2, whose two rows starve the multipliers.
     ///
     /// # Safety
-    /// As [`Area::panel`]; `weights` points to the pass's rows of the panel.
+    /// As [`Area::panel`]; `weights` are the pass's rows of the panel.
     unsafe fn blocks(
         &self,
         isa: Isa,
         x: Rows<'_>,
         rows: std::ops::Range<usize>,
         pass: Pass,
-        weights: *const f32,
+        weights: Strips,
     ) {
-        let mut row = rows.start;
-        let mut blocks = rows.len().div_ceil(ROWS);
-        let mut ahead = pass.fetch(weights, blocks);
-        while row < rows.end {
-            let height = if x.grouped { ROWS.min(rows.end - row) } else { (rows.end - row).div_ceil(blocks) };
-            blocks -= 1;
-            let block = Block {
-                x: x.data.as_ptr().wrapping_add(row * x.strides.0 + pass.k * x.strides.1),
-                row_stride: if x.grouped { 1 } else { x.strides.0 },
-                inner_stride: x.strides.1,
-                inner: pass.depth,
-                panel: weights,
-                y: self.y.at(row * self.y_stride + pass.first),
-                y_stride: self.y_stride,
-                resume: pass.resume,
-                ahead: ahead.next().unwrap_or(Ahead::NONE),
-            };
-            // SAFETY: the caller's promises; a narrow last panel goes through a block of full width.
-            unsafe {
-                if pass.width == PANEL {
-                    block.run(isa, height);
-                } else {
-                    narrow(isa, block, height, pass.width);
+        let abreast = strips(isa, rows.len());
+        for first in (0..pass.width.div_ceil(STRIP)).step_by(abreast) {
+            let mut row = rows.start;
+            let mut blocks = rows.len().div_ceil(ROWS);
+            let mut ahead = pass.fetch(weights, first, abreast, blocks);
+            let width = (abreast * STRIP).min(pass.width - first * STRIP);
+            while row < rows.end {
+                let height =
+                    if x.grouped { ROWS.min(rows.end - row) } else { (rows.end - row).div_ceil(blocks) };
+                blocks -= 1;
+                let block = Block {
+                    x: x.data.as_ptr().wrapping_add(row * x.strides.0 + pass.k * x.strides.1),
+                    row_stride: if x.grouped { 1 } else { x.strides.0 },
+                    inner_stride: x.strides.1,
+                    inner: pass.depth,
+                    weights: weights.start.wrapping_add(first * weights.stride),
+                    strip_stride: weights.stride,
+                    strips: abreast,
+                    y: self.y.at(row * self.y_stride + pass.first + first * STRIP),
+                    y_stride: self.y_stride,
+                    resume: pass.resume,
+                    ahead: ahead.next().unwrap_or(Ahead::NONE),
+                };
+                // SAFETY: the caller's promises; narrow last strips go through a block of full width.
+                unsafe {
+                    if width == abreast * STRIP {
+                        block.run(isa, height);
+                    } else {
+                        narrow(isa, block, height, width);
+                    }
                 }
+                row += height;
             }
-            row += height;
         }
+    }
+
+    /// The outputs of a row that lie in a panel.
+    ///
+    /// # Safety
+    /// No other thread touches them while the slice is alive, and no other slice of them is.
+    pub(super) unsafe fn outputs(&self, row: usize, panel: usize) -> &'a mut [f32] {
+        let first = panel * PANEL;
+        // SAFETY: the caller's promise.
+        unsafe { self.y.slice(row * self.y_stride + first, PANEL.min(self.columns - first)) }
     }
 
     /// Computes the rows' outputs of one panel.
     ///
     /// # Safety
     /// `x` and `y` cover the rows, and no other thread touches these rows' outputs of this panel.
-    unsafe fn panel(&self, isa: Isa, x: Rows<'_>, rows: std::ops::Range<usize>, panel: usize) {
+    pub(super) unsafe fn panel(&self, isa: Isa, x: Rows<'_>, rows: std::ops::Range<usize>, panel: usize) {
         let first = panel * PANEL;
         let width = PANEL.min(self.columns - first);
         let most = self.weight.depth(DEPTH);
         let mut k = 0;
         loop {
             let depth = most.min(self.inner - k);
-            let streams =
-                self.weight.is_streamed() && (panel + 1 < self.weight.panels() || k + depth < self.inner);
-            let pass = Pass { first, width, k, depth, resume: self.resume || k > 0, streams };
+            let pass = Pass { first, width, k, depth, resume: self.resume || k > 0 };
             // SAFETY: the caller's promises.
             self.weight.with_rows(panel, k, depth, |weights| unsafe {
                 self.blocks(isa, x, rows.clone(), pass, weights);
@@ -264,24 +310,42 @@ struct Pass {
     k: usize,
     depth: usize,
     resume: bool,
-    /// Whether the weights lie in memory as they are multiplied, and more of them follow.
-    streams: bool,
 }
 
 impl Pass {
-    /// What each of the `blocks` blocks fetches meanwhile: each its share of the weights of the next pass, so that memory is
-    /// read all the time and not by the first block alone; a single block fetches its own weights a little ahead.
-    fn fetch(self, weights: *const f32, blocks: usize) -> impl Iterator<Item = Ahead> {
-        const LINES: usize = PANEL / 16;
-        let (lines, from) = match blocks {
-            _ if !self.streams => (0, weights),
-            1 => (LINES, weights.wrapping_add(AHEAD * PANEL)),
-            2 | 3 => (2, weights.wrapping_add(self.depth * PANEL)),
-            _ => (1, weights.wrapping_add(self.depth * PANEL)),
+    /// What each of the `blocks` blocks on `abreast` strips from `first` on fetches meanwhile: each its share of the strips that come next, so
+    /// that memory is read all the time and not by the first block alone. One row, which passes weights faster than they come, fetches its own a
+    /// little ahead.
+    fn fetch(
+        self,
+        weights: Strips,
+        first: usize,
+        abreast: usize,
+        blocks: usize,
+    ) -> impl Iterator<Item = Ahead> {
+        let ahead = |from: *const f32, strips, every| Ahead { from, strips, every };
+        let strip = move |from: *const f32, strip: usize| from.wrapping_add(strip * weights.stride);
+        let next = if first + abreast < STRIPS {
+            weights.next.map(|_| strip(weights.start, first + abreast))
+        } else {
+            weights.next
         };
-        let shares = LINES.checked_div(lines).unwrap_or(0);
-        (0..shares)
-            .map(move |share| Ahead { from: from.wrapping_add(share * self.depth * lines * 16), lines })
+        // By strips where there are several, by lines of the one strip otherwise.
+        let (from, shares) = match (next, abreast, blocks) {
+            (None, ..) => (weights.start, 0),
+            (_, STRIPS, 1) => (strip(weights.start, first).wrapping_add(AHEAD * STRIP), 1),
+            (Some(next), _, 1) => (next, 1),
+            (Some(next), _, 2 | 3) => (next, 2),
+            (Some(next), ..) => (next, 4),
+        };
+        (0..shares).map(move |share| {
+            if abreast >= shares {
+                let strips = abreast / shares;
+                ahead(strip(from, share * strips), strips, 1)
+            } else {
+                ahead(from.wrapping_add(share * (self.depth / shares) * STRIP), 1, shares)
+            }
+        })
     }
 }
 

@@ -1,18 +1,24 @@
-//! Weights laid out for the matrix product: panels of 64 output columns.
+//! Weights laid out for the matrix product: strips of 16 output columns, four to a panel.
 
 use super::precision::{GROUP, Narrow, Precision};
 
-/// Output columns of a panel: four vectors of sixteen.
+/// Output columns of a panel, which one thread computes at a time.
 pub const PANEL: usize = 64;
+/// Output columns of a strip, a cache line for each inner index. A strip is read from its first byte to its last, whatever the
+/// number of accumulators a processor has.
+pub(super) const STRIP: usize = 16;
+/// Strips of a panel.
+pub(super) const STRIPS: usize = PANEL / STRIP;
 
 /// One cache line, so that no vector load of a panel crosses two.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub(super) struct Line(pub(super) [f32; 16]);
 
-/// A `[inner, columns]` matrix in panels of [`PANEL`] columns, each `[inner, 64]`, the last filled up with zeros.
+/// A `[inner, columns]` matrix in strips of 16 columns, each `[inner, 16]`, filled up with zeros to whole panels of [`PANEL`]
+/// columns.
 ///
-/// Element `(k, c)` lies at `(c / 64)·inner·64 + k·64 + c mod 64`.
+/// Element `(k, c)` lies at `(c / 16)·inner·16 + k·16 + c mod 16`.
 ///
 /// ```
 /// let weight = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]; // [out = 3, in = 2]
@@ -86,14 +92,13 @@ impl Packed {
             assert!(last < source.len(), "Packed::fill: index {last} of {} elements", source.len());
         }
         (self.columns, self.inner, self.narrow) = (columns, inner, None);
-        let panel_lines = inner * (PANEL / 16);
+        let panel_lines = inner * STRIPS;
         let total = columns.div_ceil(PANEL) * panel_lines;
         self.lines.truncate(total);
         self.lines.resize(total, Line([0.0; 16]));
         if total == 0 {
             return;
         }
-        let panels = columns.div_ceil(PANEL);
         let whole = PackTask { source, columns, inner, column_stride, inner_stride };
         if columns * inner < 64 * 1024 {
             for (panel, lines) in self.lines.chunks_mut(panel_lines).enumerate() {
@@ -102,7 +107,6 @@ impl Packed {
         } else {
             use rayon::iter::{IndexedParallelIterator, ParallelIterator};
             use rayon::slice::ParallelSliceMut;
-            debug_assert!(panels > 0);
             self.lines
                 .par_chunks_mut(panel_lines)
                 .enumerate()
@@ -152,27 +156,39 @@ impl Packed {
         if self.narrow.is_some() { GROUP } else { wanted }
     }
 
-    /// Whether [`Packed::with_rows`] gives memory in which the next rows follow.
-    pub(super) fn is_streamed(&self) -> bool {
-        self.narrow.is_none()
-    }
-
-    /// Calls `with` with the first element of rows `k .. k + depth` of a panel, 64-byte aligned, followed by `depth · 64`
-    /// elements.
+    /// Calls `with` with rows `k .. k + depth` of a panel.
     pub(super) fn with_rows<R>(
         &self,
         panel: usize,
         k: usize,
         depth: usize,
-        with: impl FnOnce(*const f32) -> R,
+        with: impl FnOnce(Strips) -> R,
     ) -> R {
         if let Some(narrow) = &self.narrow {
-            return narrow.widened(panel, self.inner, k, depth, with);
+            return narrow.widened(panel, self.inner, k, depth, |start| {
+                with(Strips { start, stride: GROUP * STRIP, next: None })
+            });
         }
-        let lines = self.inner * (PANEL / 16);
-        let panel = &self.lines[panel * lines..(panel + 1) * lines];
-        with(panel[k * (PANEL / 16)..].as_ptr().cast())
+        let lines = &self.lines[panel * STRIPS * self.inner..(panel + 1) * STRIPS * self.inner];
+        let (first, start): (*const f32, *const f32) = (lines.as_ptr().cast(), lines[k..].as_ptr().cast());
+        let next = if k + depth < self.inner {
+            Some(start.wrapping_add(depth * STRIP))
+        } else {
+            (panel + 1 < self.panels()).then(|| first.wrapping_add(STRIPS * self.inner * STRIP))
+        };
+        with(Strips { start, stride: self.inner * STRIP, next })
     }
+}
+
+/// Some rows of a panel's strips.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Strips {
+    /// The first element of the first strip, 64-byte aligned; the strip's rows follow each other.
+    pub(super) start: *const f32,
+    /// Distance between strips.
+    pub(super) stride: usize,
+    /// Where the rows that come after these lie, strips as far apart; `None` where they are not in memory as they are multiplied.
+    pub(super) next: Option<*const f32>,
 }
 
 /// What one thread needs to fill a panel.
@@ -185,49 +201,47 @@ struct PackTask<'a> {
 }
 
 impl PackTask<'_> {
-    /// Fills one panel; columns past the end become zero.
+    /// Fills the strips of a panel; columns past the end become zero.
     fn panel(&self, panel: usize, lines: &mut [Line]) {
-        let first = panel * PANEL;
+        debug_assert_eq!(lines.len(), self.inner * STRIPS);
+        let (first, inner) = (panel * PANEL, self.inner);
         let width = PANEL.min(self.columns - first);
         if self.column_stride == 1 {
-            for (k, row) in lines.chunks_mut(PANEL / 16).enumerate() {
+            for k in 0..inner {
                 let mut rest = &self.source[first + k * self.inner_stride..][..width];
-                for line in row {
-                    let (part, after) = rest.split_at(rest.len().min(16));
-                    line.0[..part.len()].copy_from_slice(part);
-                    line.0[part.len()..].fill(0.0);
+                for strip in 0..STRIPS {
+                    let line = &mut lines[strip * inner + k].0;
+                    let (part, after) = rest.split_at(rest.len().min(STRIP));
+                    line[..part.len()].copy_from_slice(part);
+                    line[part.len()..].fill(0.0);
                     rest = after;
                 }
             }
             return;
         }
-        // Sixteen rows of the panel at a time: 4 KB of target stay in the first cache while each source line is read once.
-        for (block, rows) in lines.chunks_mut(16 * (PANEL / 16)).enumerate() {
-            let k0 = block * 16;
-            let depth = rows.len() / (PANEL / 16);
-            for part in 0..PANEL / 16 {
-                for lane in 0..16 {
-                    let c = part * 16 + lane;
+        for (strip, lines) in lines.chunks_exact_mut(inner).enumerate() {
+            // Sixty-four rows of the strip at a time: 4 KB of target stay in the first cache while each source line is read once.
+            for (block, rows) in lines.chunks_mut(64).enumerate() {
+                for lane in 0..STRIP {
+                    let c = strip * STRIP + lane;
                     if c >= width {
-                        for k in 0..depth {
-                            rows[k * (PANEL / 16) + part].0[lane] = 0.0;
-                        }
-                    } else if self.inner_stride == 1 {
-                        let start = (first + c) * self.column_stride + k0;
-                        for (k, &value) in self.source[start..start + depth].iter().enumerate() {
-                            rows[k * (PANEL / 16) + part].0[lane] = value;
+                        rows.iter_mut().for_each(|row| row.0[lane] = 0.0);
+                        continue;
+                    }
+                    let source =
+                        &self.source[(first + c) * self.column_stride + block * 64 * self.inner_stride..];
+                    if self.inner_stride == 1 {
+                        for (row, value) in rows.iter_mut().zip(source) {
+                            row.0[lane] = *value;
                         }
                     } else {
-                        let start = (first + c) * self.column_stride + k0 * self.inner_stride;
-                        for k in 0..depth {
-                            rows[k * (PANEL / 16) + part].0[lane] =
-                                self.source[start + k * self.inner_stride];
+                        for (row, value) in rows.iter_mut().zip(source.iter().step_by(self.inner_stride)) {
+                            row.0[lane] = *value;
                         }
                     }
                 }
             }
         }
-        debug_assert_eq!(lines.len(), self.inner * (PANEL / 16));
     }
 }
 
@@ -237,8 +251,7 @@ mod tests {
     use crate::cpu::math::noise;
 
     fn element(packed: &Packed, k: usize, c: usize) -> f32 {
-        let line = (c / PANEL) * packed.inner * 4 + k * 4 + (c % PANEL) / 16;
-        packed.lines[line].0[c % 16]
+        packed.lines[(c / STRIP) * packed.inner + k].0[c % STRIP]
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use half::bf16;
 
 use super::isa::multiversion;
-use super::pack::{Line, PANEL};
+use super::pack::{Line, PANEL, STRIP, STRIPS};
 
 /// Inner indices that are widened at a time, 32 KB of `f32`, and that share a scale in 8 bits.
 pub(super) const GROUP: usize = 128;
@@ -38,34 +38,34 @@ pub(super) enum Narrow {
 }
 
 impl Narrow {
-    /// Rounds panels of `inner` rows of four lines each; `None` where nothing is to be rounded.
+    /// Rounds panels of four strips of `inner` lines each; `None` where nothing is to be rounded.
     pub(super) fn of(lines: &[Line], inner: usize, precision: Precision) -> Option<Self> {
-        let rows = || lines.chunks_exact(PANEL / 16);
+        let panels = lines.len().checked_div(inner * STRIPS).unwrap_or(0);
+        let value =
+            |panel: usize, k: usize, c: usize| lines[(panel * STRIPS + c / STRIP) * inner + k].0[c % STRIP];
         match precision {
             Precision::F32 => None,
-            Precision::Bf16 => Some(Self::Bf16(
-                rows()
-                    .map(|row| Row(std::array::from_fn(|c| bf16::from_f32(row[c / 16].0[c % 16]).to_bits())))
-                    .collect(),
-            )),
+            Precision::Bf16 => {
+                let row = |row: usize| {
+                    let bits = |c| bf16::from_f32(value(row / inner, row % inner, c)).to_bits();
+                    Row(std::array::from_fn(bits))
+                };
+                Some(Self::Bf16((0..panels * inner).map(row).collect()))
+            }
             Precision::Int8 => {
                 let (mut values, mut scales) = (Vec::new(), Vec::new());
-                for panel in lines.chunks(inner.max(1) * (PANEL / 16)) {
-                    for group in panel.chunks(GROUP * (PANEL / 16)) {
-                        let mut scale = [0.0_f32; PANEL];
-                        for row in group.chunks_exact(PANEL / 16) {
-                            for (c, scale) in scale.iter_mut().enumerate() {
-                                *scale = scale.max(row[c / 16].0[c % 16].abs() / 127.0);
-                            }
-                        }
+                for panel in 0..panels {
+                    for group in (0..inner).step_by(GROUP) {
+                        let group = group..inner.min(group + GROUP);
+                        let scale: [f32; PANEL] = std::array::from_fn(|c| {
+                            group.clone().fold(0.0, |most: f32, k| most.max(value(panel, k, c).abs() / 127.0))
+                        });
                         let round = |value: f32, scale: f32| {
                             if scale > 0.0 { (value / scale).round().clamp(-127.0, 127.0) as i8 } else { 0 }
                         };
-                        values.extend(
-                            group.chunks_exact(PANEL / 16).map(|row| {
-                                Row(std::array::from_fn(|c| round(row[c / 16].0[c % 16], scale[c])))
-                            }),
-                        );
+                        let row =
+                            |k: usize| Row(std::array::from_fn(|c| round(value(panel, k, c), scale[c])));
+                        values.extend(group.clone().map(row));
                         scales.push(Row(scale));
                     }
                 }
@@ -90,8 +90,8 @@ impl Narrow {
         }
     }
 
-    /// Calls `with` with rows `k .. k + depth` of a panel as `f32`, 64-byte aligned; `k` is a multiple of [`GROUP`] and
-    /// `depth` at most that.
+    /// Calls `with` with rows `k .. k + depth` of a panel's strips as `f32`, 64-byte aligned, [`GROUP`] lines from strip to strip;
+    /// `k` is a multiple of [`GROUP`] and `depth` at most that.
     pub(super) fn widened<R>(
         &self,
         panel: usize,
@@ -105,7 +105,7 @@ impl Narrow {
         }
         debug_assert!(k.is_multiple_of(GROUP) && depth <= GROUP && k + depth <= inner);
         WIDE.with_borrow_mut(|wide| {
-            wide.resize(GROUP * (PANEL / 16), Line([0.0; 16]));
+            wide.resize(GROUP * STRIPS, Line([0.0; 16]));
             let rows = panel * inner + k..panel * inner + k + depth;
             match self {
                 Self::Bf16(values) => widen_bf16(&values[rows], wide),
@@ -120,9 +120,9 @@ impl Narrow {
 
 multiversion! {
     fn widen_bf16(rows: &[Row<u16>], wide: &mut [Line]) {
-        for (row, lines) in rows.iter().zip(wide.chunks_exact_mut(PANEL / 16)) {
-            for (part, line) in row.0.chunks_exact(16).zip(lines) {
-                for (value, wide) in part.iter().zip(&mut line.0) {
+        for (strip, lines) in wide.chunks_exact_mut(GROUP).enumerate() {
+            for (row, line) in rows.iter().zip(lines) {
+                for (value, wide) in row.0[strip * STRIP..][..STRIP].iter().zip(&mut line.0) {
                     *wide = f32::from_bits(u32::from(*value) << 16);
                 }
             }
@@ -132,9 +132,11 @@ multiversion! {
 
 multiversion! {
     fn widen_int8(rows: &[Row<i8>], scale: &Row<f32>, wide: &mut [Line]) {
-        for (row, lines) in rows.iter().zip(wide.chunks_exact_mut(PANEL / 16)) {
-            for ((part, scale), line) in row.0.chunks_exact(16).zip(scale.0.chunks_exact(16)).zip(lines) {
-                for ((value, scale), wide) in part.iter().zip(scale).zip(&mut line.0) {
+        for (strip, lines) in wide.chunks_exact_mut(GROUP).enumerate() {
+            let columns = strip * STRIP..(strip + 1) * STRIP;
+            let scale = &scale.0[columns.clone()];
+            for (row, line) in rows.iter().zip(lines) {
+                for ((value, scale), wide) in row.0[columns.clone()].iter().zip(scale).zip(&mut line.0) {
                     *wide = f32::from(*value) * scale;
                 }
             }
