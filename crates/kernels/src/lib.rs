@@ -16,9 +16,9 @@ mod pool;
 #[cfg(test)]
 mod tests;
 
-pub use cpu::{AdamStep, PAGE, Packed, Precision};
+pub use cpu::{AdamStep, LayerMap, LayerWeights, LowRank, PAGE, Packed, PassTokens, Precision};
 pub use ops::{
-    adamw, attention, ema, gather_log_prob, linear, pack, packs, rms_norm, rope, scale, silu_mul,
-    sum_of_squares,
+    adamw, add_low_rank, attention, decoder_layer, ema, gather_log_prob, linear, pack, packs, rms_norm, rope,
+    scale, silu_mul, sum_of_squares,
 };
 pub use pool::{PagedPool, paged_attention};

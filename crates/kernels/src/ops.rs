@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor};
 
-use crate::cpu::{AdamStep, Packed, Precision};
 #[cfg(feature = "flex")]
-use crate::flex::{Fused, rope_table};
+use crate::cpu::RopeTable;
+use crate::cpu::{AdamStep, LayerWeights, LowRank, Packed, PassTokens, Precision};
+#[cfg(feature = "flex")]
+use crate::flex::Fused;
 use crate::naive;
+use crate::pool::PagedPool;
 #[cfg(feature = "flex")]
 use burn::backend::Dispatch;
 
@@ -86,6 +89,66 @@ pub fn linear(
     naive::linear(x, weight, bias)
 }
 
+/// Adds the changes of adapters to rows of `y`, products of `x`, in their place where nobody else holds them. Not
+/// differentiable: the result is a constant.
+///
+/// # Shapes
+/// - `y`, result: `[n, out]`; `x`: `[n, in]`; of a change, `a`: `[r, in]`, `b`: `[out, r]`, from [`pack`]
+///
+/// # Panics
+/// When shapes disagree, or on a device without packed weights ([`packs`]).
+pub fn add_low_rank(y: Tensor<2>, x: Tensor<2>, changes: Vec<LowRank>) -> Tensor<2> {
+    let device = y.device();
+    assert!(packs(&device), "add_low_rank: {device:?} has no packed weights");
+    #[cfg(feature = "flex")]
+    return Tensor::from_dispatch(<Dispatch as Fused>::kernels_add_low_rank(
+        y.into_dispatch(),
+        x.into_dispatch(),
+        changes,
+    ));
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = (x, changes);
+        y
+    }
+}
+
+/// Runs a decoder layer of packed weights on tokens whose keys and values join the pool ([`decoder_layer`](crate::cpu::decoder_layer)); bit for bit what
+/// its operations give one by one. Not differentiable: the result is a constant.
+///
+/// # Shapes
+/// - `x`, result: `[tokens, hidden]`
+///
+/// # Panics
+/// When shapes disagree, or on a device without packed weights ([`packs`]).
+pub fn decoder_layer(
+    x: Tensor<2>,
+    pool: &mut PagedPool,
+    weights: &Arc<LayerWeights>,
+    tokens: &Arc<PassTokens>,
+) -> Tensor<2> {
+    let device = x.device();
+    assert!(packs(&device), "decoder_layer: {device:?} has no packed weights");
+    #[cfg(feature = "flex")]
+    {
+        let (k, v) = pool.take();
+        let (x, k, v) = <Dispatch as Fused>::kernels_decoder_layer(
+            x.into_dispatch(),
+            k.into_dispatch(),
+            v.into_dispatch(),
+            weights.clone(),
+            tokens.clone(),
+        );
+        *pool = PagedPool { k: Tensor::from_dispatch(k), v: Tensor::from_dispatch(v) };
+        Tensor::from_dispatch(x)
+    }
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = (pool, weights, tokens);
+        x
+    }
+}
+
 /// Root-mean-square normalisation of rows: `x / √(mean(x²) + eps) · weight` (Zhang & Sennrich 2019, eq. 4).
 ///
 /// # Shapes
@@ -131,7 +194,7 @@ pub fn rope(x: Tensor<3>, positions: &[u32], inv_freq: &[f32], attention_factor:
     assert_eq!(2 * inv_freq.len(), d, "rope: twice inv_freq [d / 2] against x [n {n}, heads {heads}, d {d}]");
     #[cfg(feature = "flex")]
     if is_fused(&x.device(), &[x.dtype()]) {
-        let table = rope_table(inv_freq, attention_factor, positions);
+        let table = RopeTable::kept(inv_freq, attention_factor, positions);
         return Tensor::from_dispatch(<Dispatch as Fused>::kernels_rope(
             x.into_dispatch(),
             positions.into(),

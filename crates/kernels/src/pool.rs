@@ -43,6 +43,12 @@ impl PagedPool {
         self.v = Tensor::cat(vec![self.v.clone(), more.v], 0);
     }
 
+    /// The tensors, moved out so that the pool's memory has one owner while it is written; they are to be put back.
+    pub(crate) fn take(&mut self) -> (Tensor<4>, Tensor<4>) {
+        let nothing = Tensor::zeros([1, 1, 1, 1], &self.k.device());
+        (std::mem::replace(&mut self.k, nothing.clone()), std::mem::replace(&mut self.v, nothing))
+    }
+
     /// Copies whole pages, page `from[i]` to page `to[i]`; on flex in place, as [`PagedPool::write`].
     ///
     /// # Panics
@@ -56,11 +62,8 @@ impl PagedPool {
         if from.is_empty() {
             return;
         }
-        let nothing = Tensor::zeros([1, 1, 1, 1], &self.k.device());
-        let pool = Self {
-            k: std::mem::replace(&mut self.k, nothing.clone()),
-            v: std::mem::replace(&mut self.v, nothing),
-        };
+        let (k, v) = self.take();
+        let pool = Self { k, v };
         #[cfg(feature = "flex")]
         if is_fused(&pool.k.device(), &[pool.k.dtype(), pool.v.dtype()]) {
             let copy = |tensor: Tensor<4>| {
@@ -102,12 +105,8 @@ impl PagedPool {
             );
         }
         let (k, v) = (plain(k), plain(v));
-        // The tensors move out and back in, so that the pool's memory has one owner while it is written.
-        let nothing = Tensor::zeros([1, 1, 1, 1], &k.device());
-        let pool = Self {
-            k: std::mem::replace(&mut self.k, nothing.clone()),
-            v: std::mem::replace(&mut self.v, nothing),
-        };
+        let (own_k, own_v) = self.take();
+        let pool = Self { k: own_k, v: own_v };
         #[cfg(feature = "flex")]
         if is_fused(&k.device(), &[k.dtype(), v.dtype(), pool.k.dtype(), pool.v.dtype()]) {
             let (pool_k, pool_v, slots) = (pool.k.into_dispatch(), pool.v.into_dispatch(), slots.to_vec());

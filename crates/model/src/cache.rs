@@ -1,5 +1,7 @@
 //! Sessions over a paged key-value cache.
 
+use std::ops::Range;
+
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use generate::{Error, Logits, RowId, Session, TokenId};
 use kernels::PagedPool;
@@ -7,12 +9,17 @@ use kernels::cpu::on_pool;
 
 use crate::decoder::Decoder;
 use crate::pages::Pages;
+use crate::plan::Plan;
 
 /// Rows of cached tokens of one decoder. Rows of different lengths are extended together, without padding.
+///
+/// Decoders that share their packed weights share a session too: one of them at a time, or the rows of all in one pass.
 #[derive(Debug)]
 pub struct CacheSession<'a> {
-    decoder: &'a Decoder,
-    name: &'a str,
+    members: Vec<(&'a str, &'a Decoder)>,
+    /// Which of them runs.
+    place: usize,
+    plan: Option<Plan>,
     pages: Pages,
     pools: Vec<PagedPool>,
     capacity: usize,
@@ -25,14 +32,14 @@ pub(crate) struct Appended {
     pub(crate) ids: Vec<TokenId>,
     /// The position of each.
     pub(crate) positions: Vec<u32>,
-    slots: Vec<u32>,
+    pub(crate) slots: Vec<u32>,
     /// The pages of the rows, and where those of each token's row begin.
-    tables: Vec<u32>,
-    starts: Vec<u32>,
-    lengths: Vec<u32>,
+    pub(crate) tables: Vec<u32>,
+    pub(crate) starts: Vec<u32>,
+    pub(crate) lengths: Vec<u32>,
     /// Pages that are copied first.
-    from: Vec<u32>,
-    to: Vec<u32>,
+    pub(crate) from: Vec<u32>,
+    pub(crate) to: Vec<u32>,
 }
 
 /// Rows of logits computed at once when all positions are scored.
@@ -41,7 +48,28 @@ const SCORED_ROWS: usize = 512;
 impl<'a> CacheSession<'a> {
     /// A session without rows.
     pub fn new(decoder: &'a Decoder, name: &'a str) -> Self {
-        Self { decoder, name, pages: Pages::default(), pools: Vec::new(), capacity: 0 }
+        Self::of(vec![(name, decoder)])
+    }
+
+    /// A session of decoders that share their weights ([`Decoder::shares_weights`]), the first of which runs.
+    pub(crate) fn of(members: Vec<(&'a str, &'a Decoder)>) -> Self {
+        let plan = Plan::of(&members.iter().map(|(_, decoder)| *decoder).collect::<Vec<_>>());
+        Self { members, place: 0, plan, pages: Pages::default(), pools: Vec::new(), capacity: 0 }
+    }
+
+    /// Lets another of the decoders run.
+    pub(crate) fn run_by(&mut self, place: usize) {
+        self.place = place;
+    }
+
+    /// The decoder that runs.
+    fn decoder(&self) -> &'a Decoder {
+        self.members[self.place].1
+    }
+
+    /// All of them, by name.
+    pub(crate) fn members(&self) -> &[(&'a str, &'a Decoder)] {
+        &self.members
     }
 
     /// Makes the pools hold `pages` pages, at least doubling them: a growing session copies each page a bounded number of
@@ -50,10 +78,10 @@ impl<'a> CacheSession<'a> {
         if pages <= self.capacity {
             return;
         }
-        let config = &self.decoder.config;
+        let config = &self.decoder().config;
         self.capacity = grown(self.capacity, pages);
         if self.pools.is_empty() {
-            let device = self.decoder.device();
+            let device = self.decoder().device();
             let new = || PagedPool::new(self.capacity, config.num_key_value_heads, config.head_dim, &device);
             self.pools = (0..config.num_hidden_layers).map(|_| new()).collect();
         } else {
@@ -66,24 +94,44 @@ impl<'a> CacheSession<'a> {
     /// Appends tokens to rows and returns what the last norm gets, `[all new tokens, hidden]`, row after row.
     fn run(&mut self, rows: &[(RowId, &[TokenId])]) -> Result<Tensor<2>, Error> {
         let new = self.append(rows)?;
-        let decoder = self.decoder;
+        let decoder = self.decoder();
+        let users =
+            (0..self.members.len()).map(|member| if member == self.place { 0..new.ids.len() } else { 0..0 });
+        let users: Vec<_> = users.collect();
+        if let Some(x) = self.run_planned(&new, &users) {
+            return Ok(x);
+        }
         Ok(decoder.hidden(&new.ids, &new.positions, &mut |layer, q, k, v| self.attend(&new, layer, q, k, v)))
+    }
+
+    /// Runs the layers on appended tokens, of which `users[i]` are those of the session's decoder `i`, a call each. `None` where
+    /// they have to be composed of their operations.
+    pub(crate) fn run_planned(&mut self, new: &Appended, users: &[Range<usize>]) -> Option<Tensor<2>> {
+        let plan = self.plan.as_ref()?;
+        Some(plan.run(self.members[0].1.embed(&new.ids), new, users, &mut self.pools))
+    }
+
+    /// Refuses tokens that the decoder does not know, or has no room for.
+    pub(crate) fn check(&self, rows: &[(RowId, &[TokenId])]) -> Result<(), Error> {
+        let (name, decoder) = self.members[self.place];
+        let (vocab, context) = (decoder.config.vocab_size, decoder.config.max_position_embeddings);
+        for (place, (row, tokens)) in rows.iter().enumerate() {
+            let held = self.pages.len(row.0);
+            if let Some(at) = tokens.iter().position(|id| *id as usize >= vocab) {
+                let (id, position, model) = (tokens[at], held + at, name.into());
+                return Err(Error::Token { id, position, vocab, model });
+            }
+            if held + tokens.len() > context {
+                let (needed, model) = (held + tokens.len(), name.into());
+                return Err(Error::Context { what: "row", row: place, needed, limit: context, model });
+            }
+        }
+        Ok(())
     }
 
     /// Makes room for tokens of rows.
     pub(crate) fn append(&mut self, rows: &[(RowId, &[TokenId])]) -> Result<Appended, Error> {
-        let (vocab, context) = (self.decoder.config.vocab_size, self.decoder.config.max_position_embeddings);
-        for (place, (row, tokens)) in rows.iter().enumerate() {
-            let held = self.pages.len(row.0);
-            if let Some(at) = tokens.iter().position(|id| *id as usize >= vocab) {
-                let (id, position, model) = (tokens[at], held + at, self.name.into());
-                return Err(Error::Token { id, position, vocab, model });
-            }
-            if held + tokens.len() > context {
-                let (needed, model) = (held + tokens.len(), self.name.into());
-                return Err(Error::Context { what: "row", row: place, needed, limit: context, model });
-            }
-        }
+        self.check(rows)?;
         let mut new = Appended::default();
         let mut copies = Vec::new();
         for (row, tokens) in rows {
@@ -111,7 +159,7 @@ impl<'a> CacheSession<'a> {
         k: Tensor<3>,
         v: Tensor<3>,
     ) -> Tensor<3> {
-        let scale = (self.decoder.config.head_dim as f64).powf(-0.5);
+        let scale = (self.decoder().config.head_dim as f64).powf(-0.5);
         let pool = &mut self.pools[layer];
         pool.copy(&new.from, &new.to);
         pool.write(k, v, &new.slots);
@@ -123,7 +171,7 @@ impl<'a> CacheSession<'a> {
         on_pool(|| {
             let hidden = self.run(rows)?;
             let [tokens, width] = hidden.dims();
-            let decoder = self.decoder;
+            let decoder = self.decoder();
             let normed = kernels::rms_norm(hidden, decoder.norm.clone(), decoder.config.rms_norm_eps);
             Ok(host(normed.reshape([tokens * width])))
         })
@@ -144,7 +192,7 @@ impl<'a> CacheSession<'a> {
                 let targets: Vec<i32> = targets.iter().map(|id| *id as i32).collect();
                 let count = targets.len();
                 let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [count]), &device);
-                let logits = self.decoder.output(select(&hidden, places));
+                let logits = self.decoder().output(select(&hidden, places));
                 scores.extend(host(kernels::gather_log_prob(logits, targets)));
             }
             Ok(scores)
@@ -174,21 +222,16 @@ impl Session for CacheSession<'_> {
     }
 
     fn extend_each(&mut self, rows: &[(RowId, &[TokenId])], counts: &[usize]) -> Result<Logits, Error> {
-        let width = self.decoder.width();
+        let width = self.decoder().width();
         if rows.is_empty() {
             return Ok(Logits { width, values: Vec::new() });
         }
         on_pool(|| {
             let hidden = self.run(rows)?;
-            let mut end = 0;
-            let mut wanted: Vec<usize> = Vec::new();
-            for ((_, tokens), count) in rows.iter().zip(counts) {
-                end += tokens.len();
-                wanted.extend(end - count..end);
-            }
-            let hidden = if wanted.len() == end { hidden } else { select(&hidden, &wanted) };
+            let ([tokens, _], wanted) = (hidden.dims(), last(rows, counts));
+            let hidden = if wanted.len() == tokens { hidden } else { select(&hidden, &wanted) };
             let [count, _] = hidden.dims();
-            let logits = self.decoder.output(hidden);
+            let logits = self.decoder().output(hidden);
             Ok(Logits { width, values: host(logits.reshape([count * width])) })
         })
     }
@@ -198,11 +241,8 @@ impl Session for CacheSession<'_> {
         rows: &[(RowId, &[TokenId])],
         targets: &[&[TokenId]],
     ) -> Result<Vec<Vec<f32>>, Error> {
-        let (mut end, mut places) = (0, Vec::new());
-        for ((_, tokens), targets) in rows.iter().zip(targets) {
-            end += tokens.len();
-            places.extend(end - targets.len()..end);
-        }
+        let counts: Vec<usize> = targets.iter().map(|targets| targets.len()).collect();
+        let places = last(rows, &counts);
         let mut flat = self.score(rows, &places, &targets.concat())?.into_iter();
         Ok(targets.iter().map(|targets| flat.by_ref().take(targets.len()).collect()).collect())
     }
@@ -213,6 +253,16 @@ impl Session for CacheSession<'_> {
 fn grown(held: usize, pages: usize) -> usize {
     const FEW: usize = 512;
     pages.max(if held < FEW { 2 * held } else { held + held / 8 }).max(64)
+}
+
+/// The places of each row's last tokens, so many of each, among those of all rows.
+pub(crate) fn last(rows: &[(RowId, &[TokenId])], counts: &[usize]) -> Vec<usize> {
+    let (mut end, mut places) = (0, Vec::new());
+    for ((_, tokens), count) in rows.iter().zip(counts) {
+        end += tokens.len();
+        places.extend(end - count..end);
+    }
+    places
 }
 
 /// Rows of a matrix by place.

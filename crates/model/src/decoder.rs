@@ -173,39 +173,32 @@ impl Decoder {
         self.embed_tokens.clone().select(0, ids)
     }
 
-    /// Runs layer `index`.
-    pub fn layer(&self, index: usize, x: Tensor<2>, positions: &[u32], mix: &mut Mix<'_>) -> Tensor<2> {
-        self.layer_by(index, x, positions, mix, &|map, x| map(&self.layers[index]).forward(x))
+    /// Inverse frequencies of the rotation, and the factor of its cosines and sines.
+    pub(crate) fn rotation(&self) -> (&[f32], f32) {
+        (&self.inverse_frequencies, self.config.rope_scaling.attention_factor())
     }
 
-    /// Runs layer `index` with its linear maps as `apply` has them.
-    pub(crate) fn layer_by(
-        &self,
-        index: usize,
-        x: Tensor<2>,
-        positions: &[u32],
-        mix: &mut Mix<'_>,
-        apply: &dyn Fn(Map, Tensor<2>) -> Tensor<2>,
-    ) -> Tensor<2> {
+    /// Runs layer `index`.
+    pub fn layer(&self, index: usize, x: Tensor<2>, positions: &[u32], mix: &mut Mix<'_>) -> Tensor<2> {
         let layer = &self.layers[index];
         let config = &self.config;
         let [tokens, _] = x.dims();
         let heads = |rows: Tensor<2>, count: usize| rows.reshape([tokens, count, config.head_dim]);
-        let (frequencies, factor) = (&self.inverse_frequencies, config.rope_scaling.attention_factor());
+        let (frequencies, factor) = self.rotation();
 
         let h = kernels::rms_norm(x.clone(), layer.input_layernorm.clone(), config.rms_norm_eps);
-        let q = heads(apply(|layer| &layer.self_attn.q_proj, h.clone()), config.num_attention_heads);
-        let k = heads(apply(|layer| &layer.self_attn.k_proj, h.clone()), config.num_key_value_heads);
-        let v = heads(apply(|layer| &layer.self_attn.v_proj, h), config.num_key_value_heads);
+        let q = heads(layer.self_attn.q_proj.forward(h.clone()), config.num_attention_heads);
+        let k = heads(layer.self_attn.k_proj.forward(h.clone()), config.num_key_value_heads);
+        let v = heads(layer.self_attn.v_proj.forward(h), config.num_key_value_heads);
         let q = kernels::rope(q, positions, frequencies, factor);
         let k = kernels::rope(k, positions, frequencies, factor);
         let o = mix(index, q, k, v).reshape([tokens, config.num_attention_heads * config.head_dim]);
-        let x = x + apply(|layer| &layer.self_attn.o_proj, o);
+        let x = x + layer.self_attn.o_proj.forward(o);
 
         let h = kernels::rms_norm(x.clone(), layer.post_attention_layernorm.clone(), config.rms_norm_eps);
-        let gate = apply(|layer| &layer.mlp.gate_proj, h.clone());
-        let gated = kernels::silu_mul(gate, apply(|layer| &layer.mlp.up_proj, h));
-        x + apply(|layer| &layer.mlp.down_proj, gated)
+        let gate = layer.mlp.gate_proj.forward(h.clone());
+        let gated = kernels::silu_mul(gate, layer.mlp.up_proj.forward(h));
+        x + layer.mlp.down_proj.forward(gated)
     }
 
     /// Norm and head on rows of [`Decoder::hidden`]: `[rows, width]`.
@@ -310,15 +303,24 @@ impl Decoder {
             }
         });
         let mut copy = self.clone();
-        copy.each_linear(&mut |path, linear| linear.lora = loras.remove(path));
+        copy.each_linear(&mut |path, linear| {
+            linear.lora = loras.remove(path);
+            if linear.packed().is_some()
+                && let Some(lora) = &mut linear.lora
+            {
+                lora.pack();
+            }
+        });
         copy
     }
 
-    /// Whether both are language models that multiply by the same packed weights, held once, and differ in adapters at most.
+    /// Whether both are language models that are only run, multiply by the same packed weights, held once, and differ in
+    /// adapters at most.
     pub fn shares_weights(&self, other: &Self) -> bool {
         let (a, b) = (self, other);
         let languages = a.config.head == Head::Language && b.config.head == Head::Language;
-        if !languages || a.layers.len() != b.layers.len() {
+        let trained = a.device().is_autodiff() || b.device().is_autodiff();
+        if !languages || trained || a.layers.len() != b.layers.len() {
             return false;
         }
         let heads = match (&a.head, &b.head) {

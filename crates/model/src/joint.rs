@@ -2,6 +2,7 @@
 //! each adapter changes its own rows. Guidance by adapters of the base's own backbone costs rows and not models.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::rc::Rc;
 
 use burn::tensor::Tensor;
@@ -9,60 +10,61 @@ use generate::capability::{Batch, Joined};
 use generate::{Error, Logits, RowId, Session, TokenId};
 use kernels::cpu::on_pool;
 
-use crate::cache::{Appended, CacheSession, host, select};
+use crate::cache::{CacheSession, host, last, select};
 use crate::decoder::Decoder;
 use crate::linear::Linear;
-
-/// The sessions of decoders of one backbone.
-#[derive(Debug)]
-struct Members<'a> {
-    decoders: Vec<&'a Decoder>,
-    sessions: Vec<CacheSession<'a>>,
-}
 
 /// One of them.
 #[derive(Debug)]
 struct Member<'a> {
-    all: Rc<RefCell<Members<'a>>>,
+    all: Rc<RefCell<CacheSession<'a>>>,
     place: usize,
 }
 
 /// All of them.
 #[derive(Debug)]
-struct Together<'a>(Rc<RefCell<Members<'a>>>);
+struct Together<'a>(Rc<RefCell<CacheSession<'a>>>);
 
 /// Sessions of named decoders that share their weights ([`Decoder::shares_weights`]).
-pub(crate) fn join<'a>(members: &[(&'a str, &'a Decoder)]) -> Joined<'a> {
-    let decoders = members.iter().map(|(_, decoder)| *decoder).collect();
-    let sessions = members.iter().map(|(name, decoder)| CacheSession::new(decoder, name)).collect();
-    let all = Rc::new(RefCell::new(Members { decoders, sessions }));
+pub(crate) fn join<'a>(members: Vec<(&'a str, &'a Decoder)>) -> Joined<'a> {
+    let count = members.len();
+    let all = Rc::new(RefCell::new(CacheSession::of(members)));
     let member = |place| Box::new(Member { all: all.clone(), place }) as Box<dyn Session + 'a>;
-    Joined { sessions: (0..members.len()).map(member).collect(), batch: Box::new(Together(all.clone())) }
+    Joined { sessions: (0..count).map(member).collect(), batch: Box::new(Together(all.clone())) }
+}
+
+impl<'a> Member<'a> {
+    /// The cache, for this member alone.
+    fn session<R>(&self, with: impl FnOnce(&mut CacheSession<'a>) -> R) -> R {
+        let session = &mut *self.all.borrow_mut();
+        session.run_by(self.place);
+        with(session)
+    }
 }
 
 impl Session for Member<'_> {
     fn open(&mut self) -> RowId {
-        self.all.borrow_mut().sessions[self.place].open()
+        self.session(|session| session.open())
     }
 
     fn fork(&mut self, row: RowId, len: usize) -> RowId {
-        self.all.borrow_mut().sessions[self.place].fork(row, len)
+        self.session(|session| session.fork(row, len))
     }
 
     fn truncate(&mut self, row: RowId, len: usize) {
-        self.all.borrow_mut().sessions[self.place].truncate(row, len);
+        self.session(|session| session.truncate(row, len));
     }
 
     fn close(&mut self, row: RowId) {
-        self.all.borrow_mut().sessions[self.place].close(row);
+        self.session(|session| session.close(row));
     }
 
     fn extend(&mut self, rows: &[(RowId, &[TokenId])]) -> Result<Logits, Error> {
-        self.all.borrow_mut().sessions[self.place].extend(rows)
+        self.session(|session| session.extend(rows))
     }
 
     fn extend_each(&mut self, rows: &[(RowId, &[TokenId])], counts: &[usize]) -> Result<Logits, Error> {
-        self.all.borrow_mut().sessions[self.place].extend_each(rows, counts)
+        self.session(|session| session.extend_each(rows, counts))
     }
 
     fn log_probs(
@@ -70,7 +72,7 @@ impl Session for Member<'_> {
         rows: &[(RowId, &[TokenId])],
         targets: &[&[TokenId]],
     ) -> Result<Vec<Vec<f32>>, Error> {
-        self.all.borrow_mut().sessions[self.place].log_probs(rows, targets)
+        self.session(|session| session.log_probs(rows, targets))
     }
 }
 
@@ -80,90 +82,61 @@ impl Batch for Together<'_> {
         rows: &[Vec<(RowId, &[TokenId])>],
         counts: &[usize],
     ) -> Result<Vec<Logits>, Error> {
-        let members = &mut *self.0.borrow_mut();
-        on_pool(|| members.extend_each(rows, counts))
+        let session = &mut *self.0.borrow_mut();
+        on_pool(|| extend(session, rows, counts))
     }
 }
 
-impl Members<'_> {
-    fn extend_each(
-        &mut self,
-        rows: &[Vec<(RowId, &[TokenId])>],
-        counts: &[usize],
-    ) -> Result<Vec<Logits>, Error> {
-        let width = self.decoders[0].width();
-        if counts.is_empty() {
-            return Ok(rows.iter().map(|_| Logits { width, values: Vec::new() }).collect());
-        }
-        let appended = self.sessions.iter_mut().zip(rows).map(|(session, rows)| session.append(rows));
-        let appended: Vec<Appended> = appended.collect::<Result<_, _>>()?;
-        let spans: Vec<usize> = appended.iter().map(|new| new.ids.len()).collect();
-        let hidden = self.hidden(&appended, &spans);
-
-        // The last rows of each row's new tokens.
-        let (mut wanted, mut end) = (Vec::new(), 0);
-        for rows in rows {
-            for ((_, tokens), count) in rows.iter().zip(counts) {
-                end += tokens.len();
-                wanted.extend(end - count..end);
-            }
-        }
-        let each = wanted.len() / rows.len().max(1);
-        let hidden = if wanted.len() == end { hidden } else { select(&hidden, &wanted) };
-        let first = self.decoders[0];
-        let h = first.normed(hidden);
-        let heads: Option<Vec<&Linear>> = self.decoders.iter().map(|decoder| decoder.head.as_ref()).collect();
-        let logits = match heads {
-            Some(heads) => spread(&heads, &vec![each; heads.len()], h),
-            None => first.unembed(h),
-        };
-        let [count, _] = logits.dims();
-        let values = host(logits.reshape([count * width]));
-        let part = |values: &[f32]| Logits { width, values: values.to_vec() };
-        Ok(values.chunks((each * width).max(1)).map(part).collect())
+fn extend(
+    session: &mut CacheSession<'_>,
+    rows: &[Vec<(RowId, &[TokenId])>],
+    counts: &[usize],
+) -> Result<Vec<Logits>, Error> {
+    let members = session.members().to_vec();
+    let (_, first) = members[0];
+    let width = first.width();
+    if counts.is_empty() {
+        return Ok(rows.iter().map(|_| Logits { width, values: Vec::new() }).collect());
     }
-
-    /// What the last norm gets of all new tokens, those of each member after those of the one before.
-    fn hidden(&mut self, appended: &[Appended], spans: &[usize]) -> Tensor<2> {
-        let (first, decoders, sessions) = (self.decoders[0], &self.decoders, &mut self.sessions);
-        let ids: Vec<TokenId> = appended.iter().flat_map(|new| new.ids.iter().copied()).collect();
-        let positions: Vec<u32> = appended.iter().flat_map(|new| new.positions.iter().copied()).collect();
-        let mut x = first.embed(&ids);
-        for index in 0..first.layers.len() {
-            let mut mix = |layer: usize, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>| {
-                let mut start = 0;
-                let mut parts = Vec::with_capacity(spans.len());
-                for ((session, new), span) in sessions.iter_mut().zip(appended).zip(spans) {
-                    let own = |all: &Tensor<3>| all.clone().narrow(0, start, *span);
-                    parts.push(session.attend(new, layer, own(&q), own(&k), own(&v)));
-                    start += span;
-                }
-                Tensor::cat(parts, 0)
-            };
-            x = first.layer_by(index, x, &positions, &mut mix, &|map, x| {
-                let maps: Vec<&Linear> = decoders.iter().map(|decoder| map(&decoder.layers[index])).collect();
-                spread(&maps, spans, x)
-            });
-        }
-        x
+    for (place, rows) in rows.iter().enumerate() {
+        session.run_by(place);
+        session.check(rows)?;
     }
+    let all = rows.concat();
+    let new = session.append(&all)?;
+    let mut end = 0;
+    let spans = rows.iter().map(|rows| {
+        let start = end;
+        end += rows.iter().map(|(_, tokens)| tokens.len()).sum::<usize>();
+        start..end
+    });
+    let spans: Vec<Range<usize>> = spans.collect();
+    let x =
+        session.run_planned(&new, &spans).expect("a plan: decoders that share packed weights are only run");
+
+    // The last rows of each row's new tokens.
+    let wanted = last(&all, &counts.repeat(rows.len()));
+    let each = wanted.len() / rows.len().max(1);
+    let h = first.normed(if wanted.len() == new.ids.len() { x } else { select(&x, &wanted) });
+    let heads: Option<Vec<&Linear>> = members.iter().map(|(_, decoder)| decoder.head.as_ref()).collect();
+    let logits = match heads {
+        Some(heads) => {
+            let spans: Vec<_> = (0..heads.len()).map(|place| place * each..(place + 1) * each).collect();
+            spread(&heads, &spans, h)
+        }
+        None => first.unembed(h),
+    };
+    let [count, _] = logits.dims();
+    let values = host(logits.reshape([count * width]));
+    let part = |values: &[f32]| Logits { width, values: values.to_vec() };
+    Ok(values.chunks((each * width).max(1)).map(part).collect())
 }
 
-/// Maps of one weight on rows of which the first `spans[0]` are the first map's, the next `spans[1]` the second's, and so on.
-fn spread(maps: &[&Linear], spans: &[usize], x: Tensor<2>) -> Tensor<2> {
+/// Maps of one packed weight on rows of which `spans[0]` are the first map's, `spans[1]` the second's, and so on.
+fn spread(maps: &[&Linear], spans: &[Range<usize>], x: Tensor<2>) -> Tensor<2> {
     let base = maps[0].unadapted(x.clone());
-    if maps.iter().all(|map| map.lora.is_none()) {
-        return base;
-    }
-    let mut start = 0;
-    let mut parts = Vec::with_capacity(maps.len());
-    for (map, span) in maps.iter().zip(spans) {
-        let own = base.clone().narrow(0, start, *span);
-        parts.push(match map.change(x.clone().narrow(0, start, *span)) {
-            None => own,
-            Some(change) => own + change,
-        });
-        start += span;
-    }
-    Tensor::cat(parts, 0)
+    let changes = maps.iter().zip(spans);
+    let changes = changes.filter_map(|(map, span)| map.lora.as_ref()?.change_of(span.clone()));
+    let changes: Vec<_> = changes.collect();
+    if changes.is_empty() { base } else { kernels::add_low_rank(base, x, changes) }
 }

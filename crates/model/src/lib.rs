@@ -18,6 +18,7 @@ pub mod linear;
 pub mod merge;
 pub mod pages;
 pub mod params;
+mod plan;
 pub mod policy;
 pub mod rope;
 pub mod weights;

@@ -3,10 +3,11 @@
 //! The adapter is two thin products, `y = x Wᵀ + s · (x Aᵀ) Bᵀ` (LoRA, arXiv 2106.09685), so that a frozen `W` costs
 //! neither a gradient nor a copy of its own shape.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
-use kernels::{Packed, Precision};
+use kernels::{LowRank, Packed, Precision};
 
 use crate::bilinear::Bilinear;
 use crate::params::{Slot, Visitor};
@@ -22,12 +23,39 @@ pub struct Lora {
     pub scaling: f64,
     /// What lies between the factors, where the change depends on weights of objectives.
     pub bilinear: Option<Bilinear>,
+    pub(crate) packed_a: Option<Arc<Packed>>,
+    pub(crate) packed_b: Option<Arc<Packed>>,
 }
 
 impl Lora {
     /// `s B A`.
     pub fn new(a: Tensor<2>, b: Tensor<2>, scaling: f64) -> Self {
-        Self { a, b, scaling, bilinear: None }
+        Self { a, b, scaling, bilinear: None, packed_a: None, packed_b: None }
+    }
+
+    /// Packs the factors, where they are not trained, nothing lies between them and the device profits from it.
+    pub(crate) fn pack(&mut self) {
+        let plain = self.bilinear.is_none() && !self.a.is_autodiff();
+        if plain && (self.packed_a.is_none() || self.packed_b.is_none()) {
+            self.packed_a = kernels::pack(&self.a, Precision::F32);
+            self.packed_b = kernels::pack(&self.b, Precision::F32);
+        }
+    }
+
+    /// What the adapter adds to rows of `x`.
+    fn change(&self, x: Tensor<2>) -> Tensor<2> {
+        let low = kernels::linear(x, self.a.clone(), None, None);
+        let low = match &self.bilinear {
+            None => low,
+            Some(bilinear) => bilinear.apply(low),
+        };
+        kernels::linear(low, self.b.clone(), None, None) * self.scaling
+    }
+
+    /// The change of some rows, of packed factors.
+    pub(crate) fn change_of(&self, rows: Range<usize>) -> Option<LowRank> {
+        let (a, b) = (self.packed_a.clone()?, self.packed_b.clone()?);
+        Some(LowRank { rows, a, b, scale: self.scaling as f32 })
     }
 }
 
@@ -55,9 +83,11 @@ impl Linear {
     /// `x` is `[rows, in]`; returns `[rows, out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let base = self.unadapted(x.clone());
-        match self.change(x) {
-            None => base,
-            Some(change) => base + change,
+        let [rows, _] = x.dims();
+        let Some(lora) = &self.lora else { return base };
+        match lora.change_of(0..rows) {
+            Some(change) => kernels::add_low_rank(base, x, vec![change]),
+            None => base + lora.change(x),
         }
     }
 
@@ -66,21 +96,10 @@ impl Linear {
         kernels::linear(x, self.weight.clone(), self.bias.clone(), self.packed.as_ref())
     }
 
-    /// What the adapter adds.
-    pub(crate) fn change(&self, x: Tensor<2>) -> Option<Tensor<2>> {
-        let lora = self.lora.as_ref()?;
-        let low = kernels::linear(x, lora.a.clone(), None, None);
-        let low = match &lora.bilinear {
-            None => low,
-            Some(bilinear) => bilinear.apply(low),
-        };
-        Some(kernels::linear(low, lora.b.clone(), None, None) * lora.scaling)
-    }
-
-    /// Whether both multiply by the same packed weights, held once, and differ in ordinary adapters at most.
+    /// Whether both multiply by the same packed weights, held once, and differ in ordinary, packed adapters at most.
     pub(crate) fn shares_weights(&self, other: &Self) -> bool {
         let same = matches!((&self.packed, &other.packed), (Some(a), Some(b)) if Arc::ptr_eq(a, b));
-        let ordinary = |map: &Self| map.lora.as_ref().is_none_or(|lora| lora.bilinear.is_none());
+        let ordinary = |map: &Self| map.lora.as_ref().is_none_or(|lora| lora.change_of(0..0).is_some());
         same && ordinary(self) && ordinary(other)
     }
 
@@ -138,6 +157,9 @@ impl Linear {
         if self.packed.as_ref().is_none_or(|packed| packed.precision() != precision) {
             self.packed = kernels::pack(&self.weight, precision);
         }
+        if let Some(lora) = &mut self.lora {
+            lora.pack();
+        }
     }
 
     pub(crate) fn visit(&mut self, name: &str, visitor: &mut Visitor<'_>) {
@@ -148,8 +170,8 @@ impl Linear {
         if let Some(lora) = &mut self.lora {
             match &mut lora.bilinear {
                 None => {
-                    visitor(&format!("{name}.lora_A.weight"), Slot::Matrix(&mut lora.a));
-                    visitor(&format!("{name}.lora_B.weight"), Slot::Matrix(&mut lora.b));
+                    visitor(&format!("{name}.lora_A.weight"), Slot::Weight(&mut lora.a, &mut lora.packed_a));
+                    visitor(&format!("{name}.lora_B.weight"), Slot::Weight(&mut lora.b, &mut lora.packed_b));
                 }
                 Some(bilinear) => {
                     visitor(&format!("{name}.pblora_A"), Slot::Matrix(&mut lora.a));
@@ -159,6 +181,10 @@ impl Linear {
                 }
             }
         }
+    }
+
+    pub(crate) fn packed(&self) -> Option<&Arc<Packed>> {
+        self.packed.as_ref()
     }
 
     pub(crate) fn unpack(&mut self) {

@@ -171,7 +171,7 @@ impl Step for Policy {
         let others: Vec<&'a Self> = others.iter().map(policy).collect::<Option<_>>()?;
         let member = |policy: &'a Self| (policy.name.as_str(), &policy.decoder);
         let members: Vec<_> = std::iter::once(self).chain(others).map(member).collect();
-        Some(joint::join(&members))
+        Some(joint::join(members))
     }
 }
 

@@ -144,6 +144,15 @@ pub(crate) fn write_values(pool: &mut [f32], shape: PoolShape, v: &[f32], slots:
     }
 }
 
+/// Copies whole pages of a pool, page `from[i]` to page `to[i]`.
+pub(crate) fn copy_pages(pool: &mut [f32], shape: PoolShape, from: &[u32], to: &[u32]) {
+    let page = shape.page();
+    for (from, to) in from.iter().zip(to) {
+        let (from, to) = (*from as usize * page, *to as usize * page);
+        pool.copy_within(from..from + page, to);
+    }
+}
+
 /// Page and offset of each token, with its elements.
 fn targets<'a>(
     shape: PoolShape,

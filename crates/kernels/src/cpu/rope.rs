@@ -1,6 +1,8 @@
 //! Rotary position embedding (Su et al. 2021, eq. 34) in the half-split convention of Hugging Face.
 #![allow(unsafe_code, reason = "threads write disjoint rows")]
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use super::isa::multiversion;
 use super::parallel::{Shared, for_each, rows_per_task};
 
@@ -28,6 +30,32 @@ impl RopeTable {
             cos: angles().map(|a| factor(a.cos())).collect(),
             sin: angles().map(|a| factor(a.sin())).collect(),
         }
+    }
+
+    /// The table of these positions, kept between calls: a model asks for the same one in every layer.
+    pub fn kept(inv_freq: &[f32], attention_factor: f32, positions: &[u32]) -> Arc<Self> {
+        /// Different rotations in use at once: one per model, rarely more than a policy's and a reward model's.
+        const KEPT: usize = 4;
+        type Kept = (Vec<u32>, Arc<RopeTable>);
+        static TABLES: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
+
+        let key: Vec<u32> = inv_freq.iter().chain([&attention_factor]).map(|f| f.to_bits()).collect();
+        let needed = positions.iter().map(|&p| p as usize + 1).max().unwrap_or(0);
+        let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = tables.iter().position(|(k, _)| *k == key);
+        if let Some(index) = found
+            && tables[index].1.positions() >= needed
+        {
+            return Arc::clone(&tables[index].1);
+        }
+        if let Some(index) = found {
+            tables.remove(index);
+        } else if tables.len() == KEPT {
+            tables.remove(0);
+        }
+        let table = Arc::new(Self::new(inv_freq, attention_factor, needed.next_power_of_two().max(256)));
+        tables.push((key, Arc::clone(&table)));
+        table
     }
 
     /// Number of positions in the table.

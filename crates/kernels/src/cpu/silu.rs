@@ -23,6 +23,15 @@ pub fn silu_mul(gate: &[f32], up: &[f32], y: &mut [f32]) {
 }
 
 multiversion! {
+    /// `gate = silu(gate) · up`, on the calling thread.
+    pub(super) fn gate_panel(gate: &mut [f32], up: &[f32]) {
+        for (gate, &up) in gate.iter_mut().zip(up) {
+            *gate = *gate / (1.0 + exp(-*gate)) * up;
+        }
+    }
+}
+
+multiversion! {
     fn forward(gate: &[f32], up: &[f32], y: &mut [f32]) {
         for ((y, &gate), &up) in y.iter_mut().zip(gate).zip(up) {
             *y = gate / (1.0 + exp(-gate)) * up;

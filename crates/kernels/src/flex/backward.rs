@@ -10,7 +10,9 @@ use burn::backend::{Autodiff, Flex};
 
 use super::Fused;
 use super::forward::{self, Flexible, attention_shape, contiguous, dims, floats, tensor};
-use crate::cpu::{self, AdamStep, AttentionSaved, Packed, RopeTable, Rotation};
+use crate::cpu::{
+    self, AdamStep, AttentionSaved, LayerWeights, LowRank, Packed, PassTokens, RopeTable, Rotation,
+};
 
 /// Runs a fused operation under autodiff: `$forward` computes `(state, output)`; the state is dropped if nothing is tracked.
 macro_rules! tracked {
@@ -306,6 +308,14 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         constant::<C>(Flex::kernels_write_values(pool.into_primitive(), v.into_primitive(), slots))
     }
 
+    fn kernels_add_low_rank(
+        y: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        changes: Vec<LowRank>,
+    ) -> FloatTensor<Self> {
+        constant::<C>(Flex::kernels_add_low_rank(y.into_primitive(), x.into_primitive(), changes))
+    }
+
     fn kernels_copy_pages(pool: FloatTensor<Self>, from: Vec<u32>, to: Vec<u32>) -> FloatTensor<Self> {
         constant::<C>(Flex::kernels_copy_pages(pool.into_primitive(), from, to))
     }
@@ -321,6 +331,18 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
     ) -> FloatTensor<Self> {
         let (q, k_pool, v_pool) = (q.into_primitive(), k_pool.into_primitive(), v_pool.into_primitive());
         constant::<C>(Flex::kernels_paged_attention(q, k_pool, v_pool, pages, starts, lengths, scale))
+    }
+
+    fn kernels_decoder_layer(
+        x: FloatTensor<Self>,
+        k_pool: FloatTensor<Self>,
+        v_pool: FloatTensor<Self>,
+        weights: Arc<LayerWeights>,
+        tokens: Arc<PassTokens>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let (x, k_pool, v_pool) = (x.into_primitive(), k_pool.into_primitive(), v_pool.into_primitive());
+        let (x, k_pool, v_pool) = Flex::kernels_decoder_layer(x, k_pool, v_pool, weights, tokens);
+        (constant::<C>(x), constant::<C>(k_pool), constant::<C>(v_pool))
     }
 
     fn kernels_ema(

@@ -8,8 +8,8 @@ use burn::tensor::TensorData;
 
 use super::Fused;
 use crate::cpu::{
-    self, AdamStep, AttentionShape, PAGE, Packed, PageTables, PoolShape, RopeTable, Rotation, write_keys,
-    write_values,
+    self, AdamStep, AttentionShape, LayerWeights, LowRank, PAGE, Packed, PageTables, PassTokens, PoolShape,
+    RopeTable, Rotation, copy_pages, write_keys, write_values,
 };
 
 /// A tensor of the flex backend.
@@ -67,35 +67,24 @@ pub(super) fn silu_mul(gate: &Flexible, up: &Flexible) -> Flexible {
 
 /// Rotates in place if nobody else holds the memory.
 pub(super) fn rope(x: Flexible, positions: &[u32], table: &RopeTable, rotation: Rotation) -> Flexible {
-    let shape @ [_, heads, _] = dims::<3>(&x);
-    let mut x = x;
-    let len: usize = shape.iter().product();
-    if x.is_contiguous()
-        && let Some(storage) = x.try_storage_mut::<f32>()
-        && storage.len() == len
-    {
-        cpu::rope(storage, heads, positions, table, rotation);
-        return x;
-    }
-    let mut y = floats(&contiguous(x)).to_vec();
-    cpu::rope(&mut y, heads, positions, table, rotation);
-    tensor(y, shape)
+    let [_, heads, _] = dims(&x);
+    in_place::<3>(x, |x| cpu::rope(x, heads, positions, table, rotation))
 }
 
-/// Changes a vector in its place if nobody else holds the memory, else a copy of it.
-fn in_place(x: Flexible, change: impl FnOnce(&mut [f32])) -> Flexible {
-    let [n] = dims(&x);
+/// Changes a tensor in its place if nobody else holds the memory, else a copy of it.
+fn in_place<const D: usize>(x: Flexible, change: impl FnOnce(&mut [f32])) -> Flexible {
+    let shape = dims::<D>(&x);
     let mut x = x;
     if x.is_contiguous()
         && let Some(storage) = x.try_storage_mut::<f32>()
-        && storage.len() == n
+        && storage.len() == shape.iter().product::<usize>()
     {
         change(storage);
         return x;
     }
     let mut values = floats(&contiguous(x)).to_vec();
     change(&mut values);
-    tensor(values, [n])
+    tensor(values, shape)
 }
 
 /// Output and logs of the softmaxes' sums.
@@ -161,6 +150,11 @@ impl Fused for Flex {
         linear(&contiguous(x), &weight, Some(&contiguous(bias)), packed.as_deref())
     }
 
+    fn kernels_add_low_rank(y: Flexible, x: Flexible, changes: Vec<LowRank>) -> Flexible {
+        let (x, [n, _]) = (contiguous(x), dims(&y));
+        in_place::<2>(y, |y| cpu::add_low_rank(floats(&x), n, &changes, y))
+    }
+
     fn kernels_rms_norm(x: Flexible, weight: Flexible, eps: f64) -> Flexible {
         rms_norm(&contiguous(x), &contiguous(weight), eps)
     }
@@ -192,14 +186,25 @@ impl Fused for Flex {
     }
 
     fn kernels_copy_pages(pool: Flexible, from: Vec<u32>, to: Vec<u32>) -> Flexible {
-        let [_, a, b, c] = dims(&pool);
-        let (mut pool, page) = (owned(pool), a * b * c);
-        let memory = pool.storage_mut::<f32>();
-        for (from, to) in from.into_iter().zip(to) {
-            let (from, to) = (from as usize * page, to as usize * page);
-            memory.copy_within(from..from + page, to);
-        }
+        // Keys and values have their last two dimensions the other way round, and pages of one size.
+        let [pages, kv_heads, a, b] = dims(&pool);
+        let mut pool = owned(pool);
+        copy_pages(pool.storage_mut(), PoolShape { pages, kv_heads, head_dim: a * b / PAGE }, &from, &to);
         pool
+    }
+
+    fn kernels_decoder_layer(
+        x: Flexible,
+        k_pool: Flexible,
+        v_pool: Flexible,
+        weights: Arc<LayerWeights>,
+        tokens: Arc<PassTokens>,
+    ) -> (Flexible, Flexible, Flexible) {
+        let (mut k_pool, mut v_pool) = (owned(k_pool), owned(v_pool));
+        let x = in_place::<2>(x, |x| {
+            cpu::decoder_layer(x, k_pool.storage_mut(), v_pool.storage_mut(), &weights, &tokens);
+        });
+        (x, k_pool, v_pool)
     }
 
     fn kernels_paged_attention(
@@ -231,12 +236,12 @@ impl Fused for Flex {
 
     fn kernels_ema(mean: Flexible, x: Flexible, beta: f64, squared: bool) -> Flexible {
         let x = contiguous(x);
-        in_place(mean, |mean| cpu::ema(mean, floats(&x), beta, squared))
+        in_place::<1>(mean, |mean| cpu::ema(mean, floats(&x), beta, squared))
     }
 
     fn kernels_adamw(p: Flexible, mean: Flexible, square: Flexible, step: AdamStep) -> Flexible {
         let (mean, square) = (contiguous(mean), contiguous(square));
-        in_place(p, |p| cpu::adamw(p, floats(&mean), floats(&square), step))
+        in_place::<1>(p, |p| cpu::adamw(p, floats(&mean), floats(&square), step))
     }
 
     fn kernels_sum_of_squares(x: Flexible) -> Flexible {
@@ -244,6 +249,6 @@ impl Fused for Flex {
     }
 
     fn kernels_scale(x: Flexible, factor: f64) -> Flexible {
-        in_place(x, |x| cpu::scale(x, factor))
+        in_place::<1>(x, |x| cpu::scale(x, factor))
     }
 }

@@ -3,13 +3,13 @@
 mod backward;
 mod forward;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use burn::backend::backend_extension;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::Tensor;
 
-use crate::cpu::{AdamStep, Packed, RopeTable};
+use crate::cpu::{AdamStep, LayerWeights, LowRank, Packed, PassTokens, RopeTable};
 
 /// What a backend with fused kernels offers. Only flex does; other devices are sent to [`crate::naive`] before.
 #[backend_extension(Flex, Autodiff)]
@@ -24,6 +24,11 @@ pub(crate) trait Fused: burn::backend::Backend {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         packed: Option<Arc<Packed>>,
+    ) -> FloatTensor<Self>;
+    fn kernels_add_low_rank(
+        y: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+        changes: Vec<LowRank>,
     ) -> FloatTensor<Self>;
     fn kernels_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self>;
     fn kernels_silu_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
@@ -55,6 +60,13 @@ pub(crate) trait Fused: burn::backend::Backend {
         lengths: Vec<u32>,
         scale: f64,
     ) -> FloatTensor<Self>;
+    fn kernels_decoder_layer(
+        x: FloatTensor<Self>,
+        k_pool: FloatTensor<Self>,
+        v_pool: FloatTensor<Self>,
+        weights: Arc<LayerWeights>,
+        tokens: Arc<PassTokens>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
     fn kernels_ema(
         mean: FloatTensor<Self>,
         x: FloatTensor<Self>,
@@ -77,30 +89,4 @@ pub(crate) fn pack(weight: Tensor<2>) -> Packed {
     let data = weight.into_data();
     let values = data.as_slice::<f32>().expect("the caller checked the element type");
     Packed::from_out_in(values, out, inn)
-}
-
-/// The table of cosines and sines for these positions, kept between calls: a model asks for the same one in every layer.
-pub(crate) fn rope_table(inv_freq: &[f32], attention_factor: f32, positions: &[u32]) -> Arc<RopeTable> {
-    /// Different rotations in use at once: one per model, rarely more than a policy's and a reward model's.
-    const KEPT: usize = 4;
-    type Kept = (Vec<u32>, Arc<RopeTable>);
-    static TABLES: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
-
-    let key: Vec<u32> = inv_freq.iter().chain([&attention_factor]).map(|f| f.to_bits()).collect();
-    let needed = positions.iter().map(|&p| p as usize + 1).max().unwrap_or(0);
-    let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
-    let found = tables.iter().position(|(k, _)| *k == key);
-    if let Some(index) = found
-        && tables[index].1.positions() >= needed
-    {
-        return Arc::clone(&tables[index].1);
-    }
-    if let Some(index) = found {
-        tables.remove(index);
-    } else if tables.len() == KEPT {
-        tables.remove(0);
-    }
-    let table = Arc::new(RopeTable::new(inv_freq, attention_factor, needed.next_power_of_two().max(256)));
-    tables.push((key, Arc::clone(&table)));
-    table
 }

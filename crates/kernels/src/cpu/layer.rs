@@ -1,0 +1,386 @@
+//! A decoder layer in one call, for models that are only run: what a pass over few tokens does thirty times.
+//!
+//! The arithmetic is that of the kernels one by one, bit for bit. What is saved are a dozen hand-overs to the other threads and
+//! as many allocations, which take as long as the work where there are few tokens.
+#![allow(unsafe_code, reason = "threads write disjoint panels of one output")]
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::gemm::{Area, Rows, Split};
+use super::isa::Isa;
+use super::low_rank::{LowRank, add_low_rank};
+use super::norm::rms_norm;
+use super::pack::Packed;
+use super::paged::{PAGE, PageTables, PoolShape, copy_pages, paged_attention, write_kv};
+use super::rope::{RopeTable, Rotation, rope};
+use super::silu::{gate_panel, silu_mul};
+
+/// A linear map of a layer.
+#[derive(Clone, Debug)]
+pub struct LayerMap {
+    /// The weights.
+    pub weight: Arc<Packed>,
+    /// What is added.
+    pub bias: Option<Arc<[f32]>>,
+    /// For each of the layer's users, the factors of what its adapter adds to its tokens; the rows in them say nothing.
+    pub adapters: Vec<Option<LowRank>>,
+}
+
+/// The weights of a layer of the llama family.
+#[derive(Clone, Debug)]
+pub struct LayerWeights {
+    /// Norm before attention.
+    pub input_norm: Vec<f32>,
+    /// Norm before the feed-forward block.
+    pub post_norm: Vec<f32>,
+    /// Added to the mean of squares in both.
+    pub eps: f32,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Queries, keys and values.
+    pub qkv: [LayerMap; 3],
+    /// From heads to the residual stream.
+    pub o: LayerMap,
+    /// What goes through SiLU, and what it multiplies.
+    pub gate_up: [LayerMap; 2],
+    /// Back to the residual stream.
+    pub down: LayerMap,
+}
+
+/// The tokens of a pass.
+#[derive(Clone, Debug)]
+pub struct PassTokens {
+    /// The position of each.
+    pub positions: Vec<u32>,
+    /// Where the keys and values of each go, `page · 16 + offset`.
+    pub slots: Vec<u32>,
+    /// Page tables of all sequences, one after the other.
+    pub pages: Vec<u32>,
+    /// Per token, where its sequence's table starts.
+    pub starts: Vec<u32>,
+    /// Per token, the number of keys it attends to.
+    pub lengths: Vec<u32>,
+    /// Pages that are copied first, and where to.
+    pub copies: (Vec<u32>, Vec<u32>),
+    /// The tokens of each of the layers' users.
+    pub users: Vec<Range<usize>>,
+    /// Cosines and sines.
+    pub table: Arc<RopeTable>,
+    /// The factor of scores.
+    pub scale: f32,
+}
+
+impl LayerMap {
+    /// What adapters add to a pass.
+    fn changes(&self, users: &[Range<usize>]) -> Vec<LowRank> {
+        let of = |(adapter, rows): (&Option<LowRank>, &Range<usize>)| {
+            adapter.as_ref().filter(|_| !rows.is_empty()).map(|a| LowRank { rows: rows.clone(), ..a.clone() })
+        };
+        self.adapters.iter().zip(users).filter_map(of).collect()
+    }
+}
+
+/// Runs a layer on tokens: `x` becomes what the next layer gets, and the tokens' keys and values join the pools.
+///
+/// # Shapes
+/// - `x`: `[tokens, hidden]`
+/// - `k_pool`: `[pages, kv_heads, head_dim, 16]`; `v_pool`: `[pages, kv_heads, 16, head_dim]`
+///
+/// # Panics
+/// When a slice does not have the length its shape says, or a slot or table names a page that is not there.
+pub fn decoder_layer(
+    x: &mut [f32],
+    k_pool: &mut [f32],
+    v_pool: &mut [f32],
+    weights: &LayerWeights,
+    tokens: &PassTokens,
+) {
+    let count = tokens.positions.len();
+    let shape = PoolShape {
+        pages: k_pool.len() / (weights.kv_heads * weights.head_dim * PAGE).max(1),
+        kv_heads: weights.kv_heads,
+        head_dim: weights.head_dim,
+    };
+    if count == 0 {
+        return;
+    }
+    let pass = Pass { count, users: &tokens.users };
+    let mut h = vec![0.0; x.len()];
+    rms_norm(x, &weights.input_norm, weights.eps, &mut h);
+    let [mut q, mut k, v] = pass.products(&h, &weights.qkv);
+    for x in [&mut q, &mut k] {
+        let heads = x.len() / (count * weights.head_dim).max(1);
+        rope(x, heads, &tokens.positions, &tokens.table, Rotation::Forward);
+    }
+    let (from, to) = &tokens.copies;
+    copy_pages(k_pool, shape, from, to);
+    copy_pages(v_pool, shape, from, to);
+    write_kv(k_pool, v_pool, shape, &k, &v, &tokens.slots);
+    let tables = PageTables { pages: &tokens.pages, starts: &tokens.starts, lengths: &tokens.lengths };
+    let mut o = vec![0.0; q.len()];
+    paged_attention(&q, k_pool, v_pool, shape, tables, tokens.scale, &mut o);
+    pass.add_product(&o, &weights.o, x);
+
+    rms_norm(x, &weights.post_norm, weights.eps, &mut h);
+    let gated = pass.gated(&h, &weights.gate_up);
+    pass.add_product(&gated, &weights.down, x);
+}
+
+/// The rows of a pass.
+struct Pass<'p> {
+    count: usize,
+    users: &'p [Range<usize>],
+}
+
+impl Pass<'_> {
+    fn rows<'x>(&self, x: &'x [f32], inner: usize) -> Rows<'x> {
+        let rows = Rows::new(x, (inner, 1), self.count);
+        rows.check(inner);
+        rows
+    }
+
+    /// Several maps of the same rows, as one set of tasks.
+    fn products<const N: usize>(&self, x: &[f32], maps: &[LayerMap; N]) -> [Vec<f32>; N] {
+        let mut outputs: [Vec<f32>; N] =
+            std::array::from_fn(|map| vec![0.0; self.count * maps[map].weight.columns()]);
+        let inner = maps[0].weight.inner();
+        let (isa, rows) = (Isa::current(), self.rows(x, inner));
+        let areas: Vec<Area<'_>> = maps
+            .iter()
+            .zip(&mut outputs)
+            .map(|(map, y)| {
+                assert_eq!(map.weight.inner(), inner, "decoder_layer: maps of one input");
+                Area::new(&map.weight, map.bias.as_deref(), self.count, y)
+            })
+            .collect();
+        let panels = maps.iter().map(|map| map.weight.panels()).sum();
+        Split::new(self.count, inner, panels).run(|panel, part| {
+            let mut panel = panel;
+            for (area, map) in areas.iter().zip(maps) {
+                if panel < map.weight.panels() {
+                    // SAFETY: each task has its own panel of its own map, and its own rows; the lengths were checked.
+                    unsafe { area.panel(isa, rows, part, panel) };
+                    return;
+                }
+                panel -= map.weight.panels();
+            }
+        });
+        drop(areas);
+        for (map, y) in maps.iter().zip(&mut outputs) {
+            add_low_rank(x, self.count, &map.changes(self.users), y);
+        }
+        outputs
+    }
+
+    /// `silu(gate) · up`.
+    fn gated(&self, x: &[f32], maps: &[LayerMap; 2]) -> Vec<f32> {
+        let [gate, up] = maps;
+        let adapted = maps.iter().any(|map| !map.changes(self.users).is_empty());
+        if adapted || gate.weight.columns() != up.weight.columns() {
+            let [gate, up] = self.products(x, maps);
+            let mut y = vec![0.0; gate.len()];
+            silu_mul(&gate, &up, &mut y);
+            return y;
+        }
+        let len = self.count * gate.weight.columns();
+        let (mut gates, mut ups) = (vec![0.0; len], vec![0.0; len]);
+        let inner = gate.weight.inner();
+        let (isa, rows) = (Isa::current(), self.rows(x, inner));
+        assert_eq!(up.weight.inner(), inner, "decoder_layer: maps of one input");
+        let gate_area = Area::new(&gate.weight, gate.bias.as_deref(), self.count, &mut gates);
+        let up_area = Area::new(&up.weight, up.bias.as_deref(), self.count, &mut ups);
+        Split::new(self.count, inner, gate.weight.panels()).run(|panel, part| {
+            // SAFETY: each task has its own panel and rows of both; the lengths were checked.
+            unsafe {
+                gate_area.panel(isa, rows, part.clone(), panel);
+                up_area.panel(isa, rows, part.clone(), panel);
+                for row in part {
+                    gate_panel(gate_area.outputs(row, panel), up_area.outputs(row, panel));
+                }
+            }
+        });
+        gates
+    }
+
+    /// `y += map(x)`.
+    fn add_product(&self, x: &[f32], map: &LayerMap, y: &mut [f32]) {
+        let changes = map.changes(self.users);
+        let mut product = vec![0.0; y.len()];
+        let inner = map.weight.inner();
+        let (isa, rows) = (Isa::current(), self.rows(x, inner));
+        let area = Area::new(&map.weight, map.bias.as_deref(), self.count, &mut product);
+        let split = Split::new(self.count, inner, map.weight.panels());
+        if changes.is_empty() {
+            let shared = super::parallel::Shared::new(y);
+            split.run(|panel, part| {
+                // SAFETY: each task has its own panel and rows of the product and of `y`; the lengths were checked.
+                unsafe {
+                    area.panel(isa, rows, part.clone(), panel);
+                    for row in part {
+                        let product = area.outputs(row, panel);
+                        let start = row * map.weight.columns() + panel * super::pack::PANEL;
+                        add(shared.slice(start, product.len()), product);
+                    }
+                }
+            });
+            return;
+        }
+        split.run(|panel, part| {
+            // SAFETY: each task has its own panel and rows; the lengths were checked.
+            unsafe { area.panel(isa, rows, part, panel) };
+        });
+        add_low_rank(x, self.count, &changes, &mut product);
+        add(y, &product);
+    }
+}
+
+fn add(y: &mut [f32], x: &[f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += x;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::gemm;
+    use crate::cpu::isa::forced;
+    use crate::cpu::math::{assert_bits, noise};
+
+    /// A layer of odd sizes, some of whose maps have biases and adapters of the second of two users.
+    fn layer(hidden: usize, inner: usize, adapted: bool, seed: u64) -> LayerWeights {
+        let (kv_heads, head_dim, heads) = (2, 6, 4);
+        let mut seed = seed;
+        let mut draw = |count: usize| {
+            seed += 1;
+            noise(count, seed)
+        };
+        let mut map = |out: usize, inn: usize, biased: bool, adapted: bool| {
+            let packed = |values: Vec<f32>, out, inn| Arc::new(Packed::from_out_in(&values, out, inn));
+            let adapter = LowRank {
+                rows: 0..0,
+                a: packed(draw(3 * inn), 3, inn),
+                b: packed(draw(out * 3), out, 3),
+                scale: 0.5,
+            };
+            LayerMap {
+                weight: packed(draw(out * inn), out, inn),
+                bias: biased.then(|| draw(out).into()),
+                adapters: vec![None, adapted.then_some(adapter)],
+            }
+        };
+        let (q, kv) = (heads * head_dim, kv_heads * head_dim);
+        LayerWeights {
+            qkv: [
+                map(q, hidden, true, adapted),
+                map(kv, hidden, false, false),
+                map(kv, hidden, true, adapted),
+            ],
+            o: map(hidden, q, false, adapted),
+            gate_up: [map(inner, hidden, false, false), map(inner, hidden, true, adapted)],
+            down: map(hidden, inner, true, false),
+            input_norm: draw(hidden),
+            post_norm: draw(hidden),
+            eps: 1e-5,
+            kv_heads,
+            head_dim,
+        }
+    }
+
+    /// Two sequences: the first `first` tokens of both, then one more token of each after a page of the second was copied.
+    fn passes(first: usize) -> [PassTokens; 2] {
+        let table = RopeTable::kept(&[1.0, 0.3, 0.1], 1.0, &[first as u32]);
+        let pages = vec![3, 1, 0, 4, 2, 5];
+        let slot = |table: usize, position: usize| {
+            pages[table + position / PAGE] * PAGE as u32 + (position % PAGE) as u32
+        };
+        let tokens = |positions: Vec<(usize, usize)>, copies| PassTokens {
+            positions: positions.iter().map(|(_, position)| *position as u32).collect(),
+            slots: positions.iter().map(|(table, position)| slot(*table, *position)).collect(),
+            starts: positions.iter().map(|(table, _)| *table as u32).collect(),
+            lengths: positions.iter().map(|(_, position)| *position as u32 + 1).collect(),
+            users: vec![0..positions.len() / 2, positions.len() / 2..positions.len()],
+            pages: pages.clone(),
+            copies,
+            table: table.clone(),
+            scale: 0.4,
+        };
+        let all = (0..first).map(|at| (0, at)).chain((0..first).map(|at| (3, at))).collect();
+        [tokens(all, (vec![], vec![])), tokens(vec![(0, first), (3, first)], (vec![4], vec![6]))]
+    }
+
+    /// The kernels one by one.
+    fn naive(
+        x: &mut [f32],
+        k_pool: &mut [f32],
+        v_pool: &mut [f32],
+        layer: &LayerWeights,
+        tokens: &PassTokens,
+    ) {
+        let n = tokens.positions.len();
+        let apply = |map: &LayerMap, x: &[f32]| {
+            let mut y = vec![0.0; n * map.weight.columns()];
+            gemm(x, (map.weight.inner(), 1), n, &map.weight, map.bias.as_deref(), &mut y);
+            for (adapter, rows) in map.adapters.iter().zip(&tokens.users) {
+                if let Some(adapter) = adapter {
+                    add_low_rank(x, n, &[LowRank { rows: rows.clone(), ..adapter.clone() }], &mut y);
+                }
+            }
+            y
+        };
+        let norm = |x: &[f32], weight: &[f32]| {
+            let mut h = vec![0.0; x.len()];
+            rms_norm(x, weight, layer.eps, &mut h);
+            h
+        };
+        let shape = PoolShape { pages: 7, kv_heads: layer.kv_heads, head_dim: layer.head_dim };
+        let h = norm(x, &layer.input_norm);
+        let [mut q, mut k, v] = [0, 1, 2].map(|map| apply(&layer.qkv[map], &h));
+        rope(&mut q, 4, &tokens.positions, &tokens.table, Rotation::Forward);
+        rope(&mut k, 2, &tokens.positions, &tokens.table, Rotation::Forward);
+        copy_pages(k_pool, shape, &tokens.copies.0, &tokens.copies.1);
+        copy_pages(v_pool, shape, &tokens.copies.0, &tokens.copies.1);
+        write_kv(k_pool, v_pool, shape, &k, &v, &tokens.slots);
+        let tables = PageTables { pages: &tokens.pages, starts: &tokens.starts, lengths: &tokens.lengths };
+        let mut o = vec![0.0; q.len()];
+        paged_attention(&q, k_pool, v_pool, shape, tables, tokens.scale, &mut o);
+        x.iter_mut().zip(apply(&layer.o, &o)).for_each(|(x, y)| *x += y);
+        let h = norm(x, &layer.post_norm);
+        let [gate, up] = [0, 1].map(|map| apply(&layer.gate_up[map], &h));
+        let mut gated = vec![0.0; gate.len()];
+        silu_mul(&gate, &up, &mut gated);
+        x.iter_mut().zip(apply(&layer.down, &gated)).for_each(|(x, y)| *x += y);
+    }
+
+    #[test]
+    fn equals_its_kernels_one_by_one_bit_for_bit() {
+        for (hidden, inner, first, adapted) in
+            [(10, 7, 1, false), (33, 70, 20, true), (600, 300, 40, false), (600, 200, 30, true)]
+        {
+            let layer = layer(hidden, inner, adapted, hidden as u64);
+            let pool = 7 * layer.kv_heads * layer.head_dim * PAGE;
+            let passes = passes(first);
+            let run = |by: &dyn Fn(&mut [f32], &mut [f32], &mut [f32], &LayerWeights, &PassTokens)| {
+                let (mut k_pool, mut v_pool) = (vec![0.0; pool], vec![0.0; pool]);
+                let mut given = Vec::new();
+                for (seed, tokens) in (0..).zip(&passes) {
+                    let mut x = noise(tokens.positions.len() * hidden, seed);
+                    by(&mut x, &mut k_pool, &mut v_pool, &layer, tokens);
+                    given.extend(x);
+                }
+                given.extend(k_pool.into_iter().chain(v_pool));
+                given
+            };
+            let expected = run(&naive);
+            assert!(expected.iter().all(|x| x.is_finite()));
+            for got in
+                [forced::same_bits(|| run(&decoder_layer)), crate::cpu::on_pool(|| run(&decoder_layer))]
+            {
+                assert_bits(&format!("{hidden} × {inner}, {first} tokens"), &got, &expected);
+            }
+        }
+    }
+}
