@@ -164,7 +164,8 @@ pub fn log_sum_exp(logits: &[f32]) -> f64 {
     f64::from(greatest) + lanes.iter().sum::<f64>().ln()
 }
 
-fn sum(weights: &[f32]) -> f64 {
+/// `Σ w`.
+pub(crate) fn sum(weights: &[f32]) -> f64 {
     let mut lanes = [0.0_f64; 8];
     let chunks = weights.chunks_exact(8);
     let rest: f64 = chunks.remainder().iter().map(|w| f64::from(*w)).sum();
