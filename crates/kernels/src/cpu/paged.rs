@@ -297,9 +297,9 @@ impl<'a> Past<'a> {
         for (row, (scores, sum)) in scores.chunks_exact_mut(stride).zip(&mut sums).enumerate() {
             *sum = softmax_row(&mut scores[..len(row)], scale).1;
         }
-        o.fill(0.0);
-        for (block, o) in o.chunks_mut(R * d).enumerate() {
-            let rows = o.len() / d;
+        let mut outputs = vec![0.0; blocks * R * d];
+        for (block, outputs) in outputs.chunks_exact_mut(R * d).enumerate() {
+            let rows = R.min(rows - block * R);
             let lens = |row: usize| len(block * R + row);
             let shortest = (0..rows).map(lens).min().unwrap_or(0);
             for (index, &page) in self.pages.iter().enumerate() {
@@ -308,11 +308,11 @@ impl<'a> Past<'a> {
                 // The keys that all rows see, then those that some see.
                 let common = shortest.saturating_sub(index * PAGE).min(PAGE);
                 let mut from = 0;
-                if rows == R && common > 0 {
-                    add_page::<R>(isa, scores, stride, 0..common, values, o);
+                if common > 0 && rows > 1 {
+                    add_page::<R>(isa, scores, stride, 0..common, values, outputs);
                     from = common;
                 }
-                for (row, o) in o.chunks_exact_mut(d).enumerate() {
+                for (row, o) in outputs.chunks_exact_mut(d).take(rows).enumerate() {
                     let to = lens(row).saturating_sub(index * PAGE).min(PAGE);
                     if from < to {
                         add_page::<1>(isa, &scores[row * stride..], stride, from..to, values, o);
@@ -320,10 +320,10 @@ impl<'a> Past<'a> {
                 }
             }
         }
-        for (o, sum) in o.chunks_exact_mut(d).zip(sums) {
+        for ((o, output), sum) in o.chunks_exact_mut(d).zip(outputs.chunks_exact(d)).zip(sums) {
             let inverse = 1.0 / sum;
-            for o in o {
-                *o *= inverse;
+            for (o, output) in o.iter_mut().zip(output) {
+                *o = output * inverse;
             }
         }
     }
@@ -337,10 +337,15 @@ impl<'a> Past<'a> {
 fn score_page<const R: usize>(isa: Isa, q: &[[f32; R]], page: &[f32], scores: &mut [f32], stride: usize) {
     let (lanes, _) = page.as_chunks::<PAGE>();
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512 {
+    if isa != Isa::Portable {
         let mut sums = [[0.0; PAGE]; R];
         // SAFETY: the instruction set is available.
-        unsafe { score_avx512(q, lanes, &mut sums) };
+        unsafe {
+            match isa {
+                Isa::Avx512 => score_avx512(q, lanes, &mut sums),
+                _ => (0..R).step_by(ABREAST).for_each(|first| score_avx2(q, lanes, first, &mut sums)),
+            }
+        }
         for (row, sums) in sums.iter().enumerate() {
             scores[row * stride..][..PAGE].copy_from_slice(sums);
         }
@@ -368,6 +373,42 @@ fn score_avx512<const R: usize>(q: &[[f32; R]], page: &[[f32; PAGE]], scores: &m
     for (scores, sum) in scores.iter_mut().zip(sums) {
         // SAFETY: 16 elements.
         unsafe { _mm512_storeu_ps(scores.as_mut_ptr(), sum) };
+    }
+}
+
+/// Rows whose sums fit into sixteen registers, two each.
+#[cfg(target_arch = "x86_64")]
+const ABREAST: usize = 4;
+
+/// The scores of [`ABREAST`] rows from `first` on, of a multiple of as many.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn score_avx2<const R: usize>(
+    q: &[[f32; R]],
+    page: &[[f32; PAGE]],
+    first: usize,
+    scores: &mut [[f32; PAGE]; R],
+) {
+    use std::arch::x86_64::{
+        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+    };
+    let mut sums = [[_mm256_setzero_ps(); 2]; ABREAST];
+    for (q, lanes) in q.iter().zip(page) {
+        let q: &[f32; ABREAST] = q[first..].first_chunk().expect("a multiple of the rows abreast");
+        // SAFETY: 16 elements.
+        let keys = unsafe { [_mm256_loadu_ps(lanes.as_ptr()), _mm256_loadu_ps(lanes.as_ptr().add(8))] };
+        for (sums, &q) in sums.iter_mut().zip(q) {
+            let q = _mm256_set1_ps(q);
+            for (sum, keys) in sums.iter_mut().zip(keys) {
+                *sum = _mm256_fmadd_ps(q, keys, *sum);
+            }
+        }
+    }
+    for (scores, sums) in scores[first..].iter_mut().zip(sums) {
+        for (part, sum) in sums.into_iter().enumerate() {
+            // SAFETY: 16 elements.
+            unsafe { _mm256_storeu_ps(scores.as_mut_ptr().add(8 * part), sum) };
+        }
     }
 }
 
@@ -401,7 +442,7 @@ fn add_page<const R: usize>(
     let d = page.len() / PAGE;
     let values = &page[keys.start * d..keys.end * d];
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512 && d.is_multiple_of(16) {
+    if isa != Isa::Portable && d.is_multiple_of(16) && (isa == Isa::Avx512 || R > 1) {
         let mut weights = [[0.0_f32; R]; PAGE];
         for row in 0..R {
             for (weights, &score) in weights.iter_mut().zip(&scores[row * stride..][keys.clone()]) {
@@ -409,7 +450,14 @@ fn add_page<const R: usize>(
             }
         }
         // SAFETY: the instruction set is available.
-        unsafe { add_avx512(&weights[..keys.len()], values, d, o) };
+        unsafe {
+            match isa {
+                Isa::Avx512 => add_avx512(&weights[..keys.len()], values, d, o),
+                _ => (0..R)
+                    .step_by(ABREAST)
+                    .for_each(|first| add_avx2(&weights[..keys.len()], values, d, first, o)),
+            }
+        }
         return;
     }
     for (row, o) in o.chunks_exact_mut(d).enumerate() {
@@ -440,6 +488,44 @@ fn add_avx512<const R: usize>(weights: &[[f32; R]], values: &[f32], d: usize, o:
         for (row, sum) in sums.into_iter().enumerate() {
             // SAFETY: as above.
             unsafe { _mm512_storeu_ps(o.as_mut_ptr().add(row * d + part), sum) };
+        }
+    }
+}
+
+/// Adds the values of some keys to the outputs of [`ABREAST`] rows from `first` on, of a multiple of as many.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn add_avx2<const R: usize>(weights: &[[f32; R]], values: &[f32], d: usize, first: usize, o: &mut [f32]) {
+    use std::arch::x86_64::{
+        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+    };
+    assert!(values.len() == weights.len() * d && o.len() == R * d && d.is_multiple_of(16));
+    assert!(first + ABREAST <= R);
+    let o = &mut o[first * d..(first + ABREAST) * d];
+    for part in (0..d).step_by(16) {
+        let mut sums = [[_mm256_setzero_ps(); 2]; ABREAST];
+        for (at, sum) in sums.as_flattened_mut().iter_mut().enumerate() {
+            // SAFETY: the row `at / 2` is below `ABREAST` and `part + 16 <= d`.
+            *sum = unsafe { _mm256_loadu_ps(o.as_ptr().add(at / 2 * d + part + 8 * (at % 2))) };
+        }
+        for (weights, values) in weights.iter().zip(values.chunks_exact(d)) {
+            let weights: &[f32; ABREAST] =
+                weights[first..].first_chunk().expect("a multiple of the rows abreast");
+            // SAFETY: `part + 16 <= d`.
+            let values = unsafe {
+                let from = values.as_ptr().add(part);
+                [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))]
+            };
+            for (sums, &weight) in sums.iter_mut().zip(weights) {
+                let weight = _mm256_set1_ps(weight);
+                for (sum, values) in sums.iter_mut().zip(values) {
+                    *sum = _mm256_fmadd_ps(weight, values, *sum);
+                }
+            }
+        }
+        for (at, sum) in sums.into_iter().flatten().enumerate() {
+            // SAFETY: as above.
+            unsafe { _mm256_storeu_ps(o.as_mut_ptr().add(at / 2 * d + part + 8 * (at % 2)), sum) };
         }
     }
 }
