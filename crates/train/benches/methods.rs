@@ -96,12 +96,15 @@ fn qalign_32_tokens_reusing_prefixes(bencher: Bencher<'_, '_>, reuse: bool) {
     qalign(bencher, (16, 4), (64, 32), reuse);
 }
 
-#[divan::bench(args = [true, false], sample_count = 1, sample_size = 1)]
-fn qalign_256_tokens_reusing_prefixes(bencher: Bencher<'_, '_>, reuse: bool) {
-    qalign(bencher, (8, 8), (64, 256), reuse);
+/// Chains, and whether they reuse prefixes.
+const CHAINS: [(usize, bool); 4] = [(8, true), (8, false), (16, true), (16, false)];
+
+#[divan::bench(args = CHAINS, sample_count = 1, sample_size = 1)]
+fn qalign_256_tokens_reusing_prefixes(bencher: Bencher<'_, '_>, (chains, reuse): (usize, bool)) {
+    qalign(bencher, (chains, 8), (64, 256), reuse);
 }
 
-#[divan::bench(args = [true, false], sample_count = 1, sample_size = 1)]
-fn qalign_256_tokens_behind_256_reusing_prefixes(bencher: Bencher<'_, '_>, reuse: bool) {
-    qalign(bencher, (8, 8), (256, 256), reuse);
+#[divan::bench(args = CHAINS, sample_count = 1, sample_size = 1)]
+fn qalign_256_tokens_behind_256_reusing_prefixes(bencher: Bencher<'_, '_>, (chains, reuse): (usize, bool)) {
+    qalign(bencher, (chains, 8), (256, 256), reuse);
 }
