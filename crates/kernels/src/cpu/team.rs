@@ -198,9 +198,10 @@ mod tests {
     #[test]
     fn a_task_may_start_tasks() {
         let sum = AtomicU32::new(0);
-        on_pool(|| {
-            for_each(5, |_| for_each(6, |inner| drop(sum.fetch_add(inner as u32, Ordering::Relaxed))))
-        });
+        let add = |inner: usize| {
+            sum.fetch_add(inner as u32, Ordering::Relaxed);
+        };
+        on_pool(|| for_each(5, |_| for_each(6, add)));
         assert_eq!(sum.into_inner(), 5 * 15);
     }
 
