@@ -3,6 +3,8 @@
     python benches/peers/peers.py MODEL [--repeats 5] [--threads 2] [--only generate]
 
 MODEL is a directory with a Hugging Face model. Needs torch and transformers (peft for `lora`), and cargo.
+`best-of` draws samples of one prompt and scores them with a reward model of the policy's size; `qalign` runs chains of so many
+steps, by transformers as the reference does: in step, every proposal generated from its whole prefix and scored as a whole.
 Every row runs to its budget. Sampling is at temperature 1 without filters. Loading is not timed.
 """
 
@@ -23,6 +25,8 @@ WORK = [
     ("prefill", 8, 512),
     ("train", 8, 256),
     ("lora", 8, 256),
+    ("best-of", 64, 200, 64),
+    ("qalign", 16, 200, 128, 8),
 ]
 
 
@@ -74,6 +78,51 @@ class Transformers:
             self.trained[kind] = (model.train(), weights, self.torch.optim.AdamW(weights, lr=1e-6, weight_decay=0.0))
         return self.trained[kind]
 
+    def judge(self, ids, mask):
+        if not hasattr(self, "reward"):
+            import transformers
+
+            load = transformers.AutoModelForSequenceClassification.from_pretrained
+            self.reward = load(self.path, dtype=self.torch.float32, num_labels=1, pad_token_id=0).eval()
+        # By its hidden states at the last token: padding is on the left.
+        hidden = self.reward.model(ids, attention_mask=mask).last_hidden_state[:, -1]
+        return self.reward.score(hidden)[:, 0]
+
+    def draw(self, ids, mask, new, samples=1):
+        return self.model.generate(
+            ids, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+            min_new_tokens=new, max_new_tokens=new, pad_token_id=0, num_return_sequences=samples,
+        )
+
+    def best_of(self, n, prompt, new):
+        ids = self.ids(1, prompt)
+        texts = self.draw(ids, self.torch.ones_like(ids), new, n)
+        rewards = [self.judge(part, self.torch.ones_like(part)) for part in texts.split(16)]
+        return texts[self.torch.cat(rewards).argmax()]
+
+    def qalign(self, chains, prompt, new, steps):
+        torch = self.torch
+        prompts = self.ids(chains, prompt)
+        texts = self.draw(prompts, torch.ones_like(prompts), new)
+        rewards = self.judge(texts, torch.ones_like(texts))
+        for _ in range(steps):
+            cuts = torch.randint(0, new, (chains,)).tolist()
+            longest = prompt + max(cuts)
+            ids = torch.zeros(chains, longest, dtype=torch.long)
+            mask = torch.zeros_like(ids)
+            for row, cut in enumerate(cuts):
+                ids[row, longest - prompt - cut:] = texts[row, :prompt + cut]
+                mask[row, longest - prompt - cut:] = 1
+            drawn = self.draw(ids, mask, new - min(cuts))[:, longest:]
+            proposals = torch.stack(
+                [torch.cat([texts[row, :prompt + cut], drawn[row, :new - cut]]) for row, cut in enumerate(cuts)]
+            )
+            scored = self.judge(proposals, torch.ones_like(proposals))
+            taken = torch.rand(chains) < torch.exp(scored - rewards)
+            texts = torch.where(taken[:, None], proposals, texts)
+            rewards = torch.where(taken, scored, rewards)
+        return texts
+
     def run(self, work):
         torch = self.torch
         kind, rows = work[0], work[1]
@@ -88,6 +137,9 @@ class Transformers:
                     ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
                     min_new_tokens=work[3], max_new_tokens=work[3], pad_token_id=0,
                 )
+        elif kind in ("best-of", "qalign"):
+            with torch.inference_mode():
+                (self.best_of if kind == "best-of" else self.qalign)(*work[1:])
         elif kind == "prefill":
             with torch.inference_mode():
                 self.model(ids, logits_to_keep=1, use_cache=True)
@@ -112,11 +164,11 @@ def main():
     parser.add_argument("--only", help="a kind of work, such as generate")
     arguments = parser.parse_args()
     plumb, peer = Plumb(arguments.model, arguments.threads), Transformers(arguments.model, arguments.threads)
-    print("tokens per second: minimum / median / maximum; then the ratio of the times of each pair of runs")
+    print("tokens (of qalign: steps) per second: minimum / median / maximum; then the ratio of the times of each pair of runs")
     for work in WORK:
         if arguments.only and work[0] != arguments.only:
             continue
-        tokens = work[1] * (work[3] if len(work) == 4 else work[2])
+        tokens = {3: work[2], 4: work[-1], 5: work[-1]}[len(work)] * work[1]
         ours, theirs = [], []
         for side in (plumb, peer):
             side.run(work)

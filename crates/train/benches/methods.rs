@@ -7,14 +7,9 @@ use std::sync::LazyLock;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use generate::engine::Limits;
-use generate::schedule::{self, Services};
-use generate::{Chance, Engine, Prompt, Purpose, Reward, Sampling, Source, Step, Stream};
-use inference::{Method, MethodConfig, Tools};
-use model::{Decoder, Head, Policy};
-use reward::SequenceModel;
-use serde_json::json;
-use work::{MODEL, POLICY, engine, sample, text, with_adapters};
+use generate::{Engine, Sampling, Source, Step};
+use model::{Decoder, Policy};
+use work::{MODEL, rewarded, sample, with_adapters};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -63,32 +58,10 @@ fn qalign(
     (prompt, tokens): (usize, usize),
     reuse: bool,
 ) {
-    let method: MethodConfig = serde_json::from_value(
-        json!({ "qalign": { "steps": steps, "chains": 1, "beta": 1.0, "answer": "last" } }),
-    )
-    .expect("a method");
-    let machine = method.machine(&Tools::new(tokens).with_reward()).expect("settings");
-    let prompts: Vec<Prompt> =
-        (0..chains).map(|row| Prompt::from_ids(row, text(row as u64, prompt))).collect();
-    let streams: Vec<Stream> =
-        (0..chains as u64).map(|row| Stream::new(0, Purpose::Method, 0, row)).collect();
-    let mut stream = Stream::new(0, Purpose::Init, 0, 0);
-    let judge = MODEL.1.clone().with_head(Head::Score, None, &mut || stream.normal());
-    let judge = Policy::new("judge", &judge);
-    let kept = |kept: usize| if reuse { kept } else { 0 };
-    bencher.counter(ItemsCount::new(chains * steps)).bench_local(|| {
-        let limits = Limits::default();
-        let limits = Limits { kept_tokens: kept(limits.kept_tokens), ..limits };
-        let mut engine = engine(&POLICY, 64).with_limits(limits);
-        let limits = reward::Limits::default();
-        let limits = reward::Limits { kept_tokens: kept(limits.kept_tokens), ..limits };
-        let mut reward = SequenceModel::new(&judge).expect("a score").with_limits(limits);
-        let mut services = Services::new(&mut engine)
-            .with_scorer(&*POLICY)
-            .with_reward(Some(&mut reward as &mut dyn Reward));
-        let mut chance = Chance::Streams;
-        schedule::run(&*machine, &prompts, &streams, &mut services, &mut chance, &mut |_| true).expect("room")
-    });
+    let method = work::qalign(steps);
+    bencher
+        .counter(ItemsCount::new(chains * steps))
+        .bench_local(|| rewarded(method.clone(), chains, (prompt, tokens), reuse));
 }
 
 #[divan::bench(args = [true, false], sample_count = 3, sample_size = 1)]

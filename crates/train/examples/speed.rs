@@ -1,14 +1,15 @@
 //! Times work for another program: reads lines such as `generate 32 64 64` (rows, tokens of a prompt, new tokens; `generate-bf16`
-//! with weights in bf16), `prefill 8 512`, `train 8 256`, `lora 8 256` (rows, tokens) from standard input, does each once, and answers with its
-//! seconds. `benches/peers/peers.py` runs it beside others.
+//! with weights in bf16), `prefill 8 512`, `train 8 256`, `lora 8 256` (rows, tokens), `best-of 64 200 64` (samples, tokens of the prompt, new
+//! tokens), `qalign 16 200 128 32` (chains, tokens of a prompt, of an answer, steps) from standard input, does each once, and answers with its seconds. `benches/peers/peers.py` runs it beside others.
 
 #[path = "../benches/work/mod.rs"]
 mod work;
 
 use std::io::{BufRead, Write};
+use std::sync::LazyLock;
 use std::time::Instant;
 
-use work::{BF16, MODEL, POLICY, Training, engine, prefill, sample};
+use work::{BF16, JUDGE, MODEL, POLICY, Training, engine, prefill, qalign, rewarded, sample};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -30,6 +31,15 @@ fn main() -> std::io::Result<()> {
             (Some(&"prefill"), &[rows, tokens]) => time(|| {
                 prefill(rows, tokens);
             }),
+            (Some(&"best-of"), &[n, prompt, new]) => {
+                LazyLock::force(&JUDGE);
+                let method = serde_json::json!({ "best-of-n": { "n": n } });
+                time(|| rewarded(method, 1, (prompt, new), true))
+            }
+            (Some(&"qalign"), &[chains, prompt, new, steps]) => {
+                LazyLock::force(&JUDGE);
+                time(|| rewarded(qalign(steps), chains, (prompt, new), true))
+            }
             (Some(&"train"), &[rows, tokens]) => {
                 let training = full.get_or_insert_with(Training::full);
                 time(|| training.step(rows, tokens))
@@ -41,7 +51,7 @@ fn main() -> std::io::Result<()> {
             _ => {
                 writeln!(
                     out,
-                    "error: {line:?} is not `generate ROWS PROMPT NEW`, `prefill`, `train` or `lora ROWS TOKENS`"
+                    "error: {line:?} is not `generate ROWS PROMPT NEW`, `prefill`, `train` or `lora ROWS TOKENS`, `best-of N PROMPT NEW` or `qalign CHAINS PROMPT NEW STEPS`"
                 )?;
                 continue;
             }

@@ -10,10 +10,14 @@ use std::sync::LazyLock;
 
 use burn::tensor::Device;
 use generate::engine::Limits;
-use generate::{Chance, Engine, Purpose, Sample, SampleAsk, Sampling, Step, Stream};
+use generate::schedule::{self, Services};
+use generate::{Chance, Engine, Prompt, Purpose, Reward, Sample, SampleAsk, Sampling, Step, Stream};
+use inference::{Method, MethodConfig, Tools};
 use kernels::Precision;
 use model::learn::{Row, log_probs};
-use model::{Decoder, Policy};
+use model::{Decoder, Head, Policy};
+use reward::SequenceModel;
+use serde_json::{Value, json};
 use train::lanes;
 use train::optimizer::{AdamW, Moments, clip};
 
@@ -34,6 +38,12 @@ pub(crate) static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy::new("model
 /// The same with weights in bf16.
 pub(crate) static BF16: LazyLock<Policy> =
     LazyLock::new(|| Policy::with_precision("model", &MODEL.1, Precision::Bf16));
+
+/// A sequence reward model of the model's size, with a head that is not trained.
+pub(crate) static JUDGE: LazyLock<Policy> = LazyLock::new(|| {
+    let mut stream = Stream::new(0, Purpose::Init, 0, 0);
+    Policy::new("judge", &MODEL.1.clone().with_head(Head::Score, None, &mut || stream.normal()))
+});
 
 const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
 
@@ -59,6 +69,33 @@ pub(crate) fn sample(engine: &mut Engine<'_>, rows: usize, prompt: usize, new: u
 pub(crate) fn engine(policy: &'static Policy, rows: usize) -> Engine<'static> {
     let limits = Limits { rows, ..Limits::default() };
     Engine::new(policy, Sampling::default()).expect("settings").with_limits(limits)
+}
+
+/// Chains of QAlign of so many steps.
+pub(crate) fn qalign(steps: usize) -> Value {
+    json!({ "qalign": { "steps": steps, "chains": 1, "beta": 1.0, "answer": "last" } })
+}
+
+/// A method's answers to `prompts` different prompts, judged by a reward model of the policy's size. Policy and reward model both reuse
+/// prefixes, or neither.
+pub(crate) fn rewarded(method: Value, prompts: usize, (prompt, tokens): (usize, usize), reuse: bool) {
+    let method: MethodConfig = serde_json::from_value(method).expect("a method");
+    let machine = method.machine(&Tools::new(tokens).with_reward()).expect("settings");
+    let asked: Vec<Prompt> =
+        (0..prompts).map(|row| Prompt::from_ids(row, text(row as u64, prompt))).collect();
+    let streams: Vec<Stream> =
+        (0..prompts as u64).map(|row| Stream::new(0, Purpose::Method, 0, row)).collect();
+    let kept = |kept: usize| if reuse { kept } else { 0 };
+    let limits = Limits { rows: 64, ..Limits::default() };
+    let limits = Limits { kept_tokens: kept(limits.kept_tokens), ..limits };
+    let mut engine = engine(&POLICY, 64).with_limits(limits);
+    let limits = reward::Limits::default();
+    let limits = reward::Limits { kept_tokens: kept(limits.kept_tokens), ..limits };
+    let mut judge = SequenceModel::new(&*JUDGE).expect("a score").with_limits(limits);
+    let mut services =
+        Services::new(&mut engine).with_scorer(&*POLICY).with_reward(Some(&mut judge as &mut dyn Reward));
+    let mut chance = Chance::Streams;
+    schedule::run(&*machine, &asked, &streams, &mut services, &mut chance, &mut |_| true).expect("room");
 }
 
 /// The last logits of `rows` rows of `tokens` tokens.
