@@ -44,7 +44,7 @@ impl<'a> Member<'a> {
 
 impl Session for Member<'_> {
     fn open(&mut self) -> RowId {
-        self.session(|session| session.open())
+        self.session(Session::open)
     }
 
     fn fork(&mut self, row: RowId, len: usize) -> RowId {

@@ -312,6 +312,9 @@ mod tests {
         [tokens(all, (vec![], vec![])), tokens(vec![(0, first), (3, first)], (vec![4], vec![6]))]
     }
 
+    /// Runs a layer: on `x`, pools of keys and of values.
+    type Run = dyn Fn(&mut [f32], &mut [f32], &mut [f32], &LayerWeights, &PassTokens);
+
     /// The kernels one by one.
     fn naive(
         x: &mut [f32],
@@ -363,7 +366,7 @@ mod tests {
             let layer = layer(hidden, inner, adapted, hidden as u64);
             let pool = 7 * layer.kv_heads * layer.head_dim * PAGE;
             let passes = passes(first);
-            let run = |by: &dyn Fn(&mut [f32], &mut [f32], &mut [f32], &LayerWeights, &PassTokens)| {
+            let run = |by: &Run| {
                 let (mut k_pool, mut v_pool) = (vec![0.0; pool], vec![0.0; pool]);
                 let mut given = Vec::new();
                 for (seed, tokens) in (0..).zip(&passes) {

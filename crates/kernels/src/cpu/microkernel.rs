@@ -99,9 +99,11 @@ impl Block {
             },
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => {
-                // SAFETY: as above.
                 macro_rules! one {
-                    ($($constant:literal),*) => { unsafe { avx2::<$($constant),*>(self) } };
+                    ($($constant:literal),*) => {
+                        // SAFETY: as above.
+                        unsafe { avx2::<$($constant),*>(self) }
+                    };
                 }
                 match (self.strips, rows, self.ahead.strips) {
                     (4, 1, 0) => one!(1, 4, 0, 1),

@@ -225,7 +225,9 @@ impl PackTask<'_> {
                 for lane in 0..STRIP {
                     let c = strip * STRIP + lane;
                     if c >= width {
-                        rows.iter_mut().for_each(|row| row.0[lane] = 0.0);
+                        for row in &mut *rows {
+                            row.0[lane] = 0.0;
+                        }
                         continue;
                     }
                     let source =

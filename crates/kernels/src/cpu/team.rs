@@ -134,8 +134,8 @@ impl Team {
 
     /// Runs one task, of its own part or of another's. Whether there was one.
     fn take(&self, own: usize) -> bool {
-        let parts = self.parts[own..].iter().chain(&self.parts[..own]);
-        let Some(index) = parts.filter_map(Part::take).next() else { return false };
+        let mut parts = self.parts[own..].iter().chain(&self.parts[..own]);
+        let Some(index) = parts.find_map(Part::take) else { return false };
         // SAFETY: the kernel of a task that has not ended is in place, and its closure alive: the leader waits for it.
         let task = unsafe { (*self.task.get()).expect("a kernel whose tasks are published").as_ref() };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| task(index))) {
