@@ -18,6 +18,7 @@ mod microkernel;
 mod norm;
 mod optim;
 mod pack;
+mod page;
 mod paged;
 mod parallel;
 mod precision;
