@@ -28,9 +28,8 @@ use unfinished::{Unfinished, write};
 /// How often a run is saved while it goes on.
 const SAVE_EVERY: Duration = Duration::from_mins(1);
 
-/// Tensors come and go at every operation: the system's allocator would give their memory back each time.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: kernels::memory::Allocator = kernels::memory::Allocator;
 
 /// Runs a test-time method on the prompts of a recipe, answers one prompt, or scores a file.
 #[derive(Debug, Parser)]
@@ -117,6 +116,7 @@ impl<E: std::error::Error + 'static> From<E> for Failure {
 }
 
 fn main() -> ExitCode {
+    kernels::memory::keep();
     let arguments = Arguments::parse();
     let done = match &arguments.command {
         Some(Command::Generate(generate)) => answer_one(generate),

@@ -10,6 +10,7 @@
 pub mod cpu;
 #[cfg(feature = "flex")]
 mod flex;
+pub mod memory;
 pub mod naive;
 mod ops;
 mod pool;

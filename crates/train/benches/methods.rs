@@ -12,7 +12,7 @@ use model::{Decoder, Policy};
 use work::{MODEL, rewarded, sample, with_adapters};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: kernels::memory::Allocator = kernels::memory::Allocator;
 
 /// The packed weights that a base and its adapters share.
 static BACKBONE: LazyLock<Decoder> = LazyLock::new(|| MODEL.1.frozen());
@@ -25,6 +25,7 @@ static COPY: LazyLock<Policy> = LazyLock::new(|| Policy::new("copy", &ADAPTED));
 #[allow(clippy::print_stdout, reason = "the table below it is of this model")]
 fn main() {
     println!("model: {}", MODEL.0.display());
+    kernels::memory::keep();
     divan::main();
 }
 

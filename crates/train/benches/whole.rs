@@ -9,11 +9,12 @@ use model::Policy;
 use work::{BF16, MODEL, POLICY, Training, engine, sample};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: kernels::memory::Allocator = kernels::memory::Allocator;
 
 #[allow(clippy::print_stdout, reason = "the table below it is of this model")]
 fn main() {
     println!("model: {}", MODEL.0.display());
+    kernels::memory::keep();
     divan::main();
 }
 

@@ -12,10 +12,11 @@ use std::time::Instant;
 use work::{BF16, JUDGE, MODEL, POLICY, Training, engine, prefill, qalign, rewarded, sample};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: kernels::memory::Allocator = kernels::memory::Allocator;
 
 fn main() -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
+    kernels::memory::keep();
     writeln!(out, "{}", MODEL.0.display())?;
     let (mut full, mut lora) = (None, None);
     for line in std::io::stdin().lock().lines() {

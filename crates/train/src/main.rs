@@ -13,9 +13,8 @@ use train::recipe::{METHODS, Recipe};
 use train::stage::Ended;
 use train::{Error, dry_run};
 
-/// Tensors come and go at every operation: the system's allocator would give their memory back each time.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: kernels::memory::Allocator = kernels::memory::Allocator;
 
 /// Runs a recipe: trains a model, distils a policy, draws a pool, compares methods; or a pipeline of such stages.
 #[derive(Debug, Parser)]
@@ -81,6 +80,7 @@ fn answers(text: &str) -> Result<f64, String> {
 }
 
 fn main() -> ExitCode {
+    kernels::memory::keep();
     let arguments = Arguments::parse();
     if let Some(Command::Oracle(oracle)) = &arguments.command {
         return foretell(oracle);
