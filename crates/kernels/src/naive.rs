@@ -4,6 +4,7 @@
 use burn::tensor::{Bool, DType, FloatDType, Int, Tensor, TensorData, activation};
 
 use crate::cpu::{AdamStep, PAGE};
+use crate::ops::HeadLogProb;
 use crate::pool::PagedPool;
 
 /// In `f32`, with the type to go back to.
@@ -119,6 +120,27 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64) -> Tensor
 pub fn gather_log_prob(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> {
     let (logits, _) = widen(logits);
     activation::log_softmax(logits, 1).gather(1, targets.unsqueeze_dim(1)).squeeze_dim(1)
+}
+
+/// See [`crate::head_log_prob`].
+///
+/// # Shapes
+/// - `h`: `[n, width]`; `weight`: `[vocab, width]`; `targets`, result: `[n]`
+pub fn head_log_prob(h: Tensor<2>, weight: Tensor<2>, targets: Tensor<1, Int>) -> HeadLogProb {
+    let logits = linear(h, weight, None);
+    let entropy = entropy(logits.clone());
+    HeadLogProb { log_prob: gather_log_prob(logits, targets), entropy }
+}
+
+/// Entropy of each row's law in nats; a constant.
+///
+/// # Shapes
+/// - `logits`: `[n, vocab]`; result: `[n]`
+pub fn entropy(logits: Tensor<2>) -> Tensor<1> {
+    let n = logits.dims()[0];
+    let (logits, _) = widen(if logits.is_autodiff() { logits.inner() } else { logits });
+    let log_p = activation::log_softmax(logits, 1);
+    (log_p.clone().exp() * log_p).sum_dim(1).neg().reshape([n])
 }
 
 /// See [`PagedPool::write`]: returns the pool's keys and values with the tokens' written.

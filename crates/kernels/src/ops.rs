@@ -242,14 +242,67 @@ pub fn gather_log_prob(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> 
     );
     #[cfg(feature = "flex")]
     if is_fused(&logits.device(), &[logits.dtype()]) {
-        // A negative target wraps to one far beyond the vocabulary, which the kernel refuses.
-        let targets: Arc<[u32]> = targets.into_data().iter::<i64>().map(|target| target as u32).collect();
         return Tensor::from_dispatch(<Dispatch as Fused>::kernels_gather_log_prob(
             logits.into_dispatch(),
-            targets,
+            indices(targets),
         ));
     }
     naive::gather_log_prob(logits, targets)
+}
+
+/// What [`head_log_prob`] gives.
+#[derive(Clone, Debug)]
+pub struct HeadLogProb {
+    /// `[n]`: log-probability of each row's target.
+    pub log_prob: Tensor<1>,
+    /// `[n]`: entropy of each row's law in nats; a constant.
+    pub entropy: Tensor<1>,
+}
+
+/// Log-probability of each row's target and entropy of its law, from hidden states and the head over the vocabulary. The logits of
+/// all rows are never in memory together, unless `keep` keeps them for the gradient, which computes them again otherwise.
+/// Bit for bit [`gather_log_prob`] of [`linear`].
+///
+/// With `packed` (from [`pack`] of the same weight) the head is not packed.
+///
+/// # Shapes
+/// - `h`: `[n, width]`; `weight`: `[vocab, width]`; `targets`: `[n]`
+///
+/// # Panics
+/// When shapes disagree, and on flex when a target is not below `vocab`.
+pub fn head_log_prob(
+    h: Tensor<2>,
+    weight: Tensor<2>,
+    packed: Option<&Arc<Packed>>,
+    targets: Tensor<1, Int>,
+    keep: bool,
+) -> HeadLogProb {
+    let ([n, width], [vocab, inn], [count]) = (h.dims(), weight.dims(), targets.dims());
+    assert_eq!(
+        width, inn,
+        "head_log_prob: h [n {n}, width {width}] against weight [vocab {vocab}, width {inn}]"
+    );
+    assert_eq!(n, count, "head_log_prob: h [n {n}, width {width}] against targets [n {count}]");
+    #[cfg(feature = "flex")]
+    if is_fused(&h.device(), &[h.dtype(), weight.dtype()]) {
+        let (log_prob, entropy) = <Dispatch as Fused>::kernels_head_log_prob(
+            h.into_dispatch(),
+            weight.into_dispatch(),
+            packed.cloned(),
+            indices(targets),
+            keep,
+        );
+        let [log_prob, entropy] = [log_prob, entropy].map(Tensor::from_dispatch);
+        return HeadLogProb { log_prob, entropy };
+    }
+    let _ = (packed, keep);
+    naive::head_log_prob(h, weight, targets)
+}
+
+/// Targets on the host. A negative one wraps to one far beyond the vocabulary, which the kernels refuse.
+#[cfg(feature = "flex")]
+fn indices(targets: Tensor<1, Int>) -> Arc<[u32]> {
+    targets.into_data().iter::<i64>().map(|target| target as u32).collect()
 }
 
 /// `β·mean + (1 − β)·x`, or of `x²` if `squared`: a running mean. It is changed in its place where nobody else holds it.

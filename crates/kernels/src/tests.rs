@@ -190,6 +190,32 @@ fn gather_log_prob_equals_its_composition() {
 }
 
 #[test]
+fn head_log_prob_equals_its_composition_and_the_separate_operations() {
+    let device = Device::flex();
+    let inputs = [random([5, 12], 1, &device).mul_scalar(5.0), random([37, 12], 2, &device)];
+    let targets = |x: &Tensor<2>| Tensor::<1, Int>::from_data([0, 36, 5, 5, 17], &x.device());
+    let packed = crate::pack(&inputs[1], Precision::F32).expect("flex packs");
+    for keep in [false, true] {
+        for packed in [None, Some(&packed)] {
+            let fused = |x: &[Tensor<2>]| {
+                crate::head_log_prob(x[0].clone(), x[1].clone(), packed, targets(&x[0]), keep)
+            };
+            compare(
+                "head_log_prob",
+                &inputs,
+                |x| fused(x).log_prob,
+                |x| naive::head_log_prob(x[0].clone(), x[1].clone(), targets(&x[0])).log_prob,
+            );
+            let naive = naive::head_log_prob(inputs[0].clone(), inputs[1].clone(), targets(&inputs[0]));
+            assert_close("entropy", fused(&inputs).entropy, naive.entropy, 1e-5);
+            let logits = crate::linear(inputs[0].clone(), inputs[1].clone(), None, None);
+            let separate = crate::gather_log_prob(logits, targets(&inputs[0]));
+            assert_eq!(values(fused(&inputs).log_prob), values(separate), "the bits of the two operations");
+        }
+    }
+}
+
+#[test]
 #[should_panic(expected = "target 4294967295 of row 0 in 3 columns")]
 fn a_negative_target_is_refused() {
     let device = Device::flex();

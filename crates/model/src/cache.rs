@@ -192,8 +192,8 @@ impl<'a> CacheSession<'a> {
                 let targets: Vec<i32> = targets.iter().map(|id| *id as i32).collect();
                 let count = targets.len();
                 let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [count]), &device);
-                let logits = self.decoder().output(select(&hidden, places));
-                scores.extend(host(kernels::gather_log_prob(logits, targets)));
+                let h = self.decoder().normed(select(&hidden, places));
+                scores.extend(host(self.decoder().log_probs(h, targets, false).log_prob));
             }
             Ok(scores)
         })

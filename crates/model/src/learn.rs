@@ -6,7 +6,6 @@
 
 use std::borrow::Cow;
 
-use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::cache::{host, select};
@@ -154,7 +153,8 @@ fn language(decoder: &Decoder, batch: Batch, rows: &[Row<'_>], checkpointing: bo
     let wanted = Wanted::new(rows);
     let targets = wanted.targets(&decoder.device());
     forward(decoder, batch, wanted.counts, checkpointing, |hidden| {
-        kernels::gather_log_prob(decoder.output(select(&hidden, &wanted.places)), targets)
+        let h = decoder.normed(select(&hidden, &wanted.places));
+        decoder.log_probs(h, targets, !checkpointing).log_prob
     })
 }
 
@@ -191,19 +191,11 @@ pub fn actor_critic(decoder: &Decoder, rows: &[Row<'_>], checkpointing: bool) ->
             Some(value) => value.forward(h.clone()).reshape([wanted.places.len()]),
             None => Tensor::zeros([wanted.places.len()], &h.device()),
         };
-        let logits = decoder.unembed(h);
-        entropies = host(entropy(logits.clone()));
-        Tensor::cat(vec![kernels::gather_log_prob(logits, targets), values], 0)
+        let outputs = decoder.log_probs(h, targets, !checkpointing);
+        entropies = host(outputs.entropy);
+        Tensor::cat(vec![outputs.log_prob, values], 0)
     });
     ActorCritic { forward, entropies }
-}
-
-/// `-Σ p log p` of each row of logits, in nats.
-fn entropy(logits: Tensor<2>) -> Tensor<1> {
-    let rows = logits.dims()[0];
-    let logits = if logits.is_autodiff() { logits.inner() } else { logits };
-    let log_p = log_softmax(logits, 1);
-    (log_p.clone().exp() * log_p).sum_dim(1).neg().reshape([rows])
 }
 
 /// The wanted tokens of a batch: the places that predict them, what they are, and how many each row has.

@@ -91,6 +91,11 @@ impl Linear {
         }
     }
 
+    /// Whether it is the product with its weights alone.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.bias.is_none() && self.lora.is_none()
+    }
+
     /// The map without its adapter.
     pub(crate) fn unadapted(&self, x: Tensor<2>) -> Tensor<2> {
         kernels::linear(x, self.weight.clone(), self.bias.clone(), self.packed.as_ref())

@@ -53,12 +53,12 @@ fn prefill(bencher: Bencher<'_, '_>) {
 #[divan::bench(sample_count = 5, sample_size = 1)]
 fn training_step_full(bencher: Bencher<'_, '_>) {
     let mut training = Training::full();
-    bencher.counter(ItemsCount::new(4_usize * 128)).bench_local(|| training.step(4, 128));
+    bencher.counter(ItemsCount::new(4_usize * 128)).bench_local(|| training.step((4, 128), false));
 }
 
 /// The same with adapters.
 #[divan::bench(sample_count = 5, sample_size = 1)]
 fn training_step_lora(bencher: Bencher<'_, '_>) {
     let mut training = Training::lora();
-    bencher.counter(ItemsCount::new(4_usize * 128)).bench_local(|| training.step(4, 128));
+    bencher.counter(ItemsCount::new(4_usize * 128)).bench_local(|| training.step((4, 128), false));
 }

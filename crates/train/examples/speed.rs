@@ -1,5 +1,6 @@
 //! Times work for another program: reads lines such as `generate 32 64 64` (rows, tokens of a prompt, new tokens; `generate-bf16`
-//! with weights in bf16), `prefill 8 512`, `train 8 256`, `lora 8 256` (rows, tokens), `best-of 64 200 64` (samples, tokens of the prompt, new
+//! with weights in bf16), `prefill 8 512`, `train 8 256`, `lora 8 256` (rows, tokens;
+//! `train-checkpointed` and `lora-checkpointed` with gradient checkpointing), `best-of 64 200 64` (samples, tokens of the prompt, new
 //! tokens), `qalign 16 200 128 32` (chains, tokens of a prompt, of an answer, steps) from standard input, does each once, and answers with its seconds. `benches/peers/peers.py` runs it beside others.
 
 #[path = "../benches/work/mod.rs"]
@@ -15,8 +16,8 @@ use work::{BF16, JUDGE, MODEL, POLICY, Training, engine, prefill, qalign, reward
 static ALLOCATOR: kernels::memory::Allocator = kernels::memory::Allocator;
 
 fn main() -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
     kernels::memory::keep();
+    let mut out = std::io::stdout().lock();
     writeln!(out, "{}", MODEL.0.display())?;
     let (mut full, mut lora) = (None, None);
     for line in std::io::stdin().lock().lines() {
@@ -41,13 +42,13 @@ fn main() -> std::io::Result<()> {
                 LazyLock::force(&JUDGE);
                 time(|| rewarded(qalign(steps), chains, (prompt, new), true))
             }
-            (Some(&"train"), &[rows, tokens]) => {
+            (Some(kind @ &("train" | "train-checkpointed")), &[rows, tokens]) => {
                 let training = full.get_or_insert_with(Training::full);
-                time(|| training.step(rows, tokens))
+                time(|| training.step((rows, tokens), kind.ends_with("checkpointed")))
             }
-            (Some(&"lora"), &[rows, tokens]) => {
+            (Some(kind @ &("lora" | "lora-checkpointed")), &[rows, tokens]) => {
                 let training = lora.get_or_insert_with(Training::lora);
-                time(|| training.step(rows, tokens))
+                time(|| training.step((rows, tokens), kind.ends_with("checkpointed")))
             }
             _ => {
                 writeln!(

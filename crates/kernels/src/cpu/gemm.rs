@@ -70,8 +70,17 @@ pub fn gemm(
     bias: Option<&[f32]>,
     y: &mut [f32],
 ) {
-    let mut x = Rows::new(x, strides, rows);
-    let area = Area::new(weight, bias, rows, y);
+    product(x, strides, rows, Area::new(weight, bias, rows, y));
+}
+
+/// `y += x·W` as [`gemm`] has it, the chains of multiply-adds going on from what `y` holds: a product over a long inner dimension,
+/// some of it at a time, has the bits of the whole.
+pub(super) fn gemm_onto(x: &[f32], strides: (usize, usize), rows: usize, weight: &Packed, y: &mut [f32]) {
+    product(x, strides, rows, Area { resume: true, ..Area::new(weight, None, rows, y) });
+}
+
+fn product(x: &[f32], strides: (usize, usize), rows: usize, area: Area<'_>) {
+    let (mut x, weight) = (Rows::new(x, strides, rows), area.weight);
     let split = Split::new(rows, weight.inner(), weight.panels());
     // A transposed `x` gives six numbers of a cache line at a time, a page further on for each inner index.
     let laid_out;

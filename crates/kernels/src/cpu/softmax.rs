@@ -91,17 +91,29 @@ pub fn gather_log_prob_backward(
         dlogits.len()
     );
     check_targets(targets, columns);
-    let step = rows_per_task(columns);
-    let dlogits = Shared::new(dlogits);
+    dlogits.copy_from_slice(logits);
+    log_prob_gradient(dlogits, columns, targets, log_sum, dy);
+}
+
+/// [`gather_log_prob_backward`] in the place of the logits, of lengths and targets that were checked.
+pub(super) fn log_prob_gradient(
+    logits: &mut [f32],
+    columns: usize,
+    targets: &[u32],
+    log_sum: &[f32],
+    dy: &[f32],
+) {
+    let (n, step) = (dy.len(), rows_per_task(columns));
+    let logits = Shared::new(logits);
     for_each(n.div_ceil(step), |task| {
         for row in task * step..n.min((task + 1) * step) {
             // SAFETY: each row belongs to one task.
-            let dlogits = unsafe { dlogits.slice(row * columns, columns) };
+            let logits = unsafe { logits.slice(row * columns, columns) };
             if dy[row] == 0.0 {
-                dlogits.fill(0.0);
+                logits.fill(0.0);
             } else {
-                backward_row(&logits[row * columns..][..columns], log_sum[row], dy[row], dlogits);
-                dlogits[targets[row] as usize] += dy[row];
+                backward_row(logits, log_sum[row], dy[row]);
+                logits[targets[row] as usize] += dy[row];
             }
         }
     });
@@ -145,9 +157,9 @@ multiversion! {
 }
 
 multiversion! {
-    fn backward_row(logits: &[f32], log_sum: f32, dy: f32, dlogits: &mut [f32]) {
-        for (d, &logit) in dlogits.iter_mut().zip(logits) {
-            *d = -dy * exp(logit - log_sum);
+    fn backward_row(logits: &mut [f32], log_sum: f32, dy: f32) {
+        for logit in logits {
+            *logit = -dy * exp(*logit - log_sum);
         }
     }
 }

@@ -11,7 +11,7 @@ use burn::backend::{Autodiff, Flex};
 use super::Fused;
 use super::forward::{self, Flexible, attention_shape, contiguous, dims, floats, tensor};
 use crate::cpu::{
-    self, AdamStep, AttentionSaved, LayerWeights, LowRank, Packed, PassTokens, RopeTable, Rotation,
+    self, AdamStep, AttentionSaved, HeadSaved, LayerWeights, LowRank, Packed, PassTokens, RopeTable, Rotation,
 };
 
 /// Runs a fused operation under autodiff: `$forward` computes `(state, output)`; the state is dropped if nothing is tracked.
@@ -219,6 +219,53 @@ impl Backward<Flex, 1> for GatherLogProbBackward {
     }
 }
 
+/// See [`cpu::head_log_prob_backward`].
+#[derive(Debug)]
+struct HeadLogProbBackward;
+
+#[derive(Clone, Debug)]
+struct HeadState {
+    h: Flexible,
+    weight: Flexible,
+    packed: Option<Arc<Packed>>,
+    targets: Arc<[u32]>,
+    log_sum: Arc<[f32]>,
+    logits: Option<Arc<Vec<f32>>>,
+}
+
+impl Backward<Flex, 2> for HeadLogProbBackward {
+    type State = HeadState;
+
+    fn backward(self, ops: Ops<HeadState, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let ([h_node, weight_node], state) = (ops.parents, ops.state);
+        let [vocab, width] = dims(&state.weight);
+        let saved = HeadSaved {
+            h: floats(&state.h),
+            weight: floats(&state.weight),
+            packed: state.packed.as_deref(),
+            logits: state.logits.as_ref().map(|logits| logits.as_slice()),
+            targets: &state.targets,
+            log_sum: &state.log_sum,
+        };
+        let mut dh = h_node.as_ref().map(|_| vec![0.0; saved.h.len()]);
+        let mut dweight = weight_node.as_ref().map(|_| vec![0.0; vocab * width]);
+        cpu::head_log_prob_backward(
+            saved,
+            (vocab, width),
+            floats(&dy),
+            dh.as_deref_mut(),
+            dweight.as_deref_mut(),
+        );
+        if let (Some(node), Some(dh)) = (h_node, dh) {
+            grads.register::<Flex>(node.id, tensor(dh, dims::<2>(&state.h)));
+        }
+        if let (Some(node), Some(dweight)) = (weight_node, dweight) {
+            grads.register::<Flex>(node.id, tensor(dweight, [vocab, width]));
+        }
+    }
+}
+
 impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
     fn kernels_linear(
         x: FloatTensor<Self>,
@@ -290,6 +337,24 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         let logits = contiguous(logits);
         let (log_prob, log_sum) = forward::gather_log_prob(&logits, &targets);
         tracked!(GatherLogProbBackward, C, [node], ((logits, targets, Arc::<[f32]>::from(log_sum)), log_prob))
+    }
+
+    fn kernels_head_log_prob(
+        h: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        packed: Option<Arc<Packed>>,
+        targets: Arc<[u32]>,
+        keep: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let keep = keep && (h.is_tracked() || weight.is_tracked());
+        let ((h, h_node), (weight, weight_node)) = (h.into_parts(), weight.into_parts());
+        let (h, weight) = (contiguous(h), contiguous(weight));
+        let (log_prob, entropy, sums) =
+            forward::head_log_prob(&h, &weight, packed.as_deref(), &targets, keep);
+        let (log_sum, logits) = (Arc::from(sums.log_sum), sums.logits.map(Arc::new));
+        let state = HeadState { h, weight, packed, targets, log_sum, logits };
+        let log_prob = tracked!(HeadLogProbBackward, C, [h_node, weight_node], (state, log_prob));
+        (log_prob, constant::<C>(entropy))
     }
 
     fn kernels_write_keys(

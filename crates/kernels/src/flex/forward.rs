@@ -8,8 +8,8 @@ use burn::tensor::TensorData;
 
 use super::Fused;
 use crate::cpu::{
-    self, AdamStep, AttentionShape, LayerWeights, LowRank, PAGE, Packed, PageTables, PassTokens, PoolShape,
-    RopeTable, Rotation, copy_pages, write_keys, write_values,
+    self, AdamStep, AttentionShape, HeadOutputs, LayerWeights, LowRank, PAGE, Packed, PageTables, PassTokens,
+    PoolShape, RopeTable, Rotation, copy_pages, write_keys, write_values,
 };
 
 /// A tensor of the flex backend.
@@ -109,6 +109,41 @@ pub(super) fn gather_log_prob(logits: &Flexible, targets: &[u32]) -> (Flexible, 
     (tensor(log_prob, [n]), log_sum)
 }
 
+/// What the head's gradient starts from, beside its operands.
+pub(super) struct HeadSums {
+    pub(super) log_sum: Vec<f32>,
+    pub(super) logits: Option<Vec<f32>>,
+}
+
+/// Log-probabilities, entropies, and what the gradient needs; the logits if they are to be kept.
+pub(super) fn head_log_prob(
+    h: &Flexible,
+    weight: &Flexible,
+    packed: Option<&Packed>,
+    targets: &[u32],
+    keep: bool,
+) -> (Flexible, Flexible, HeadSums) {
+    let ([n, width], [vocab, _]) = (dims(h), dims(weight));
+    let own;
+    let packed = match packed {
+        Some(packed) => packed,
+        None => {
+            own = Packed::from_out_in(floats(weight), vocab, width);
+            &own
+        }
+    };
+    let (mut log_prob, mut entropy) = (vec![0.0; n], vec![0.0; n]);
+    let mut sums = HeadSums { log_sum: vec![0.0; n], logits: keep.then(|| vec![0.0; n * vocab]) };
+    let outputs = HeadOutputs {
+        log_prob: &mut log_prob,
+        log_sum: &mut sums.log_sum,
+        entropy: Some(&mut entropy),
+        logits: sums.logits.as_deref_mut(),
+    };
+    cpu::head_log_prob(floats(h), packed, targets, outputs);
+    (tensor(log_prob, [n]), tensor(entropy, [n]), sums)
+}
+
 /// Writes tokens into a pool, in place if nobody else holds its memory.
 fn write(
     pool: Flexible,
@@ -173,6 +208,19 @@ impl Fused for Flex {
 
     fn kernels_gather_log_prob(logits: Flexible, targets: Arc<[u32]>) -> Flexible {
         gather_log_prob(&contiguous(logits), &targets).0
+    }
+
+    fn kernels_head_log_prob(
+        h: Flexible,
+        weight: Flexible,
+        packed: Option<Arc<Packed>>,
+        targets: Arc<[u32]>,
+        _: bool,
+    ) -> (Flexible, Flexible) {
+        let weight = if packed.is_some() { weight } else { contiguous(weight) };
+        let (log_prob, entropy, _) =
+            head_log_prob(&contiguous(h), &weight, packed.as_deref(), &targets, false);
+        (log_prob, entropy)
     }
 
     fn kernels_write_keys(pool: Flexible, k: Flexible, slots: Vec<u32>) -> Flexible {

@@ -40,6 +40,14 @@ pub(crate) trait Fused: burn::backend::Backend {
         scale: f64,
     ) -> FloatTensor<Self>;
     fn kernels_gather_log_prob(logits: FloatTensor<Self>, targets: Arc<[u32]>) -> FloatTensor<Self>;
+    /// Log-probabilities with a gradient, and entropies without.
+    fn kernels_head_log_prob(
+        h: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        packed: Option<Arc<Packed>>,
+        targets: Arc<[u32]>,
+        keep: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
     fn kernels_write_keys(
         pool: FloatTensor<Self>,
         k: FloatTensor<Self>,

@@ -148,13 +148,13 @@ impl Training {
     }
 
     /// Forward, backward, clipping and AdamW on `rows` rows of `tokens` tokens.
-    pub(crate) fn step(&mut self, rows: usize, tokens: usize) {
+    pub(crate) fn step(&mut self, (rows, tokens): (usize, usize), checkpointing: bool) {
         let texts: Vec<Vec<u32>> = (0..rows as u64).map(|row| text(row, tokens)).collect();
         let loss: Vec<bool> = (0..tokens).map(|at| at > 0).collect();
         let batch: Vec<Row<'_>> = texts.iter().map(|ids| Row { ids, loss: &loss }).collect();
         let share = -1.0 / (rows * (tokens - 1)) as f32;
         let (mut grads, _) = lanes::run(&self.decoder, &batch, |decoder, batch| {
-            let forward = log_probs(decoder, batch, false);
+            let forward = log_probs(decoder, batch, checkpointing);
             let coefficients = vec![share; forward.values.len()];
             (forward.backward(decoder, &coefficients), ())
         });
