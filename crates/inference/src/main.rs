@@ -196,6 +196,9 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
     let loaded = setup::load(&places, &recipe.model.path, &device)?.with_dtype(recipe.model.dtype)?;
     let room = loaded.decoder.config.max_position_embeddings.saturating_sub(recipe.sampling.max_new_tokens);
     let prompts = setup::prompts(&recipe.data, &places, &loaded, recipe.run.seed, room)?;
+    if let Some(rounding) = loaded.rounding(&prompts.rows)? {
+        say(&rounding.to_string());
+    }
     let total = prompts.rows.len();
     let folder = recipe.run.folder();
     let text = recipe::resolved(&recipe)?;
@@ -296,6 +299,10 @@ fn answer_one(arguments: &Generate) -> Result<bool, Failure> {
     let rendered = renderer.prompt(&text)?;
     let prompt =
         Prompt { index: 0, ids: rendered.ids, text: rendered.text, columns: serde_json::Map::default() };
+    let prompts = [prompt];
+    if let Some(rounding) = loaded.rounding(&prompts)? {
+        say(&rounding.to_string());
+    }
     // What a completion in one piece shows as it grows; other methods take back what they have shown.
     let show = match (arguments.stream, recipe.method.samples()) {
         (true, _) => Show::Lines,
@@ -311,7 +318,7 @@ fn answer_one(arguments: &Generate) -> Result<bool, Failure> {
         live.borrow_mut().round(progress.running(0), &progress.ledger());
         Ok(true)
     };
-    let given = setup::answer(&recipe, &loaded, &[prompt], &device, None, &mut on_token, &mut on_round)?;
+    let given = setup::answer(&recipe, &loaded, &prompts, &device, None, &mut on_token, &mut on_round)?;
     let Some(given) = given else { return Ok(false) };
     let Some(answer) = given.answers.first() else { return Ok(false) };
     let text = loaded.tokenizer.decode(&answer.ids, true)?;

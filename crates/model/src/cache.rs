@@ -171,9 +171,7 @@ impl<'a> CacheSession<'a> {
         on_pool(|| {
             let hidden = self.run(rows)?;
             let [tokens, width] = hidden.dims();
-            let decoder = self.decoder();
-            let normed = kernels::rms_norm(hidden, decoder.norm.clone(), decoder.config.rms_norm_eps);
-            Ok(host(normed.reshape([tokens * width])))
+            Ok(host(self.decoder().normed(hidden).reshape([tokens * width])))
         })
     }
 

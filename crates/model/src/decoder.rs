@@ -234,6 +234,15 @@ impl Decoder {
         kernels::head_log_prob(h, weight.clone(), packed, targets, keep)
     }
 
+    /// The packed head over the vocabulary, where it is packed and the product with it is all there is.
+    pub(crate) fn packed_head(&self) -> Option<&Arc<Packed>> {
+        match &self.head {
+            _ if self.config.head != Head::Language => None,
+            None => self.tied.as_ref(),
+            Some(head) => head.is_plain().then(|| head.packed()).flatten(),
+        }
+    }
+
     /// The width of the output.
     pub fn width(&self) -> usize {
         self.config.head.outputs(self.config.vocab_size)

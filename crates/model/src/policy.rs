@@ -5,6 +5,7 @@ use std::any::Any;
 use generate::capability::Joined;
 use generate::{Error, Score, Session, Step, TokenId};
 use kernels::Precision;
+use kernels::cpu::{head_kl, on_pool};
 
 use crate::cache::CacheSession;
 use crate::decoder::Decoder;
@@ -101,6 +102,26 @@ impl Policy {
 }
 
 impl Policy {
+    /// `KL(this ‖ other)` in nats of the next-token laws after every token of the texts, one after the other. `None` unless both
+    /// are language models with packed weights, of one vocabulary.
+    pub fn kl_to(&self, other: &Self, texts: &[&[TokenId]]) -> Result<Option<Vec<f32>>, Error> {
+        let (Some(p), Some(q)) = (self.decoder.packed_head(), other.decoder.packed_head()) else {
+            return Ok(None);
+        };
+        if p.columns() != q.columns() {
+            return Ok(None);
+        }
+        let states = |policy: &Self| {
+            let mut session = CacheSession::new(&policy.decoder, &policy.name);
+            let rows: Vec<_> = texts.iter().map(|text| (session.open(), *text)).collect();
+            session.states(&rows)
+        };
+        let (own, others) = (states(self)?, states(other)?);
+        let mut kl = vec![0.0; texts.iter().map(|text| text.len()).sum()];
+        on_pool(|| head_kl((&own, p), (&others, q), &mut kl));
+        Ok(Some(kl))
+    }
+
     fn score_batch(&self, items: &[Item<'_>], begin: usize) -> Result<Vec<Vec<f32>>, Error> {
         let mut session = CacheSession::new(&self.decoder, &self.name);
         let mut texts = Vec::new();

@@ -192,6 +192,11 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
             None => return Ok(None),
         }
     }
+    for (table, loaded) in compare.policies.iter().zip(&loaded) {
+        if let Some(rounding) = loaded.rounding(&prompts)? {
+            comparison.note(format!("{}: {rounding}.", table.name));
+        }
+    }
     if !accuracies.is_empty() {
         for (name, accuracy) in &accuracies {
             comparison.note(accuracy.sentence(name));

@@ -22,7 +22,7 @@ pub use embedding::{Embedder, embedder};
 pub use further::{FurtherModels, fits, load_arm, load_beside, scales, suits};
 pub use labelled::{LabelledPair, labelled};
 pub use models::{
-    Dtype, Loaded, ModelTable, Places, load, load_any, load_for_score, load_preferring, seconds_in,
+    Dtype, Loaded, ModelTable, Places, Rounding, load, load_any, load_for_score, load_preferring, seconds_in,
 };
 pub use outfit::{Named, Outfit, Run};
 pub use pools::{PoolPlan, pool, prompt_stream, score};

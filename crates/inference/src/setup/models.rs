@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -9,7 +10,7 @@ use burn::tensor::Device;
 use data::chat::{ChatTemplate, Clock};
 use data::render::Renderer;
 use data::tokenizer::Tokenizer;
-use generate::{Purpose, Stream};
+use generate::{Prompt, Purpose, Stream, TokenId};
 use model::files::{self, AdapterConfig, BilinearConfig};
 use model::{Decoder, Head, Policy, Precision, hub};
 use recipe::{Lora, ModelLocation, ModelName, Rules, Validate};
@@ -166,6 +167,30 @@ fn tiny() -> PathBuf {
     if here.is_dir() { here } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("../../checkpoints/tiny") }
 }
 
+/// How far the law of a model in fewer bits is from its own in f32: `KL(f32 ‖ rounded)` of the next-token laws on some tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rounding {
+    /// The number format.
+    pub dtype: Dtype,
+    /// Tokens after which the laws were compared.
+    pub tokens: usize,
+    /// Mean, in nats.
+    pub mean: f64,
+    /// Largest, in nats.
+    pub largest: f64,
+}
+
+impl fmt::Display for Rounding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { dtype, tokens, mean, largest } = self;
+        write!(
+            f,
+            "weights in {}: KL(f32 ‖ {0}) of the next token {mean:.2e} nats on average, {largest:.2e} at most, over {tokens} tokens of the prompts",
+            dtype.name()
+        )
+    }
+}
+
 /// A model and what belongs to it.
 #[derive(Debug)]
 pub struct Loaded {
@@ -211,6 +236,29 @@ impl Loaded {
         let precision = self.dtype.precision();
         let packed = self.backbone.get_or_init(|| self.decoder.without_adapter().frozen_as(precision));
         Policy::with_precision(name, &packed.with_adapter_of(&self.decoder), precision)
+    }
+
+    /// What its number format costs on the first tokens of `prompts`; `None` in f32, and where there is nothing to compare.
+    pub fn rounding(&self, prompts: &[Prompt]) -> Result<Option<Rounding>, Error> {
+        const TOKENS: usize = 256;
+        if self.dtype.is_default() {
+            return Ok(None);
+        }
+        let mut left = TOKENS;
+        let texts = prompts.iter().map_while(|prompt| {
+            let text = &prompt.ids[..prompt.ids.len().min(left)];
+            left -= text.len();
+            (!text.is_empty()).then_some(text)
+        });
+        let texts: Vec<&[TokenId]> = texts.collect();
+        let exact = Policy::new("f32", &self.decoder);
+        let kl = exact.kl_to(&self.policy(self.dtype.name()), &texts)?;
+        Ok(kl.filter(|kl| !kl.is_empty()).map(|kl| Rounding {
+            dtype: self.dtype,
+            tokens: kl.len(),
+            mean: kl.iter().map(|kl| f64::from(*kl)).sum::<f64>() / kl.len() as f64,
+            largest: kl.iter().fold(0.0, |most, kl| f64::from(*kl).max(most)),
+        }))
     }
 
     /// The same model on the weights of `other`, where both are language models on the same ones, with adapters or without:

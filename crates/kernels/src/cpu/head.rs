@@ -9,7 +9,7 @@ use super::isa::multiversion;
 use super::math::{LANES, exp, fold_lanes, join_lanes};
 use super::pack::Packed;
 use super::parallel::{Shared, for_each, rows_per_task};
-use super::softmax::{gather_log_prob, log_prob_gradient};
+use super::softmax::{gather_log_prob, log_prob_gradient, log_sum_exp};
 
 /// Logits held at a time: 48 MiB.
 const LOGITS: usize = 12 << 20;
@@ -82,6 +82,65 @@ multiversion! {
             if p > 0.0 { p.mul_add(log_sum - value, lane) } else { lane }
         };
         let lanes: [f32; LANES] = fold_lanes(logits, 0.0, add);
+        join_lanes(lanes, |a, b| a + b)
+    }
+}
+
+/// For each row `KL(p ‖ q)` in nats of the laws that two heads give for hidden states of their own.
+///
+/// # Shapes
+/// - of `p` and of `q`: `[n, width]` and `[width, vocab]`; `kl`: `[n]`
+///
+/// # Panics
+/// When the vocabularies differ or a slice does not have the length its shape says.
+pub fn head_kl(p: (&[f32], &Packed), q: (&[f32], &Packed), kl: &mut [f32]) {
+    let (n, vocab) = (kl.len(), p.1.columns());
+    assert_eq!(vocab, q.1.columns(), "head_kl: p and q have vocabularies of different sizes");
+    for (h, head) in [p, q] {
+        let width = head.inner();
+        assert_eq!(h.len(), n * width, "head_kl: h has {} elements for [n {n}, width {width}]", h.len());
+    }
+    let mut logits = [Vec::new(), Vec::new()];
+    for rows in turns(n, vocab) {
+        for (logits, (h, head)) in logits.iter_mut().zip([p, q]) {
+            let width = head.inner();
+            logits.resize(rows.len() * vocab, 0.0);
+            gemm(&h[rows.start * width..rows.end * width], (width, 1), rows.len(), head, None, logits);
+        }
+        let (count, step, kl) = (rows.len(), rows_per_task(vocab), Shared::new(&mut kl[rows]));
+        for_each(count.div_ceil(step), |task| {
+            for row in task * step..count.min((task + 1) * step) {
+                let [p, q] = logits.each_ref().map(|logits| &logits[row * vocab..][..vocab]);
+                // SAFETY: each row belongs to one task.
+                let kl = unsafe { kl.slice(row, 1) };
+                // Rounding may take what is zero below it.
+                kl[0] = kl_of(p, log_sum_exp(p), q, log_sum_exp(q)).max(0.0);
+            }
+        });
+    }
+}
+
+multiversion! {
+    /// `Σ p·(ln p − ln q)` of two rows.
+    fn kl_of(p: &[f32], p_sum: f32, q: &[f32], q_sum: f32) -> f32 {
+        let mut lanes = [0.0; LANES];
+        let add = |lane: &mut f32, p: f32, q: f32| {
+            let (p, q) = (p - p_sum, q - q_sum);
+            let weight = exp(p);
+            if weight > 0.0 {
+                *lane = weight.mul_add(p - q, *lane);
+            }
+        };
+        let (whole_p, rest_p) = p.as_chunks::<LANES>();
+        let (whole_q, rest_q) = q.as_chunks::<LANES>();
+        for (p, q) in whole_p.iter().zip(whole_q) {
+            for i in 0..LANES {
+                add(&mut lanes[i], p[i], q[i]);
+            }
+        }
+        for ((lane, &p), &q) in lanes.iter_mut().zip(rest_p).zip(rest_q) {
+            add(lane, p, q);
+        }
         join_lanes(lanes, |a, b| a + b)
     }
 }
@@ -229,6 +288,38 @@ mod tests {
                 assert_bits("dh", &got_h, &dh);
                 assert_bits("dweight", &got_w, &dw);
             }
+        }
+    }
+
+    #[test]
+    fn the_divergence_of_two_heads_is_that_of_their_laws() {
+        for (n, (width, other), vocab) in [(1, (1, 2), 3), (5, (7, 7), 130), (9, (24, 6), 1_003)] {
+            let (h, w) = (noise(n * width, 1), noise(vocab * width, 2));
+            let (g, v) = (noise(n * other, 3), noise(vocab * other, 4));
+            let packed = (Packed::from_out_in(&w, vocab, width), Packed::from_out_in(&v, vocab, other));
+            let laws = [(&h, &packed.0), (&g, &packed.1)].map(|(h, head)| {
+                let mut logits = vec![0.0; n * vocab];
+                gemm(h, (head.inner(), 1), n, head, None, &mut logits);
+                let rows = logits.chunks(vocab).map(|row| {
+                    let total: f64 = row.iter().map(|logit| f64::from(*logit).exp()).sum();
+                    row.iter().map(|logit| f64::from(*logit) - total.ln()).collect::<Vec<f64>>()
+                });
+                rows.collect::<Vec<_>>()
+            });
+            let exact: Vec<f64> = laws[0]
+                .iter()
+                .zip(&laws[1])
+                .map(|(p, q)| p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum())
+                .collect();
+            let got = forced::same_bits(|| {
+                let mut kl = vec![f32::NAN; n];
+                head_kl((&h, &packed.0), (&g, &packed.1), &mut kl);
+                kl
+            });
+            assert_near("KL", &got, &exact, 1e-5);
+            let mut itself = vec![f32::NAN; n];
+            head_kl((&h, &packed.0), (&h, &packed.0), &mut itself);
+            assert_eq!(itself, vec![0.0; n], "of a law to itself");
         }
     }
 

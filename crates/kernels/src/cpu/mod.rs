@@ -32,7 +32,7 @@ pub use attention::{AttentionShape, attention};
 pub use attention_backward::{AttentionSaved, attention_backward};
 pub use columns::column_sums;
 pub use gemm::gemm;
-pub use head::{HeadOutputs, HeadSaved, head_log_prob, head_log_prob_backward};
+pub use head::{HeadOutputs, HeadSaved, head_kl, head_log_prob, head_log_prob_backward};
 pub use layer::{LayerMap, LayerWeights, PassTokens, decoder_layer};
 pub use low_rank::{LowRank, add_low_rank};
 pub use norm::{rms_norm, rms_norm_backward};

@@ -145,6 +145,12 @@ multiversion! {
     }
 }
 
+/// Log of the sum of exponentials of a row.
+pub(super) fn log_sum_exp(logits: &[f32]) -> f32 {
+    let (top, total) = row_sum(logits);
+    top + ln(total)
+}
+
 multiversion! {
     fn log_softmax_row(logits: &[f32], y: &mut [f32]) {
         let top = max(logits);
