@@ -27,9 +27,10 @@ mod tests {
     #[global_allocator]
     static ALLOCATOR: Allocator = Allocator;
 
-    /// Pages that the system has given to this process so far.
+    /// Pages that the system has given to this thread so far.
+    #[allow(clippy::disallowed_methods, reason = "a test of this crate alone; the path is in the message")]
     fn faults() -> u64 {
-        let stat = std::fs::read_to_string("/proc/thread-self/stat").expect("Linux has it");
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").expect("/proc/thread-self/stat");
         let after_name = stat.rsplit(") ").next().expect("fields");
         after_name.split(' ').nth(7).expect("minor faults").parse().expect("a number")
     }

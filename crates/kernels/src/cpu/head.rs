@@ -48,12 +48,11 @@ pub fn head_log_prob(h: &[f32], head: &Packed, targets: &[u32], mut outputs: Hea
     assert_eq!(h.len(), n * width, "head_log_prob: h has {} elements for [n {n}, width {width}]", h.len());
     let mut scratch = Vec::new();
     for rows in turns(n, vocab) {
-        let logits = match &mut outputs.logits {
-            Some(logits) => &mut logits[rows.start * vocab..rows.end * vocab],
-            None => {
-                scratch.resize(rows.len() * vocab, 0.0);
-                &mut scratch[..]
-            }
+        let logits = if let Some(logits) = &mut outputs.logits {
+            &mut logits[rows.start * vocab..rows.end * vocab]
+        } else {
+            scratch.resize(rows.len() * vocab, 0.0);
+            &mut scratch[..]
         };
         gemm(&h[rows.start * width..rows.end * width], (width, 1), rows.len(), head, None, logits);
         let log_sum = &mut outputs.log_sum[rows.clone()];

@@ -125,12 +125,11 @@ pub(super) fn head_log_prob(
 ) -> (Flexible, Flexible, HeadSums) {
     let ([n, width], [vocab, _]) = (dims(h), dims(weight));
     let own;
-    let packed = match packed {
-        Some(packed) => packed,
-        None => {
-            own = Packed::from_out_in(floats(weight), vocab, width);
-            &own
-        }
+    let packed = if let Some(packed) = packed {
+        packed
+    } else {
+        own = Packed::from_out_in(floats(weight), vocab, width);
+        &own
     };
     let (mut log_prob, mut entropy) = (vec![0.0; n], vec![0.0; n]);
     let mut sums = HeadSums { log_sum: vec![0.0; n], logits: keep.then(|| vec![0.0; n * vocab]) };
