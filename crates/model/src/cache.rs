@@ -1,6 +1,7 @@
 //! Sessions over a paged key-value cache.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use generate::{Error, Logits, RowId, Session, TokenId};
@@ -271,8 +272,17 @@ pub(crate) fn select(rows: &Tensor<2>, places: &[usize]) -> Tensor<2> {
     rows.clone().select(0, places)
 }
 
-/// Values on the host.
+static READS: AtomicU64 = AtomicU64::new(0);
+
+/// How often this process has waited for a device to read something from it. A pass of a policy reads once, its logits; a
+/// micro-batch of training once, its log-probabilities, and a step once more, the norm of the gradient. Nothing else of either waits.
+pub fn reads() -> u64 {
+    READS.load(Ordering::Relaxed)
+}
+
+/// Values on the host, for which the device is waited for ([`reads`]).
 pub(crate) fn host(values: Tensor<1>) -> Vec<f32> {
+    READS.fetch_add(1, Ordering::Relaxed);
     let data = values.into_data();
     if data.dtype() == DType::F32 {
         return data.try_into_vec().expect("the type was looked at");

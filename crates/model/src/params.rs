@@ -6,6 +6,8 @@ use std::sync::Arc;
 use burn::tensor::{Gradients, Tensor};
 use kernels::Packed;
 
+use crate::cache::host;
+
 /// A parameter in its place.
 #[derive(Debug)]
 pub enum Slot<'a> {
@@ -141,11 +143,13 @@ impl Grads {
 
     /// The Euclidean norm over all parameters together.
     pub fn norm(&self) -> f64 {
-        let squares = self
-            .by_name
-            .values()
-            .map(|gradient| f64::from(kernels::sum_of_squares(gradient.clone()).into_scalar::<f32>()));
-        squares.sum::<f64>().sqrt()
+        if self.by_name.is_empty() {
+            return 0.0;
+        }
+        // Read from the device once, and not once for every parameter.
+        let squares =
+            self.by_name.values().map(|gradient| kernels::sum_of_squares(gradient.clone())).collect();
+        host(Tensor::cat(squares, 0)).into_iter().map(f64::from).sum::<f64>().sqrt()
     }
 
     /// Multiplies all by a factor.
