@@ -1,6 +1,6 @@
 """Plumb beside transformers on the same model, shapes and cores: the two alternate, and the ratio of their times is printed.
 
-    python benches/peers/peers.py MODEL [--repeats 5] [--threads 2] [--only generate]
+    python benches/peers/peers.py MODEL [--repeats 5] [--threads 2] [--only generate] [--work "train 32 128" ...]
 
 MODEL is a directory with a Hugging Face model. Needs torch and transformers (peft for `lora`), and cargo.
 `best-of` draws samples of one prompt and scores them with a reward model of the policy's size; `qalign` runs chains of so many
@@ -162,10 +162,12 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", help="a kind of work, such as generate")
+    parser.add_argument("--work", nargs="+", help="other work than the list's, each as the list has it: \"train 32 128\"")
     arguments = parser.parse_args()
+    chosen = [tuple(int(part) if part.isdigit() else part for part in text.split()) for text in arguments.work or []]
     plumb, peer = Plumb(arguments.model, arguments.threads), Transformers(arguments.model, arguments.threads)
     print("tokens (of qalign: steps) per second: minimum / median / maximum; then the ratio of the times of each pair of runs")
-    for work in WORK:
+    for work in chosen or WORK:
         if arguments.only and work[0] != arguments.only:
             continue
         tokens = {3: work[2], 4: work[-1], 5: work[-1]}[len(work)] * work[1]

@@ -1,0 +1,106 @@
+//! A GPU against the CPU: log-probabilities, gradients, a step of AdamW, decoding with a cache, scores. Compiled with a feature of a
+//! GPU only; `benches/gpu/run` builds it and runs it on a device in software.
+#![cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal", feature = "cuda", feature = "rocm"))]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use generate::engine::Limits;
+use generate::{Chance, Engine, Purpose, Sample, SampleAsk, Sampling, Score, Stream};
+use model::learn::{Row, log_probs};
+use model::{Decoder, DeviceName, Policy};
+use train::optimizer::{AdamW, Moments};
+
+/// The device that `PLUMB_GPU` names, `wgpu` unless it does.
+fn gpu() -> Device {
+    let name = std::env::var("PLUMB_GPU").unwrap_or_else(|_| "wgpu".into());
+    name.parse::<DeviceName>().and_then(DeviceName::open).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn tiny() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../checkpoints/tiny")
+}
+
+fn load(device: &Device) -> Decoder {
+    model::files::load(&tiny(), device).expect("the shipped model")
+}
+
+fn texts() -> Vec<Vec<u32>> {
+    let mut stream = Stream::new(7, Purpose::Sample, 0, 0);
+    [12, 5, 20].map(|length| (0..length).map(|_| 5 + (stream.bits() % 400) as u32).collect()).to_vec()
+}
+
+fn near(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let scale = want.iter().fold(1e-3_f32, |most, value| most.max(value.abs()));
+    for (place, (got, want)) in got.iter().zip(want).enumerate() {
+        assert!((got - want).abs() <= tolerance * scale, "{what}, element {place}: {got} and not {want}");
+    }
+}
+
+/// Log-probabilities, then gradients and what a step of AdamW makes of the weights, by name.
+fn step(device: &Device, checkpointing: bool) -> (Vec<f32>, BTreeMap<String, [Vec<f32>; 2]>) {
+    let mut decoder = load(device);
+    decoder.visit(&mut |_, mut slot| slot.set_trained(true));
+    let texts = texts();
+    let wanted: Vec<Vec<bool>> =
+        texts.iter().map(|text| (0..text.len()).map(|at| at > 0).collect()).collect();
+    let rows: Vec<Row<'_>> = texts.iter().zip(&wanted).map(|(ids, loss)| Row { ids, loss }).collect();
+    let forward = log_probs(&decoder, &rows, checkpointing);
+    let values = forward.values.clone();
+    let grads = forward.backward(&mut decoder, &vec![-1.0; values.len()]);
+    let mut seen: BTreeMap<String, [Vec<f32>; 2]> = grads
+        .iter()
+        .map(|(name, gradient)| (name.to_owned(), [gradient.to_data().iter::<f32>().collect(), Vec::new()]))
+        .collect();
+    let adamw = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
+    Moments::default().update(&adamw, 1e-3, &grads, &mut |visitor| decoder.visit(visitor));
+    decoder.visit(&mut |name, slot| {
+        if let Some([_, after]) = seen.get_mut(name) {
+            *after = slot.flat().to_data().iter::<f32>().collect();
+        }
+    });
+    (values, seen)
+}
+
+#[test]
+fn a_training_step_is_that_of_the_cpu() {
+    let (values, parameters) = step(&Device::flex(), false);
+    for checkpointing in [false, true] {
+        let (got, moved) = step(&gpu(), checkpointing);
+        near("log-probabilities", &got, &values, 1e-4);
+        assert_eq!(moved.len(), parameters.len());
+        for ((name, [gradient, after]), (other, [got, got_after])) in parameters.iter().zip(&moved) {
+            assert_eq!(name, other);
+            near(&format!("gradient of {name}"), got, gradient, 1e-3);
+            // The first step moves each weight by the learning rate, whichever way its gradient points.
+            near(&format!("{name} after a step"), got_after, after, 1e-2);
+        }
+    }
+}
+
+#[test]
+fn decoding_with_a_cache_and_scoring_are_those_of_the_cpu() {
+    let run = |device: &Device| {
+        let policy = Policy::new("tiny", &load(device));
+        let limits = Limits { rows: 2, ..Limits::default() };
+        let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
+        let mut engine = Engine::new(&policy, greedy).expect("settings").with_limits(limits);
+        // More rows than places, so that rows come and go.
+        let asks = texts().into_iter().enumerate().map(|(row, prefix)| SampleAsk {
+            prompt_len: prefix.len(),
+            prefix,
+            budget: 24,
+            stream: Stream::new(1, Purpose::Sample, 0, row as u64),
+        });
+        let drawn = engine.sample(asks.collect(), &mut Chance::Streams).expect("room");
+        let ids: Vec<Vec<u32>> = drawn.iter().map(|sample| sample.ids.clone()).collect();
+        let texts = texts();
+        let items: Vec<(&[u32], &[u32])> = texts.iter().map(|text| text.split_at(3)).collect();
+        (ids, policy.score(&items).expect("room").concat())
+    };
+    let ((ids, scores), (got, got_scores)) = (run(&Device::flex()), run(&gpu()));
+    assert_eq!(got, ids, "greedy texts");
+    near("scores", &got_scores, &scores, 1e-4);
+}
