@@ -6,6 +6,19 @@ use std::ops::Range;
 use super::isa::{Isa, multiversion};
 use super::paged::PAGE;
 
+/// Has the lines of a page on their way while the page before it is worked on: pages lie apart, and the processor's own
+/// fetching ahead stops at the end of each.
+pub(super) fn fetch(page: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in page.chunks(16) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = page;
+}
+
 /// Scores of 16 keys for each of `R` rows, into rows `stride` apart: chains of fused multiply-adds over the head, sixteen
 /// keys abreast.
 ///

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::attention::softmax_row;
 use super::isa::Isa;
-use super::page::{add_page, score_page};
+use super::page::{self, add_page, score_page};
 use super::parallel::{Shared, for_each};
 
 /// Positions of a page: one vector of scores.
@@ -251,6 +251,13 @@ impl<'a> Past<'a> {
         &pool[page as usize * self.shape.page() + self.kv * size..][..size]
     }
 
+    /// Fetches the page after the one at `index`, where each is read once: several blocks of rows have it in the cache.
+    fn fetch_after(&self, index: usize, pool: &[f32], blocks: usize) {
+        if let (1, Some(&next)) = (blocks, self.pages.get(index + 1)) {
+            page::fetch(self.block(pool, next));
+        }
+    }
+
     /// Attention of some tokens, `[heads of a token, head_dim]` each, of which the first `lengths` keys are the past.
     fn attend<'q>(
         &self,
@@ -290,6 +297,7 @@ impl<'a> Past<'a> {
         for (block, q) in q.chunks_exact(d).enumerate() {
             let seen = (block * R..rows.min((block + 1) * R)).map(len).max().unwrap_or(0);
             for (index, &page) in self.pages[..seen.div_ceil(PAGE)].iter().enumerate() {
+                self.fetch_after(index, self.k_pool, blocks);
                 let scores = &mut scores[block * R * stride + index * PAGE..];
                 score_page::<R>(isa, q, self.block(self.k_pool, page), scores, stride);
             }
@@ -306,6 +314,7 @@ impl<'a> Past<'a> {
             for (index, &page) in self.pages.iter().enumerate() {
                 let scores = &scores[block * R * stride + index * PAGE..];
                 let values = self.block(self.v_pool, page);
+                self.fetch_after(index, self.v_pool, blocks);
                 // The keys that all rows see, then those that some see.
                 let common = shortest.saturating_sub(index * PAGE).min(PAGE);
                 let mut from = 0;
