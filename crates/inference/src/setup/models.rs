@@ -183,6 +183,13 @@ pub struct Rounding {
 impl fmt::Display for Rounding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { dtype, tokens, mean, largest } = self;
+        if *largest == 0.0 {
+            return write!(
+                f,
+                "weights in {}: the next-token laws of f32, over {tokens} tokens of the prompts",
+                dtype.name()
+            );
+        }
         write!(
             f,
             "weights in {}: KL(f32 ‖ {0}) of the next token {mean:.2e} nats on average, {largest:.2e} at most, over {tokens} tokens of the prompts",
