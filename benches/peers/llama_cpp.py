@@ -10,14 +10,13 @@ the end-of-sequence token does not end it. Loading is not timed.
 import argparse
 import json
 import os
-import statistics
 import tempfile
 import time
 
 import gguf
 import torch
 import xllamacpp
-from peers import Plumb, row
+from peers import Plumb, ratio, row
 from safetensors import safe_open
 
 NAMES = {
@@ -120,10 +119,8 @@ def main():
             if repeat > 0:
                 ours.append(a)
                 theirs.append(b)
-    ratios = sorted(b / a for a, b in zip(ours, theirs))
     print("tokens per second: minimum / median / maximum; then the ratio of the times of each pair of runs")
-    ratio = f"{ratios[0]:.2f} / {statistics.median(ratios):.2f} / {ratios[-1]:.2f}"
-    print(f"{row('plumb', ours, arguments.new)}   {row('llama.cpp', theirs, arguments.new)}   ratio {ratio}")
+    print(f"{row('plumb', ours, arguments.new)}   {row('llama.cpp', theirs, arguments.new)}   {ratio(ours, theirs)}")
 
 
 if __name__ == "__main__":

@@ -156,6 +156,11 @@ def row(name, seconds, tokens):
     return f"{name} {rates[0]:.0f} / {statistics.median(rates):.0f} / {rates[-1]:.0f}"
 
 
+def ratio(ours, theirs):
+    ratios = sorted(b / a for a, b in zip(ours, theirs))
+    return f"ratio {ratios[0]:.2f} / {statistics.median(ratios):.2f} / {ratios[-1]:.2f}"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
@@ -177,9 +182,7 @@ def main():
         for _ in range(arguments.repeats):
             ours.append(plumb.run(work))
             theirs.append(peer.run(work))
-        ratios = sorted(b / a for a, b in zip(ours, theirs))
-        ratio = f"{ratios[0]:.2f} / {statistics.median(ratios):.2f} / {ratios[-1]:.2f}"
-        print(f"{' '.join(map(str, work)):22} {row('plumb', ours, tokens)}   {row('transformers', theirs, tokens)}   ratio {ratio}", flush=True)
+        print(f"{' '.join(map(str, work)):22} {row('plumb', ours, tokens)}   {row('transformers', theirs, tokens)}   {ratio(ours, theirs)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ mod tests;
 
 pub use cpu::{AdamStep, LayerMap, LayerWeights, LowRank, PAGE, Packed, PassTokens, Precision};
 pub use ops::{
-    HeadLogProb, adamw, add_low_rank, attention, decoder_layer, ema, gather_log_prob, head_log_prob, linear,
-    pack, packs, rms_norm, rope, scale, silu_mul, sum_of_squares,
+    HeadLogProb, HeadOptions, adamw, add_low_rank, attention, decoder_layer, ema, gather_log_prob,
+    head_log_prob, linear, pack, packs, rms_norm, rope, scale, silu_mul, sum_of_squares,
 };
 pub use pool::{PagedPool, paged_attention};

@@ -4,7 +4,7 @@
 use burn::tensor::{Bool, DType, FloatDType, Int, Tensor, TensorData, activation};
 
 use crate::cpu::{AdamStep, PAGE};
-use crate::ops::HeadLogProb;
+use crate::ops::{HeadLogProb, HeadOptions};
 use crate::pool::PagedPool;
 
 /// In `f32`, with the type to go back to.
@@ -126,9 +126,14 @@ pub fn gather_log_prob(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> 
 ///
 /// # Shapes
 /// - `h`: `[n, width]`; `weight`: `[vocab, width]`; `targets`, result: `[n]`
-pub fn head_log_prob(h: Tensor<2>, weight: Tensor<2>, targets: Tensor<1, Int>) -> HeadLogProb {
+pub fn head_log_prob(
+    h: Tensor<2>,
+    weight: Tensor<2>,
+    targets: Tensor<1, Int>,
+    options: HeadOptions,
+) -> HeadLogProb {
     let logits = linear(h, weight, None);
-    let entropy = entropy(logits.clone());
+    let entropy = options.entropy.then(|| entropy(logits.clone()));
     HeadLogProb { log_prob: gather_log_prob(logits, targets), entropy }
 }
 

@@ -255,13 +255,22 @@ pub fn gather_log_prob(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> 
 pub struct HeadLogProb {
     /// `[n]`: log-probability of each row's target.
     pub log_prob: Tensor<1>,
-    /// `[n]`: entropy of each row's law in nats; a constant.
-    pub entropy: Tensor<1>,
+    /// `[n]`: entropy of each row's law in nats, where it was wanted; a constant.
+    pub entropy: Option<Tensor<1>>,
+}
+
+/// What [`head_log_prob`] does beside the log-probabilities.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HeadOptions {
+    /// Keep the logits of all rows for the gradient, which computes them again otherwise.
+    pub keep_logits: bool,
+    /// Give the entropies.
+    pub entropy: bool,
 }
 
 /// Log-probability of each row's target and entropy of its law, from hidden states and the head over the vocabulary. The logits of
-/// all rows are never in memory together, unless `keep` keeps them for the gradient, which computes them again otherwise.
-/// Bit for bit [`gather_log_prob`] of [`linear`].
+/// all rows are in memory together only where [`HeadOptions::keep_logits`] wants them. Bit for bit [`gather_log_prob`] of
+/// [`linear`].
 ///
 /// With `packed` (from [`pack`] of the same weight) the head is not packed.
 ///
@@ -275,7 +284,7 @@ pub fn head_log_prob(
     weight: Tensor<2>,
     packed: Option<&Arc<Packed>>,
     targets: Tensor<1, Int>,
-    keep: bool,
+    options: HeadOptions,
 ) -> HeadLogProb {
     let ([n, width], [vocab, inn], [count]) = (h.dims(), weight.dims(), targets.dims());
     assert_eq!(
@@ -290,13 +299,13 @@ pub fn head_log_prob(
             weight.into_dispatch(),
             packed.cloned(),
             indices(targets),
-            keep,
+            options,
         );
         let [log_prob, entropy] = [log_prob, entropy].map(Tensor::from_dispatch);
-        return HeadLogProb { log_prob, entropy };
+        return HeadLogProb { log_prob, entropy: options.entropy.then_some(entropy) };
     }
-    let _ = (packed, keep);
-    naive::head_log_prob(h, weight, targets)
+    let _ = packed;
+    naive::head_log_prob(h, weight, targets, options)
 }
 
 /// Targets on the host. A negative one wraps to one far beyond the vocabulary, which the kernels refuse.

@@ -3,7 +3,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::{PAGE, PagedPool, Precision, naive};
+use crate::{HeadOptions, PAGE, PagedPool, Precision, naive};
 
 fn random<const D: usize>(shape: [usize; D], seed: u64, device: &Device) -> Tensor<D> {
     let len = shape.iter().product();
@@ -195,19 +195,25 @@ fn head_log_prob_equals_its_composition_and_the_separate_operations() {
     let inputs = [random([5, 12], 1, &device).mul_scalar(5.0), random([37, 12], 2, &device)];
     let targets = |x: &Tensor<2>| Tensor::<1, Int>::from_data([0, 36, 5, 5, 17], &x.device());
     let packed = crate::pack(&inputs[1], Precision::F32).expect("flex packs");
-    for keep in [false, true] {
+    for keep_logits in [false, true] {
+        let options = HeadOptions { keep_logits, entropy: true };
         for packed in [None, Some(&packed)] {
             let fused = |x: &[Tensor<2>]| {
-                crate::head_log_prob(x[0].clone(), x[1].clone(), packed, targets(&x[0]), keep)
+                crate::head_log_prob(x[0].clone(), x[1].clone(), packed, targets(&x[0]), options)
             };
             compare(
                 "head_log_prob",
                 &inputs,
                 |x| fused(x).log_prob,
-                |x| naive::head_log_prob(x[0].clone(), x[1].clone(), targets(&x[0])).log_prob,
+                |x| naive::head_log_prob(x[0].clone(), x[1].clone(), targets(&x[0]), options).log_prob,
             );
-            let naive = naive::head_log_prob(inputs[0].clone(), inputs[1].clone(), targets(&inputs[0]));
-            assert_close("entropy", fused(&inputs).entropy, naive.entropy, 1e-5);
+            let composed =
+                naive::head_log_prob(inputs[0].clone(), inputs[1].clone(), targets(&inputs[0]), options);
+            let (got, want) = (fused(&inputs).entropy.expect("wanted"), composed.entropy.expect("wanted"));
+            assert_close("entropy", got, want, 1e-5);
+            let unwanted = HeadOptions { keep_logits, entropy: false };
+            let (h, w) = (inputs[0].clone(), inputs[1].clone());
+            assert!(crate::head_log_prob(h, w, packed, targets(&inputs[0]), unwanted).entropy.is_none());
             let logits = crate::linear(inputs[0].clone(), inputs[1].clone(), None, None);
             let separate = crate::gather_log_prob(logits, targets(&inputs[0]));
             assert_eq!(values(fused(&inputs).log_prob), values(separate), "the bits of the two operations");

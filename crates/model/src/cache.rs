@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use generate::{Error, Logits, RowId, Session, TokenId};
-use kernels::PagedPool;
 use kernels::cpu::on_pool;
+use kernels::{HeadOptions, PagedPool};
 
 use crate::decoder::Decoder;
 use crate::pages::Pages;
@@ -192,7 +192,8 @@ impl<'a> CacheSession<'a> {
                 let count = targets.len();
                 let targets = Tensor::<1, Int>::from_data(TensorData::new(targets, [count]), &device);
                 let h = self.decoder().normed(select(&hidden, places));
-                scores.extend(host(self.decoder().log_probs(h, targets, false).log_prob));
+                let options = HeadOptions::default();
+                scores.extend(host(self.decoder().log_probs(h, targets, options).log_prob));
             }
             Ok(scores)
         })
@@ -274,8 +275,9 @@ pub(crate) fn select(rows: &Tensor<2>, places: &[usize]) -> Tensor<2> {
 
 static READS: AtomicU64 = AtomicU64::new(0);
 
-/// How often this process has waited for a device to read something from it. A pass of a policy reads once, its logits; a
-/// micro-batch of training once, its log-probabilities, and a step once more, the norm of the gradient. Nothing else of either waits.
+/// How often this process has waited for a device to read something from it. A decoding pass reads once, its logits; scoring
+/// once for every 512 tokens; a micro-batch of training once, its log-probabilities (of PPO their entropies too), and a step once
+/// more, the norm of the gradient. Nothing else of these waits.
 pub fn reads() -> u64 {
     READS.load(Ordering::Relaxed)
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use kernels::{HeadLogProb, Packed, Precision};
+use kernels::{HeadLogProb, HeadOptions, Packed, Precision};
 
 use crate::config::{Config, Head};
 use crate::linear::Linear;
@@ -219,19 +219,23 @@ impl Decoder {
         }
     }
 
-    /// Log-probabilities of `targets` and entropies of their laws, from rows of [`Decoder::normed`]. With `keep` a gradient does not
-    /// compute the logits again.
-    pub(crate) fn log_probs(&self, h: Tensor<2>, targets: Tensor<1, Int>, keep: bool) -> HeadLogProb {
+    /// Log-probabilities of `targets`, from rows of [`Decoder::normed`].
+    pub(crate) fn log_probs(
+        &self,
+        h: Tensor<2>,
+        targets: Tensor<1, Int>,
+        options: HeadOptions,
+    ) -> HeadLogProb {
         let (weight, packed) = match &self.head {
             None => (&self.embed_tokens, self.tied.as_ref()),
             Some(head) if head.is_plain() => (&head.weight, head.packed()),
             Some(head) => {
                 let logits = head.forward(h);
-                let entropy = kernels::naive::entropy(logits.clone());
+                let entropy = options.entropy.then(|| kernels::naive::entropy(logits.clone()));
                 return HeadLogProb { log_prob: kernels::gather_log_prob(logits, targets), entropy };
             }
         };
-        kernels::head_log_prob(h, weight.clone(), packed, targets, keep)
+        kernels::head_log_prob(h, weight.clone(), packed, targets, options)
     }
 
     /// The packed head over the vocabulary, where it is packed and the product with it is all there is.

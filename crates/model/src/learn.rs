@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use kernels::HeadOptions;
 
 use crate::cache::{host, select};
 use crate::decoder::Decoder;
@@ -154,7 +155,8 @@ fn language(decoder: &Decoder, batch: Batch, rows: &[Row<'_>], checkpointing: bo
     let targets = wanted.targets(&decoder.device());
     forward(decoder, batch, wanted.counts, checkpointing, |hidden| {
         let h = decoder.normed(select(&hidden, &wanted.places));
-        decoder.log_probs(h, targets, !checkpointing).log_prob
+        let options = HeadOptions { keep_logits: !checkpointing, entropy: false };
+        decoder.log_probs(h, targets, options).log_prob
     })
 }
 
@@ -191,8 +193,9 @@ pub fn actor_critic(decoder: &Decoder, rows: &[Row<'_>], checkpointing: bool) ->
             Some(value) => value.forward(h.clone()).reshape([wanted.places.len()]),
             None => Tensor::zeros([wanted.places.len()], &h.device()),
         };
-        let outputs = decoder.log_probs(h, targets, !checkpointing);
-        entropies = host(outputs.entropy);
+        let options = HeadOptions { keep_logits: !checkpointing, entropy: true };
+        let outputs = decoder.log_probs(h, targets, options);
+        entropies = outputs.entropy.map(host).unwrap_or_default();
         Tensor::cat(vec![outputs.log_prob, values], 0)
     });
     ActorCritic { forward, entropies }

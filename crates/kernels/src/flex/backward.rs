@@ -13,6 +13,7 @@ use super::forward::{self, Flexible, attention_shape, contiguous, dims, floats, 
 use crate::cpu::{
     self, AdamStep, AttentionSaved, HeadSaved, LayerWeights, LowRank, Packed, PassTokens, RopeTable, Rotation,
 };
+use crate::ops::HeadOptions;
 
 /// Runs a fused operation under autodiff: `$forward` computes `(state, output)`; the state is dropped if nothing is tracked.
 macro_rules! tracked {
@@ -344,13 +345,14 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         weight: FloatTensor<Self>,
         packed: Option<Arc<Packed>>,
         targets: Arc<[u32]>,
-        keep: bool,
+        options: HeadOptions,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let keep = keep && (h.is_tracked() || weight.is_tracked());
+        let keep_logits = options.keep_logits && (h.is_tracked() || weight.is_tracked());
+        let options = HeadOptions { keep_logits, ..options };
         let ((h, h_node), (weight, weight_node)) = (h.into_parts(), weight.into_parts());
         let (h, weight) = (contiguous(h), contiguous(weight));
         let (log_prob, entropy, sums) =
-            forward::head_log_prob(&h, &weight, packed.as_deref(), &targets, keep);
+            forward::head_log_prob(&h, &weight, packed.as_deref(), &targets, options);
         let (log_sum, logits) = (Arc::from(sums.log_sum), sums.logits.map(Arc::new));
         let state = HeadState { h, weight, packed, targets, log_sum, logits };
         let log_prob = tracked!(HeadLogProbBackward, C, [h_node, weight_node], (state, log_prob));

@@ -11,6 +11,7 @@ use crate::cpu::{
     self, AdamStep, AttentionShape, HeadOutputs, LayerWeights, LowRank, PAGE, Packed, PageTables, PassTokens,
     PoolShape, RopeTable, Rotation, copy_pages, write_keys, write_values,
 };
+use crate::ops::HeadOptions;
 
 /// A tensor of the flex backend.
 pub(super) type Flexible = FloatTensor<Flex>;
@@ -121,7 +122,7 @@ pub(super) fn head_log_prob(
     weight: &Flexible,
     packed: Option<&Packed>,
     targets: &[u32],
-    keep: bool,
+    options: HeadOptions,
 ) -> (Flexible, Flexible, HeadSums) {
     let ([n, width], [vocab, _]) = (dims(h), dims(weight));
     let own;
@@ -131,16 +132,18 @@ pub(super) fn head_log_prob(
         own = Packed::from_out_in(floats(weight), vocab, width);
         &own
     };
-    let (mut log_prob, mut entropy) = (vec![0.0; n], vec![0.0; n]);
-    let mut sums = HeadSums { log_sum: vec![0.0; n], logits: keep.then(|| vec![0.0; n * vocab]) };
+    let (mut log_prob, mut entropy) = (vec![0.0; n], vec![0.0; if options.entropy { n } else { 0 }]);
+    let logits = options.keep_logits.then(|| vec![0.0; n * vocab]);
+    let mut sums = HeadSums { log_sum: vec![0.0; n], logits };
     let outputs = HeadOutputs {
         log_prob: &mut log_prob,
         log_sum: &mut sums.log_sum,
-        entropy: Some(&mut entropy),
+        entropy: options.entropy.then_some(&mut entropy),
         logits: sums.logits.as_deref_mut(),
     };
     cpu::head_log_prob(floats(h), packed, targets, outputs);
-    (tensor(log_prob, [n]), tensor(entropy, [n]), sums)
+    let wanted = entropy.len();
+    (tensor(log_prob, [n]), tensor(entropy, [wanted]), sums)
 }
 
 /// Writes tokens into a pool, in place if nobody else holds its memory.
@@ -214,11 +217,13 @@ impl Fused for Flex {
         weight: Flexible,
         packed: Option<Arc<Packed>>,
         targets: Arc<[u32]>,
-        _: bool,
+        options: HeadOptions,
     ) -> (Flexible, Flexible) {
+        // No gradient will want the logits.
+        let options = HeadOptions { keep_logits: false, ..options };
         let weight = if packed.is_some() { weight } else { contiguous(weight) };
         let (log_prob, entropy, _) =
-            head_log_prob(&contiguous(h), &weight, packed.as_deref(), &targets, false);
+            head_log_prob(&contiguous(h), &weight, packed.as_deref(), &targets, options);
         (log_prob, entropy)
     }
 

@@ -10,6 +10,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::tensor::Tensor;
 
 use crate::cpu::{AdamStep, LayerWeights, LowRank, Packed, PassTokens, RopeTable};
+use crate::ops::HeadOptions;
 
 /// What a backend with fused kernels offers. Only flex does; other devices are sent to [`crate::naive`] before.
 #[backend_extension(Flex, Autodiff)]
@@ -40,13 +41,13 @@ pub(crate) trait Fused: burn::backend::Backend {
         scale: f64,
     ) -> FloatTensor<Self>;
     fn kernels_gather_log_prob(logits: FloatTensor<Self>, targets: Arc<[u32]>) -> FloatTensor<Self>;
-    /// Log-probabilities with a gradient, and entropies without.
+    /// Log-probabilities with a gradient; entropies without, of no rows unless they are wanted.
     fn kernels_head_log_prob(
         h: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         packed: Option<Arc<Packed>>,
         targets: Arc<[u32]>,
-        keep: bool,
+        options: HeadOptions,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
     fn kernels_write_keys(
         pool: FloatTensor<Self>,
