@@ -5,8 +5,8 @@ use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
 use kernels::Packed;
 use kernels::cpu::{
-    AttentionSaved, AttentionShape, PAGE, PageTables, PoolShape, attention, attention_backward, gemm,
-    paged_attention,
+    AttentionRule, AttentionSaved, AttentionShape, KvPool, PAGE, PageTables, Precision, attention,
+    attention_backward, gemm, paged_attention,
 };
 
 fn main() {
@@ -82,9 +82,9 @@ fn attention_forward(bencher: Bencher<'_, '_>, shape: usize) {
     let (q, kv) =
         (values(s.batch * s.time * s.heads * s.head_dim), values(s.batch * s.time * s.kv_heads * s.head_dim));
     let (mut o, mut log_sum) = (q.clone(), vec![0.0; s.batch * s.heads * s.time]);
-    bencher
-        .counter(ItemsCount::new(operations(s)))
-        .bench_local(|| attention(black_box(&q), &kv, &kv, s, 0.125, &mut o, &mut log_sum));
+    bencher.counter(ItemsCount::new(operations(s))).bench_local(|| {
+        attention(black_box(&q), &kv, &kv, s, AttentionRule::scaled(0.125), &mut o, &mut log_sum)
+    });
 }
 
 #[divan::bench(args = [0, 1])]
@@ -93,26 +93,29 @@ fn attention_gradient(bencher: Bencher<'_, '_>, shape: usize) {
     let (q, kv) =
         (values(s.batch * s.time * s.heads * s.head_dim), values(s.batch * s.time * s.kv_heads * s.head_dim));
     let (mut o, mut log_sum) = (q.clone(), vec![0.0; s.batch * s.heads * s.time]);
-    attention(&q, &kv, &kv, s, 0.125, &mut o, &mut log_sum);
+    attention(&q, &kv, &kv, s, AttentionRule::scaled(0.125), &mut o, &mut log_sum);
     let (mut dq, mut dk, mut dv) = (q.clone(), kv.clone(), kv.clone());
     bencher.counter(ItemsCount::new(operations(s) * 5 / 2)).bench_local(|| {
         let saved = AttentionSaved { q: black_box(&q), k: &kv, v: &kv, o: &o, log_sum: &log_sum };
-        attention_backward(saved, s, 0.125, &q, &mut dq, &mut dk, &mut dv);
+        attention_backward(saved, s, AttentionRule::scaled(0.125), &q, &mut dq, &mut dk, &mut dv);
     });
 }
 
 /// A prompt of so many tokens, all new, over a cache in pages.
 #[divan::bench(args = [64, 512])]
 fn paged_attention_of_prompts(bencher: Bencher<'_, '_>, time: usize) {
-    let (tokens, heads, shape) = (2048, 9, PoolShape { pages: 2048 / PAGE, kv_heads: 3, head_dim: 64 });
-    let (q, pool) = (values(tokens * heads * 64), values(tokens * shape.kv_heads * 64));
-    let pages: Vec<u32> = (0..shape.pages as u32).collect();
+    let (tokens, heads, kv_heads) = (2048, 9, 3);
+    let (q, kv) = (values(tokens * heads * 64), values(tokens * kv_heads * 64));
+    let mut pool = KvPool::new(kv_heads, 64, Precision::F32);
+    pool.grow(tokens / PAGE);
+    pool.write(&kv, &kv, &(0..tokens as u32).collect::<Vec<_>>());
+    let pages: Vec<u32> = (0..(tokens / PAGE) as u32).collect();
     let starts: Vec<u32> = (0..tokens).map(|token| (token / time * (time / PAGE)) as u32).collect();
     let lengths: Vec<u32> = (0..tokens).map(|token| (token % time) as u32 + 1).collect();
     let tables = PageTables { pages: &pages, starts: &starts, lengths: &lengths };
     let mut o = q.clone();
     let work = AttentionShape { batch: tokens / time, time, heads, kv_heads: 3, head_dim: 64 };
     bencher.counter(ItemsCount::new(operations(work))).bench_local(|| {
-        paged_attention(black_box(&q), &pool, &pool, shape, tables, 0.125, black_box(&mut o));
+        paged_attention(black_box(&q), &pool, tables, AttentionRule::scaled(0.125), black_box(&mut o));
     });
 }

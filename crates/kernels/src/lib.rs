@@ -17,9 +17,11 @@ mod pool;
 #[cfg(test)]
 mod tests;
 
-pub use cpu::{AdamStep, LayerMap, LayerWeights, LowRank, PAGE, Packed, PassTokens, Precision};
-pub use ops::{
-    HeadLogProb, HeadOptions, adamw, add_low_rank, attention, decoder_layer, ema, gather_log_prob,
-    head_log_prob, linear, pack, packs, rms_norm, rope, scale, silu_mul, sum_of_squares,
+pub use cpu::{
+    AdamStep, AttentionRule, LayerMap, LayerWeights, LowRank, PAGE, Packed, PageTables, PassTokens, Precision,
 };
-pub use pool::{PagedPool, paged_attention};
+pub use ops::{
+    HeadLogProb, HeadOptions, adamw, add_low_rank, attention, ema, gather_log_prob, head_log_prob, linear,
+    pack, packs, rms_norm, rope, scale, silu_mul, sum_of_squares,
+};
+pub use pool::{PagedPool, PoolTensors, decoder_layers, paged_attention};

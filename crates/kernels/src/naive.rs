@@ -3,9 +3,9 @@
 
 use burn::tensor::{Bool, DType, FloatDType, Int, Tensor, TensorData, activation};
 
-use crate::cpu::{AdamStep, PAGE};
+use crate::cpu::{AdamStep, AttentionRule, PAGE, PageTables};
 use crate::ops::{HeadLogProb, HeadOptions};
-use crate::pool::PagedPool;
+use crate::pool::PoolTensors;
 
 /// In `f32`, with the type to go back to.
 fn widen<const D: usize>(x: Tensor<D>) -> (Tensor<D>, DType) {
@@ -97,20 +97,35 @@ pub fn rope(x: Tensor<3>, positions: &[u32], inv_freq: &[f32], attention_factor:
 ///
 /// # Shapes
 /// - `q`, result: `[batch, time, heads, head_dim]`; `k`, `v`: `[batch, time, kv_heads, head_dim]`
-pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64) -> Tensor<4> {
+pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, rule: AttentionRule) -> Tensor<4> {
     let [batch, time, heads, head_dim] = q.dims();
     let kv_heads = k.dims()[2];
     let group = heads / kv_heads;
     // [batch, kv_heads, group·time, head_dim] against [batch, kv_heads, time, head_dim].
     let q = q.swap_dims(1, 2).reshape([batch, kv_heads, group * time, head_dim]);
-    let scores = q.matmul(k.swap_dims(1, 2).swap_dims(2, 3)).mul_scalar(scale);
-    let future = Tensor::<2, Bool>::tril_mask([time, time], 0, &scores.device())
+    let scores = q.matmul(k.swap_dims(1, 2).swap_dims(2, 3));
+    let mut unseen = Tensor::<2, Bool>::tril_mask([time, time], 0, &scores.device());
+    if let Some(window) = rule.window {
+        let before = Tensor::<2, Bool>::triu_mask([time, time], 1 - window as i64, &scores.device());
+        unseen = unseen.bool_or(before);
+    }
+    let unseen = unseen
         .reshape([1, 1, 1, time, time])
         .expand([batch, kv_heads, group, time, time])
         .reshape([batch, kv_heads, group * time, time]);
     let (scores, dtype) = widen(scores);
-    let p = narrow(activation::softmax(scores.mask_fill(future, f32::NEG_INFINITY), 3), dtype);
+    let scores = capped(scores, rule).mask_fill(unseen, f32::NEG_INFINITY);
+    let p = narrow(activation::softmax(scores, 3), dtype);
     p.matmul(v.swap_dims(1, 2)).reshape([batch, heads, time, head_dim]).swap_dims(1, 2)
+}
+
+/// Scores scaled and, where the rule says so, capped.
+fn capped(scores: Tensor<4>, rule: AttentionRule) -> Tensor<4> {
+    let scores = scores.mul_scalar(rule.scale);
+    match rule.soft_cap {
+        Some(cap) => scores.div_scalar(cap).tanh().mul_scalar(cap),
+        None => scores,
+    }
 }
 
 /// See [`crate::gather_log_prob`].
@@ -148,11 +163,11 @@ pub fn entropy(logits: Tensor<2>) -> Tensor<1> {
     (log_p.clone().exp() * log_p).sum_dim(1).neg().reshape([n])
 }
 
-/// See [`PagedPool::write`]: returns the pool's keys and values with the tokens' written.
+/// See [`crate::PagedPool::write`]: returns the pool's keys and values with the tokens' written.
 ///
 /// # Shapes
 /// - `k`, `v`: `[n, kv_heads, head_dim]`; `slots`: `[n]`
-pub fn write(pool: PagedPool, k: Tensor<3>, v: Tensor<3>, slots: &[u32]) -> PagedPool {
+pub fn write(pool: PoolTensors, k: Tensor<3>, v: Tensor<3>, slots: &[u32]) -> PoolTensors {
     use burn::tensor::IndexingUpdateOp::Assign;
     let [pages, kv_heads, head_dim, _] = pool.k.dims();
     let (n, device) = (slots.len(), k.device());
@@ -183,11 +198,11 @@ pub fn write(pool: PagedPool, k: Tensor<3>, v: Tensor<3>, slots: &[u32]) -> Page
         .reshape([pages * kv_heads * PAGE, head_dim])
         .select_assign(0, index(value_index), v.reshape([n * kv_heads, head_dim]), Assign)
         .reshape([pages, kv_heads, PAGE, head_dim]);
-    PagedPool { k: keys, v: values }
+    PoolTensors { k: keys, v: values }
 }
 
-/// See [`PagedPool::copy`]: returns the pool with the pages copied.
-pub fn copy(pool: PagedPool, from: &[u32], to: &[u32]) -> PagedPool {
+/// See [`crate::PagedPool::copy`]: returns the pool with the pages copied.
+pub fn copy(pool: PoolTensors, from: &[u32], to: &[u32]) -> PoolTensors {
     use burn::tensor::IndexingUpdateOp::Assign;
     let device = pool.k.device();
     let index = |pages: &[u32]| {
@@ -199,7 +214,7 @@ pub fn copy(pool: PagedPool, from: &[u32], to: &[u32]) -> PagedPool {
         let copied = tensor.clone().select(0, index(from));
         tensor.select_assign(0, index(to), copied, Assign)
     };
-    PagedPool { k: pages(pool.k), v: pages(pool.v) }
+    PoolTensors { k: pages(pool.k), v: pages(pool.v) }
 }
 
 /// See [`crate::paged_attention`].
@@ -208,12 +223,11 @@ pub fn copy(pool: PagedPool, from: &[u32], to: &[u32]) -> PagedPool {
 /// - `q`, result: `[n, heads, head_dim]`; `starts`, `lengths`: `[n]`
 pub fn paged_attention(
     q: Tensor<3>,
-    pool: &PagedPool,
-    tables: &[u32],
-    starts: &[u32],
-    lengths: &[u32],
-    scale: f64,
+    pool: &PoolTensors,
+    tables: PageTables<'_>,
+    rule: AttentionRule,
 ) -> Tensor<3> {
+    let PageTables { pages: tables, starts, lengths } = tables;
     let ([n, heads, head_dim], kv_heads, device) = (q.dims(), pool.k.dims()[1], q.device());
     let longest = lengths.iter().copied().max().unwrap_or(0) as usize;
     let pages = longest.div_ceil(PAGE);
@@ -221,16 +235,16 @@ pub fn paged_attention(
         return q;
     }
     let mut chosen = vec![0_i64; n * pages];
-    let mut beyond = vec![true; n * pages * PAGE];
+    let mut unseen = vec![true; n * pages * PAGE];
     for token in 0..n {
         let (start, length) = (starts[token] as usize, lengths[token] as usize);
         for (page, chosen) in chosen[token * pages..].iter_mut().take(length.div_ceil(PAGE)).enumerate() {
             *chosen = i64::from(tables[start + page]);
         }
-        beyond[token * pages * PAGE..][..length].fill(false);
+        unseen[token * pages * PAGE..][rule.first(length)..length].fill(false);
     }
     let chosen = Tensor::<1, Int>::from_data(TensorData::new(chosen, [n * pages]), &device);
-    let beyond = Tensor::<4, Bool>::from_data(TensorData::new(beyond, [n, 1, 1, pages * PAGE]), &device);
+    let unseen = Tensor::<4, Bool>::from_data(TensorData::new(unseen, [n, 1, 1, pages * PAGE]), &device);
     let k = pool
         .k
         .clone()
@@ -246,9 +260,10 @@ pub fn paged_attention(
         .permute([0, 2, 1, 3, 4])
         .reshape([n, kv_heads, pages * PAGE, head_dim]);
     let group = heads / kv_heads;
-    let scores = q.reshape([n, kv_heads, group, head_dim]).matmul(k).mul_scalar(scale);
+    let scores = q.reshape([n, kv_heads, group, head_dim]).matmul(k);
     let (scores, dtype) = widen(scores);
-    let beyond = beyond.expand([n, kv_heads, group, pages * PAGE]);
-    let p = narrow(activation::softmax(scores.mask_fill(beyond, f32::NEG_INFINITY), 3), dtype);
+    let unseen = unseen.expand([n, kv_heads, group, pages * PAGE]);
+    let scores = capped(scores, rule).mask_fill(unseen, f32::NEG_INFINITY);
+    let p = narrow(activation::softmax(scores, 3), dtype);
     p.matmul(v).reshape([n, heads, head_dim])
 }

@@ -6,11 +6,10 @@ use burn::tensor::{Device, Int, Tensor};
 
 #[cfg(feature = "flex")]
 use crate::cpu::RopeTable;
-use crate::cpu::{AdamStep, LayerWeights, LowRank, Packed, PassTokens, Precision};
+use crate::cpu::{AdamStep, AttentionRule, LowRank, Packed, Precision};
 #[cfg(feature = "flex")]
 use crate::flex::Fused;
 use crate::naive;
-use crate::pool::PagedPool;
 #[cfg(feature = "flex")]
 use burn::backend::Dispatch;
 
@@ -113,42 +112,6 @@ pub fn add_low_rank(y: Tensor<2>, x: Tensor<2>, changes: Vec<LowRank>) -> Tensor
     }
 }
 
-/// Runs a decoder layer of packed weights on tokens whose keys and values join the pool ([`decoder_layer`](crate::cpu::decoder_layer)); bit for bit what
-/// its operations give one by one. Not differentiable: the result is a constant.
-///
-/// # Shapes
-/// - `x`, result: `[tokens, hidden]`
-///
-/// # Panics
-/// When shapes disagree, or on a device without packed weights ([`packs`]).
-pub fn decoder_layer(
-    x: Tensor<2>,
-    pool: &mut PagedPool,
-    weights: &Arc<LayerWeights>,
-    tokens: &Arc<PassTokens>,
-) -> Tensor<2> {
-    let device = x.device();
-    assert!(packs(&device), "decoder_layer: {device:?} has no packed weights");
-    #[cfg(feature = "flex")]
-    {
-        let (k, v) = pool.take();
-        let (x, k, v) = <Dispatch as Fused>::kernels_decoder_layer(
-            x.into_dispatch(),
-            k.into_dispatch(),
-            v.into_dispatch(),
-            weights.clone(),
-            tokens.clone(),
-        );
-        *pool = PagedPool { k: Tensor::from_dispatch(k), v: Tensor::from_dispatch(v) };
-        Tensor::from_dispatch(x)
-    }
-    #[cfg(not(feature = "flex"))]
-    {
-        let _ = (pool, weights, tokens);
-        x
-    }
-}
-
 /// Root-mean-square normalisation of rows: `x / √(mean(x²) + eps) · weight` (Zhang & Sennrich 2019, eq. 4).
 ///
 /// # Shapes
@@ -204,12 +167,13 @@ pub fn rope(x: Tensor<3>, positions: &[u32], inv_freq: &[f32], attention_factor:
     naive::rope(x, positions, inv_freq, attention_factor)
 }
 
-/// Causal self-attention with grouped queries: `softmax(q·kᵀ·scale)·v`, position `i` attending to `0..=i`. Sequences
+/// Causal self-attention with grouped queries: `softmax(q·kᵀ·scale)·v`, position `i` attending to `0..=i` or to the last keys of
+/// a window, scores capped where the rule says so. Sequences
 /// padded on the right need no mask. The gradient recomputes the probabilities instead of keeping them.
 ///
 /// # Shapes
 /// - `q`, result: `[batch, time, heads, head_dim]`; `k`, `v`: `[batch, time, kv_heads, head_dim]`
-pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64) -> Tensor<4> {
+pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, rule: AttentionRule) -> Tensor<4> {
     let ([batch, time, heads, head_dim], [_, _, kv_heads, _]) = (q.dims(), k.dims());
     let kv = [batch, time, kv_heads, head_dim];
     assert!(
@@ -222,9 +186,9 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, scale: f64) -> Tensor
     #[cfg(feature = "flex")]
     if is_fused(&q.device(), &[q.dtype(), k.dtype(), v.dtype()]) {
         let (q, k, v) = (q.into_dispatch(), k.into_dispatch(), v.into_dispatch());
-        return Tensor::from_dispatch(<Dispatch as Fused>::kernels_attention(q, k, v, scale));
+        return Tensor::from_dispatch(<Dispatch as Fused>::kernels_attention(q, k, v, rule));
     }
-    naive::attention(q, k, v, scale)
+    naive::attention(q, k, v, rule)
 }
 
 /// Log-probability of each row's target, `log softmax(logits)[target]`, in one pass over the logits.

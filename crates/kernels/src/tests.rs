@@ -3,7 +3,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::{HeadOptions, PAGE, PagedPool, Precision, naive};
+use crate::{AttentionRule, HeadOptions, PAGE, PageTables, PagedPool, PoolTensors, Precision, naive};
 
 fn random<const D: usize>(shape: [usize; D], seed: u64, device: &Device) -> Tensor<D> {
     let len = shape.iter().product();
@@ -158,6 +158,13 @@ fn rope_equals_its_composition_and_leaves_shared_memory_alone() {
     assert_close("strided", crate::rope(strided, &positions, &inv_freq, 1.2), expected, 1e-5);
 }
 
+/// All of the past; a window with a cap; a window of the own key alone.
+fn rules() -> [AttentionRule; 3] {
+    let plain = AttentionRule::scaled(0.4);
+    let both = AttentionRule { scale: 2.0, window: Some(7), soft_cap: Some(3.0) };
+    [plain, both, AttentionRule { window: Some(1), ..plain }]
+}
+
 #[test]
 fn attention_equals_its_composition() {
     let device = Device::flex();
@@ -167,12 +174,14 @@ fn attention_equals_its_composition() {
             random([b, t, kv, d], 2, &device),
             random([b, t, kv, d], 3, &device),
         ];
-        compare(
-            "attention",
-            &inputs,
-            |x| crate::attention(x[0].clone(), x[1].clone(), x[2].clone(), 0.4),
-            |x| naive::attention(x[0].clone(), x[1].clone(), x[2].clone(), 0.4),
-        );
+        for rule in rules() {
+            compare(
+                "attention",
+                &inputs,
+                |x| crate::attention(x[0].clone(), x[1].clone(), x[2].clone(), rule),
+                |x| naive::attention(x[0].clone(), x[1].clone(), x[2].clone(), rule),
+            );
+        }
     }
 }
 
@@ -228,62 +237,42 @@ fn a_negative_target_is_refused() {
     let _ = crate::gather_log_prob(random([1, 3], 1, &device), Tensor::from_data([-1], &device));
 }
 
-/// A pool with one sequence of `time` tokens on scattered pages, written fused and composed.
-fn pools(time: usize, kv: usize, d: usize) -> (PagedPool, PagedPool, Vec<u32>, [Tensor<3>; 2]) {
-    let device = Device::flex();
-    let pages = time.div_ceil(PAGE);
-    let table: Vec<u32> = (0..pages as u32).rev().map(|page| page + 1).collect();
-    let slots: Vec<u32> = (0..time).map(|i| table[i / PAGE] * PAGE as u32 + (i % PAGE) as u32).collect();
-    let (k, v) = (random([time, kv, d], 1, &device), random([time, kv, d], 2, &device));
-    let mut fused = PagedPool::new(pages + 2, kv, d, &device.clone().autodiff());
-    let composed = naive::write(fused.clone(), k.clone(), v.clone(), &slots);
-    fused.write(k.clone(), v.clone(), &slots);
-    (fused, composed, table, [k, v])
+/// Slots of `time` tokens on scattered pages, and their page table.
+fn scattered(time: usize) -> (Vec<u32>, Vec<u32>) {
+    let table: Vec<u32> = (0..time.div_ceil(PAGE) as u32).rev().map(|page| page + 1).collect();
+    let slots = (0..time).map(|i| table[i / PAGE] * PAGE as u32 + (i % PAGE) as u32).collect();
+    (table, slots)
 }
 
 #[test]
 fn paged_write_and_attention_equal_their_compositions_and_whole_attention() {
-    for (time, heads, kv, d) in [(1, 2, 1, 4), (37, 4, 2, 8), (64, 3, 3, 16)] {
-        let (fused, composed, table, [k, v]) = pools(time, kv, d);
-        assert_eq!(values(fused.k.clone()), values(composed.k.clone()));
-        assert_eq!(values(fused.v.clone()), values(composed.v.clone()));
+    let device = Device::flex();
+    for ((time, heads, kv, d), rule) in [(1, 2, 1, 4), (37, 4, 2, 8), (64, 3, 3, 16)]
+        .into_iter()
+        .flat_map(|shape| rules().map(|rule| (shape, rule)))
+    {
+        let (table, slots) = scattered(time);
+        let (k, v) = (random([time, kv, d], 1, &device), random([time, kv, d], 2, &device));
+        let mut pool = PagedPool::new(kv, d, Precision::F32, &device.clone().autodiff());
+        pool.grow(table.len() + 2);
+        let composed = PoolTensors::new(table.len() + 2, kv, d, &device);
+        let composed = naive::write(composed, k.clone(), v.clone(), &slots);
+        // Under autodiff the tokens are detached.
+        pool.write(Tensor::from_inner(k.clone()), Tensor::from_inner(v.clone()), &slots);
         let q = random([time, heads, d], 3, &Device::flex());
         let (starts, lengths) = (vec![0; time], (1..=time as u32).collect::<Vec<_>>());
-        let o = crate::paged_attention(q.clone(), &fused, &table, &starts, &lengths, 0.3);
-        let expected = naive::paged_attention(q.clone(), &composed, &table, &starts, &lengths, 0.3);
+        let tables = PageTables { pages: &table, starts: &starts, lengths: &lengths };
+        let o = crate::paged_attention(q.clone(), &pool, tables, rule);
+        let expected = naive::paged_attention(q.clone(), &composed, tables, rule);
         assert_close("paged", o.clone(), expected, 1e-5);
-        let whole = crate::attention(q.clone().unsqueeze(), k.unsqueeze(), v.unsqueeze(), 0.3);
-        assert_eq!(values(whole), values(o.clone()), "the bits of whole attention");
-        let under_autodiff =
-            crate::paged_attention(Tensor::from_inner(q), &fused, &table, &starts, &lengths, 0.3);
+        let (k, v): (Tensor<4>, Tensor<4>) = (k.unsqueeze(), v.unsqueeze());
+        let whole = crate::attention(q.clone().unsqueeze(), k.clone(), v.clone(), rule);
+        assert_eq!(values(whole.clone()), values(o.clone()), "the bits of whole attention");
+        assert_close("whole", whole, naive::attention(q.clone().unsqueeze(), k, v, rule), 1e-5);
+        let under_autodiff = crate::paged_attention(Tensor::from_inner(q), &pool, tables, rule);
         assert!(under_autodiff.device().is_autodiff());
         assert_eq!(values(under_autodiff.inner()), values(o));
     }
-}
-
-/// Where a tensor's memory lies.
-fn address(x: &Tensor<4>) -> usize {
-    let primitive = x.clone().try_into_primitive::<burn::backend::Flex>().expect("on flex");
-    primitive.storage::<f32>().as_ptr() as usize
-}
-
-#[test]
-fn writing_happens_in_place_unless_the_pool_is_shared() {
-    let (mut pool, _, _, [k, v]) = pools(20, 2, 8);
-    let before = (address(&pool.k), address(&pool.v));
-    for slot in [16, 17, 40] {
-        let one = |x: &Tensor<3>| x.clone().narrow(0, 3, 1);
-        pool.write(one(&k), one(&v), &[slot]);
-        // Under autodiff the tokens are detached, and the pool stays where it is.
-        pool.write(Tensor::from_inner(one(&k)), Tensor::from_inner(one(&v)), &[slot]);
-    }
-    assert_eq!((address(&pool.k), address(&pool.v)), before);
-
-    let snapshot = pool.clone();
-    let kept = values(snapshot.k.clone());
-    pool.write(k.clone().narrow(0, 5, 1), v.narrow(0, 5, 1), &[18]);
-    assert_ne!(address(&pool.k), before.0);
-    assert_eq!(values(snapshot.k), kept, "a fork is not written through");
 }
 
 #[test]
@@ -298,33 +287,25 @@ fn a_row_of_linear_has_the_same_bits_alone_and_in_a_batch() {
 }
 
 #[test]
-fn pools_grow_and_copy_pages() {
+fn pools_grow_and_copy_pages_as_tensors_do() {
     let device = Device::flex();
-    let mut pool = PagedPool::new(2, 2, 4, &device);
     let kv = |from: f32| {
         let values: Vec<f32> = (0..3 * 2 * 4).map(|i| from + i as f32).collect();
         Tensor::<3>::from_data(TensorData::new(values, [3, 2, 4]), &device)
     };
-    pool.write(kv(1.0), kv(100.0), &[0, 17, 31]);
-    let before = pool.clone();
-    pool.grow(5);
-    assert_eq!(pool.k.dims(), [5, 2, 4, 16]);
-    pool.copy(&[1, 0], &[4, 2]);
-    let twin = crate::naive::copy(
-        {
-            let mut grown = before.clone();
-            grown.grow(5);
-            grown
-        },
-        &[1, 0],
-        &[4, 2],
-    );
-    pool.k.clone().into_data().assert_eq(&twin.k.into_data(), true);
-    pool.v.clone().into_data().assert_eq(&twin.v.into_data(), true);
-    for (page, copy) in [(1, 4), (0, 2)] {
-        let part = |tensor: &Tensor<4>, page: usize| tensor.clone().slice_dim(0, page..page + 1).into_data();
-        part(&pool.k, copy).assert_eq(&part(&before.k, page), true);
-        part(&pool.v, copy).assert_eq(&part(&before.v, page), true);
+    let slots = [0, 17, 31];
+    let mut pool = PagedPool::new(2, 4, Precision::F32, &device);
+    pool.grow(2);
+    pool.write(kv(1.0), kv(100.0), &slots);
+    let held = pool.pages();
+    pool.grow(held + 1);
+    pool.copy(&[1, 0], &[held as u32, 2]);
+    let twin = naive::write(PoolTensors::new(pool.pages(), 2, 4, &device), kv(1.0), kv(100.0), &slots);
+    let twin = naive::copy(twin, &[1, 0], &[held as u32, 2]);
+    let [keys, kept] = [twin.k.swap_dims(2, 3), twin.v].map(|x| values(x.swap_dims(1, 2)));
+    for slot in 0..pool.pages() * PAGE {
+        let part = slot * 8..(slot + 1) * 8;
+        assert_eq!(pool.host().read(slot), [keys[part.clone()].to_vec(), kept[part].to_vec()], "slot {slot}");
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use generate::{Error, Logits, RowId, Session, TokenId};
 use kernels::cpu::on_pool;
-use kernels::{HeadOptions, PagedPool};
+use kernels::{HeadOptions, PageTables, PagedPool};
 
 use crate::decoder::Decoder;
 use crate::pages::Pages;
@@ -23,7 +23,6 @@ pub struct CacheSession<'a> {
     plan: Option<Plan>,
     pages: Pages,
     pools: Vec<PagedPool>,
-    capacity: usize,
 }
 
 /// Tokens that rows have room for, and where their keys and values go.
@@ -55,7 +54,7 @@ impl<'a> CacheSession<'a> {
     /// A session of decoders that share their weights ([`Decoder::shares_weights`]), the first of which runs.
     pub(crate) fn of(members: Vec<(&'a str, &'a Decoder)>) -> Self {
         let plan = Plan::of(&members.iter().map(|(_, decoder)| *decoder).collect::<Vec<_>>());
-        Self { members, place: 0, plan, pages: Pages::default(), pools: Vec::new(), capacity: 0 }
+        Self { members, place: 0, plan, pages: Pages::default(), pools: Vec::new() }
     }
 
     /// Lets another of the decoders run.
@@ -73,22 +72,19 @@ impl<'a> CacheSession<'a> {
         &self.members
     }
 
-    /// Makes the pools hold `pages` pages, at least doubling them: a growing session copies each page a bounded number of
-    /// times.
+    /// Makes the pools hold `pages` pages.
     fn grow(&mut self, pages: usize) {
-        if pages <= self.capacity {
-            return;
-        }
-        let config = &self.decoder().config;
-        self.capacity = grown(self.capacity, pages);
         if self.pools.is_empty() {
-            let device = self.decoder().device();
-            let new = || PagedPool::new(self.capacity, config.num_key_value_heads, config.head_dim, &device);
+            let decoder = self.decoder();
+            let (config, device) = (&decoder.config, decoder.device());
+            let new = || {
+                let (heads, width) = (config.num_key_value_heads, config.head_dim);
+                PagedPool::new(heads, width, decoder.cache_precision(), &device)
+            };
             self.pools = (0..config.num_hidden_layers).map(|_| new()).collect();
-        } else {
-            for pool in &mut self.pools {
-                pool.grow(self.capacity);
-            }
+        }
+        for pool in &mut self.pools {
+            pool.grow(pages);
         }
     }
 
@@ -160,11 +156,12 @@ impl<'a> CacheSession<'a> {
         k: Tensor<3>,
         v: Tensor<3>,
     ) -> Tensor<3> {
-        let scale = (self.decoder().config.head_dim as f64).powf(-0.5);
+        let rule = self.decoder().config.attention_rule(layer);
         let pool = &mut self.pools[layer];
         pool.copy(&new.from, &new.to);
         pool.write(k, v, &new.slots);
-        kernels::paged_attention(q, pool, &new.tables, &new.starts, &new.lengths, scale)
+        let tables = PageTables { pages: &new.tables, starts: &new.starts, lengths: &new.lengths };
+        kernels::paged_attention(q, pool, tables, rule)
     }
 
     /// What the head gets, after the last norm, of all tokens given to this call: `[all new tokens, hidden]`, row-major.
@@ -248,13 +245,6 @@ impl Session for CacheSession<'_> {
     }
 }
 
-/// Pages to make room for when `held` are too few for `pages`: twice as many at first, an eighth more of many. What is made is
-/// written, so that rows that grow in step would hold twice the memory that they need.
-fn grown(held: usize, pages: usize) -> usize {
-    const FEW: usize = 512;
-    pages.max(if held < FEW { 2 * held } else { held + held / 8 }).max(64)
-}
-
 /// The places of each row's last tokens, so many of each, among those of all rows.
 pub(crate) fn last(rows: &[(RowId, &[TokenId])], counts: &[usize]) -> Vec<usize> {
     let (mut end, mut places) = (0, Vec::new());
@@ -290,24 +280,4 @@ pub(crate) fn host(values: Tensor<1>) -> Vec<f32> {
         return data.try_into_vec().expect("the type was looked at");
     }
     data.iter::<f32>().collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::grown;
-
-    #[test]
-    fn a_cache_of_many_pages_has_little_more_room_than_it_needs() {
-        let (mut held, mut copied) = (0, 0);
-        for pages in 1..20_000 {
-            if pages > held {
-                copied += held;
-                held = grown(held, pages);
-            }
-            assert!(held >= pages && held <= (2 * pages).max(64));
-            assert!(pages < 1024 || held <= pages + pages / 8, "{held} for {pages}");
-        }
-        assert!(copied < 10 * held, "{copied} copied for {held}");
-        assert_eq!(grown(64, 5000), 5000);
-    }
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use kernels::AttentionRule;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -69,6 +70,8 @@ pub struct Config {
     pub intermediate_size: usize,
     /// Number of layers.
     pub num_hidden_layers: usize,
+    /// Of each layer, the most keys that a position sees, its own with them; `None` for all of its past.
+    pub windows: Vec<Option<usize>>,
     /// Number of query heads.
     pub num_attention_heads: usize,
     /// Number of key and value heads.
@@ -126,6 +129,40 @@ impl Fields<'_> {
         }
     }
 
+    /// The window of each layer: those that `layer_types` names slide; where it is not given, all of Mistral's and Qwen's from
+    /// `max_window_layers` on, if its `use_sliding_window` wants it.
+    fn windows(&self, model_type: &str, layers: usize) -> Result<Vec<Option<usize>>, Error> {
+        let qwen = model_type.starts_with("qwen");
+        let used = !qwen || self.get("use_sliding_window")?.unwrap_or(false);
+        let known = qwen || model_type == "mistral";
+        let window: Option<usize> = if used && known { self.get("sliding_window")? } else { None };
+        if window == Some(0) {
+            return Err(self.unsupported("sliding_window", 0, "a window of at least 1, or null for none"));
+        }
+        let slides: Vec<bool> = match self.get::<Vec<String>>("layer_types")? {
+            Some(types) if types.len() != layers => {
+                let hint = format!("one for each of num_hidden_layers = {layers}");
+                return Err(self.unsupported("layer_types", format!("{} entries", types.len()), &hint));
+            }
+            Some(types) => types
+                .iter()
+                .map(|name| match name.as_str() {
+                    "sliding_attention" => Ok(true),
+                    "full_attention" => Ok(false),
+                    other => {
+                        let hint = "sliding_attention and full_attention are supported";
+                        Err(self.unsupported("layer_types", other, hint))
+                    }
+                })
+                .collect::<Result<_, _>>()?,
+            None => {
+                let first = if qwen { self.get("max_window_layers")?.unwrap_or(28) } else { 0 };
+                (0..layers).map(|layer| layer >= first).collect()
+            }
+        };
+        Ok(slides.into_iter().map(|slides| window.filter(|_| slides)).collect())
+    }
+
     fn unsupported(&self, field: &str, value: impl ToString, hint: &str) -> Error {
         Error::Unsupported {
             path: self.path.into(),
@@ -171,14 +208,7 @@ impl Config {
             ));
         }
         let qwen = model_type == "qwen2";
-        let window: Option<usize> = fields.get("sliding_window")?;
-        let uses_window =
-            if qwen { fields.get("use_sliding_window")?.unwrap_or(false) } else { model_type == "mistral" };
         let max_position_embeddings = fields.get("max_position_embeddings")?.unwrap_or(2048);
-        if let Some(window) = window.filter(|window| uses_window && *window < max_position_embeddings) {
-            let hint = "attention over a sliding window is not supported; a model without one is";
-            return Err(fields.unsupported("sliding_window", window, hint));
-        }
         let activation: String = fields.get("hidden_act")?.unwrap_or_else(|| "silu".into());
         if activation != "silu" {
             return Err(fields.unsupported("hidden_act", activation, "silu is supported"));
@@ -208,7 +238,7 @@ impl Config {
                 return Err(fields.unsupported("num_labels", labels, &hint));
             }
         }
-        let heads = fields.need("num_attention_heads")?;
+        let (layers, heads) = (fields.need("num_hidden_layers")?, fields.need("num_attention_heads")?);
         let key_value_heads = fields.get("num_key_value_heads")?.unwrap_or(heads);
         let head_dim = match fields.get("head_dim")? {
             Some(width) => width,
@@ -242,7 +272,8 @@ impl Config {
             vocab_size,
             hidden_size,
             intermediate_size: fields.need("intermediate_size")?,
-            num_hidden_layers: fields.need("num_hidden_layers")?,
+            num_hidden_layers: layers,
+            windows: fields.windows(&model_type, layers)?,
             num_attention_heads: heads,
             num_key_value_heads: key_value_heads,
             head_dim,
@@ -293,6 +324,7 @@ impl Config {
             hidden_size: shape.hidden_size,
             intermediate_size: shape.intermediate_size,
             num_hidden_layers: shape.num_hidden_layers,
+            windows: vec![None; shape.num_hidden_layers],
             num_attention_heads: shape.num_attention_heads,
             num_key_value_heads: shape.num_key_value_heads,
             head_dim: shape.hidden_size / shape.num_attention_heads.max(1),
@@ -308,6 +340,12 @@ impl Config {
             eos: vec![shape.eos],
             raw,
         }
+    }
+
+    /// How a layer's scores become weights.
+    pub fn attention_rule(&self, layer: usize) -> AttentionRule {
+        let window = self.windows.get(layer).copied().flatten();
+        AttentionRule { window, ..AttentionRule::scaled((self.head_dim as f64).powf(-0.5)) }
     }
 
     /// The same decoder with another head; the fields of the file follow.

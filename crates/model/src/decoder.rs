@@ -79,6 +79,8 @@ pub struct Decoder {
     /// training and is no part of the model's own files.
     pub value: Option<Linear>,
     tied: Option<Arc<Packed>>,
+    /// How keys and values are kept where it is only run.
+    cache: Precision,
     inverse_frequencies: Vec<f32>,
 }
 
@@ -118,7 +120,17 @@ impl Decoder {
             Head::Language => Some(build.linear("lm_head", config.vocab_size, d, false)?),
         };
         let inverse_frequencies = config.rope_scaling.inverse_frequencies(config.rope_theta, config.head_dim);
-        Ok(Self { config, embed_tokens, layers, norm, head, value: None, tied: None, inverse_frequencies })
+        Ok(Self {
+            config,
+            embed_tokens,
+            layers,
+            norm,
+            head,
+            value: None,
+            tied: None,
+            cache: Precision::F32,
+            inverse_frequencies,
+        })
     }
 
     /// A decoder with new weights: normal with deviation 0.02, the projections back into the residual stream divided by
@@ -393,9 +405,15 @@ impl Decoder {
     pub fn frozen_as(&self, precision: Precision) -> Self {
         let mut copy = self.clone();
         copy.value = None;
+        copy.cache = precision;
         copy.visit(&mut |_, mut slot| slot.freeze());
         copy.pack_where(precision, |_| true);
         copy
+    }
+
+    /// The number format that keys and values of its sessions are held in: 32 bits, or bf16 where the weights have fewer bits.
+    pub(crate) fn cache_precision(&self) -> Precision {
+        self.cache
     }
 
     /// The same decoder with a new value head of zeros: at first it says nothing, so that it misleads no advantage.

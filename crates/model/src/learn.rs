@@ -109,9 +109,8 @@ impl Batch {
         Cow::Owned(copy)
     }
 
-    fn mix(&self, decoder: &Decoder, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>) -> Tensor<3> {
+    fn mix(&self, decoder: &Decoder, layer: usize, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>) -> Tensor<3> {
         let rows = self.starts.len();
-        let scale = (decoder.config.head_dim as f64).powf(-0.5);
         let shape = q.dims();
         let padded = |x: Tensor<3>| {
             let [tokens, heads, width] = x.dims();
@@ -122,7 +121,8 @@ impl Batch {
             };
             x.reshape([rows, self.length, heads, width])
         };
-        let output = kernels::attention(padded(q), padded(k), padded(v), scale);
+        let output =
+            kernels::attention(padded(q), padded(k), padded(v), decoder.config.attention_rule(layer));
         let output = output.reshape([rows * self.length, shape[1] * shape[2]]);
         match &self.padding {
             Some(padding) => output.select(0, padding.gather.clone()),
@@ -289,7 +289,7 @@ fn forward(
     let decoder = &*batch.set(decoder);
     if !checkpointing {
         let mixing = batch.clone();
-        let mut mix = |_, q, k, v| mixing.mix(decoder, q, k, v);
+        let mut mix = |layer, q, k, v| mixing.mix(decoder, layer, q, k, v);
         let output = head(decoder.hidden(&batch.ids, &batch.positions, &mut mix));
         return Forward { values: host(output.clone().detach()), counts, output, tape: None };
     }
@@ -299,7 +299,7 @@ fn forward(
     let mut x = plain.embed(&batch.ids);
     for index in 0..plain.layers.len() {
         inputs.push(x.clone());
-        x = plain.layer(index, x, &batch.positions, &mut |_, q, k, v| batch.mix(&plain, q, k, v));
+        x = plain.layer(index, x, &batch.positions, &mut |layer, q, k, v| batch.mix(&plain, layer, q, k, v));
     }
     let top = Tensor::from_inner(x).require_grad();
     let output = head(top.clone());
@@ -331,7 +331,7 @@ impl Forward {
         let set = tape.batch.set(decoder).into_owned();
         for (index, input) in tape.inputs.into_iter().enumerate().rev() {
             let input = Tensor::from_inner(input).require_grad();
-            let mut mix = |_, q, k, v| tape.batch.mix(&set, q, k, v);
+            let mut mix = |layer, q, k, v| tape.batch.mix(&set, layer, q, k, v);
             let output = set.layer(index, input.clone(), &tape.batch.positions, &mut mix);
             let mut gradients = (output * Tensor::from_inner(flow)).sum().backward();
             collect(decoder, &gradients, &mut grads);

@@ -16,7 +16,6 @@ pub(crate) struct Plan {
     layers: Vec<Arc<LayerWeights>>,
     inverse_frequencies: Vec<f32>,
     factor: f32,
-    scale: f32,
 }
 
 impl Plan {
@@ -49,8 +48,7 @@ impl Plan {
                 input_norm: norm(&layer.input_layernorm),
                 post_norm: norm(&layer.post_attention_layernorm),
                 eps: config.rms_norm_eps as f32,
-                kv_heads: config.num_key_value_heads,
-                head_dim: config.head_dim,
+                rule: config.attention_rule(index),
                 qkv: [
                     map(index, |layer| &layer.self_attn.q_proj)?,
                     map(index, |layer| &layer.self_attn.k_proj)?,
@@ -66,7 +64,6 @@ impl Plan {
             layers: (0..first.layers.len()).map(layer).collect::<Option<_>>()?,
             inverse_frequencies: inverse_frequencies.to_vec(),
             factor,
-            scale: (config.head_dim as f64).powf(-0.5) as f32,
         })
     }
 
@@ -78,7 +75,7 @@ impl Plan {
         users: &[Range<usize>],
         pools: &mut [PagedPool],
     ) -> Tensor<2> {
-        let tokens = Arc::new(PassTokens {
+        let tokens = PassTokens {
             positions: new.positions.clone(),
             slots: new.slots.clone(),
             pages: new.tables.clone(),
@@ -87,12 +84,7 @@ impl Plan {
             copies: (new.from.clone(), new.to.clone()),
             users: users.to_vec(),
             table: RopeTable::kept(&self.inverse_frequencies, self.factor, &new.positions),
-            scale: self.scale,
-        });
-        let mut x = x;
-        for (layer, pool) in self.layers.iter().zip(pools) {
-            x = kernels::decoder_layer(x, pool, layer, &tokens);
-        }
-        x
+        };
+        kernels::decoder_layers(x, pools, &self.layers, &tokens)
     }
 }

@@ -170,8 +170,9 @@ impl Step for Policy {
 
     fn token_bytes(&self) -> u64 {
         let config = &self.decoder.config;
-        // Keys and values of every layer, 4 bytes each.
-        (2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 4) as u64
+        let bytes = if self.decoder.cache_precision() == Precision::F32 { 4 } else { 2 };
+        // Keys and values of every layer.
+        (2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * bytes) as u64
     }
 
     fn session(&self) -> Box<dyn Session + '_> {

@@ -10,8 +10,8 @@ use model::weights::Float;
 use model::{Decoder, Policy};
 use serde_json::Value;
 
-const MODELS: [&str; 6] =
-    ["llama_gqa", "llama_tied", "llama3_rope", "qwen2", "qwen2_bf16", "mistral_nowindow"];
+const MODELS: [&str; 7] =
+    ["llama_gqa", "llama_tied", "llama3_rope", "qwen2", "qwen2_bf16", "mistral_nowindow", "mistral_swa"];
 
 fn expected(path: &Path) -> Value {
     let text = fs_err::read_to_string(path.join("expected.json")).expect("expected.json");

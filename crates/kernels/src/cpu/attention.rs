@@ -3,7 +3,7 @@
 
 use super::gemm::{Rows, Serial};
 use super::isa::{Isa, multiversion};
-use super::math::{ln, softmax_in_place};
+use super::math::{ln, softmax_in_place, tanh};
 use super::pack::{PANEL, Packed};
 use super::parallel::{Shared, for_each};
 
@@ -79,7 +79,30 @@ impl AttentionShape {
     }
 }
 
-/// Causal attention: `o = softmax(q·kᵀ·scale)·v`, position `i` attending to `0..=i`. Sequences padded on the right need
+/// How scores become weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionRule {
+    /// Products of queries and keys are multiplied by it.
+    pub scale: f32,
+    /// The most keys that a position sees, the last ones with its own; `None` for all of its past (Beltagy et al. 2020, section 3.1).
+    pub window: Option<usize>,
+    /// A scaled score `s` becomes `cap·tanh(s / cap)` (Gemma 2, arXiv 2408.00118, section 2).
+    pub soft_cap: Option<f32>,
+}
+
+impl AttentionRule {
+    /// All of the past, and scores as they are.
+    pub fn scaled(scale: f64) -> Self {
+        Self { scale: scale as f32, window: None, soft_cap: None }
+    }
+
+    /// The first key of those before `end` that their last position sees.
+    pub(crate) fn first(&self, end: usize) -> usize {
+        self.window.map_or(0, |window| end.saturating_sub(window))
+    }
+}
+
+/// Causal attention: `o = softmax(q·kᵀ·scale)·v`, position `i` attending to `0..=i`, or to the last of them that a window has. Sequences padded on the right need
 /// no mask: no real position sees the padding.
 ///
 /// Each score is one chain of fused multiply-adds over the head, each output one over the keys, so a position's bits
@@ -96,7 +119,7 @@ pub fn attention(
     k: &[f32],
     v: &[f32],
     shape: AttentionShape,
-    scale: f32,
+    rule: AttentionRule,
     o: &mut [f32],
     log_sum: &mut [f32],
 ) {
@@ -136,7 +159,9 @@ pub fn attention(
         for i in 0..count {
             let row = &mut scores[i * stride..(i + 1) * stride];
             let (past, future) = row.split_at_mut(first + i + 1);
-            let (top, sum) = softmax_row(past, scale);
+            let (before, past) = past.split_at_mut(rule.first(first + i + 1));
+            let (top, sum) = softmax_row(past, rule);
+            before.fill(0.0);
             future.fill(0.0);
             sums[i] = sum;
             // SAFETY: each task has its own head and positions.
@@ -177,9 +202,13 @@ fn pack_heads(k: &[f32], v: &[f32], shape: AttentionShape) -> Vec<(Packed, Packe
 }
 
 multiversion! {
-    /// See [`softmax_in_place`].
-    pub(super) fn softmax_row(scores: &mut [f32], scale: f32) -> (f32, f32) {
-        softmax_in_place(scores, scale)
+    /// [`softmax_in_place`] of scores that are scaled and, where the rule says so, capped.
+    pub(super) fn softmax_row(scores: &mut [f32], rule: AttentionRule) -> (f32, f32) {
+        let Some(cap) = rule.soft_cap else { return softmax_in_place(scores, rule.scale) };
+        for score in scores.iter_mut() {
+            *score = cap * tanh(*score * rule.scale / cap);
+        }
+        softmax_in_place(scores, 1.0)
     }
 }
 
@@ -190,24 +219,33 @@ pub(super) mod tests {
     use crate::cpu::math::{assert_bits, assert_near, noise};
 
     /// The definition, in `f64`.
-    pub(in crate::cpu) fn naive(q: &[f64], k: &[f64], v: &[f64], s: AttentionShape, scale: f64) -> Vec<f64> {
+    pub(in crate::cpu) fn naive(
+        q: &[f64],
+        k: &[f64],
+        v: &[f64],
+        s: AttentionShape,
+        rule: AttentionRule,
+    ) -> Vec<f64> {
         let mut o = vec![0.0; q.len()];
         for b in 0..s.batch {
             for i in 0..s.time {
                 for h in 0..s.heads {
                     let kv = h / (s.heads / s.kv_heads);
                     let at = s.q_at(b, i, h);
-                    let scores: Vec<f64> = (0..=i)
+                    let first = rule.window.map_or(0, |window| (i + 1).saturating_sub(window));
+                    let scores: Vec<f64> = (first..=i)
                         .map(|j| {
                             let key = s.kv_at(b, j, kv);
-                            (0..s.head_dim).map(|d| q[at + d] * k[key + d]).sum::<f64>() * scale
+                            let product = (0..s.head_dim).map(|d| q[at + d] * k[key + d]).sum::<f64>();
+                            let score = product * f64::from(rule.scale);
+                            rule.soft_cap.map(f64::from).map_or(score, |cap| cap * (score / cap).tanh())
                         })
                         .collect();
                     let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                     let sum: f64 = scores.iter().map(|x| (x - top).exp()).sum();
                     for (j, x) in scores.iter().enumerate() {
                         for d in 0..s.head_dim {
-                            o[at + d] += (x - top).exp() / sum * v[s.kv_at(b, j, kv) + d];
+                            o[at + d] += (x - top).exp() / sum * v[s.kv_at(b, first + j, kv) + d];
                         }
                     }
                 }
@@ -236,21 +274,30 @@ pub(super) mod tests {
         .to_vec()
     }
 
+    /// All of the past; a window and a cap, alone and both.
+    pub(in crate::cpu) fn rules() -> [AttentionRule; 4] {
+        let plain = AttentionRule::scaled(0.7);
+        let windowed = AttentionRule { window: Some(19), ..plain };
+        let capped = AttentionRule { scale: 3.0, soft_cap: Some(2.5), ..plain };
+        [plain, windowed, capped, AttentionRule { window: Some(3), ..capped }]
+    }
+
     pub(in crate::cpu) fn wide(x: &[f32]) -> Vec<f64> {
         x.iter().map(|&v| f64::from(v)).collect()
     }
 
     #[test]
     fn equals_the_definition_on_every_instruction_set() {
-        for s in shapes() {
+        for (s, rule) in shapes().into_iter().flat_map(|s| rules().map(|rule| (s, rule))) {
             let (q, k, v) = (noise(s.q_len(), 1), noise(s.kv_len(), 2), noise(s.kv_len(), 3));
             let o = forced::same_bits(|| {
                 let (mut o, mut log_sum) = (vec![f32::NAN; s.q_len()], vec![f32::NAN; s.rows()]);
-                attention(&q, &k, &v, s, 0.7, &mut o, &mut log_sum);
+                attention(&q, &k, &v, s, rule, &mut o, &mut log_sum);
                 assert!(log_sum.iter().all(|x| x.is_finite()));
                 o
             });
-            assert_near("attention", &o, &naive(&wide(&q), &wide(&k), &wide(&v), s, 0.7), 5e-6);
+            let what = format!("attention by {rule:?}");
+            assert_near(&what, &o, &naive(&wide(&q), &wide(&k), &wide(&v), s, rule), 5e-6);
         }
     }
 
@@ -260,7 +307,7 @@ pub(super) mod tests {
         let (q, k, v) = (noise(s.q_len(), 4), noise(s.kv_len(), 5), noise(s.kv_len(), 6));
         let run = |q: &[f32], k: &[f32], v: &[f32], s: AttentionShape| {
             let (mut o, mut log_sum) = (vec![0.0; s.q_len()], vec![0.0; s.rows()]);
-            attention(q, k, v, s, 0.25, &mut o, &mut log_sum);
+            attention(q, k, v, s, AttentionRule::scaled(0.25), &mut o, &mut log_sum);
             o
         };
         let both = run(&q, &k, &v, s);

@@ -2,10 +2,10 @@
 //! (Dao et al. 2022, algorithm 4).
 #![allow(unsafe_code, reason = "threads write disjoint heads of three outputs")]
 
-use super::attention::{AttentionShape, TILE};
+use super::attention::{AttentionRule, AttentionShape, TILE};
 use super::gemm::{Rows, Serial};
 use super::isa::{Isa, multiversion};
-use super::math::{dot, exp};
+use super::math::{dot, exp, tanh};
 use super::pack::{PANEL, Packed};
 use super::parallel::{Shared, for_each};
 
@@ -26,7 +26,7 @@ pub struct AttentionSaved<'a> {
 
 /// Gradients of [`attention`](super::attention); all three are overwritten.
 ///
-/// With `P = exp(scale·q·kᵀ − log_sum)`, `D = Σ dy·o` and `dS = P·(dy·vᵀ − D)`: `dq = scale·dS·k`,
+/// With `P = exp(scale·q·kᵀ − log_sum)`, `D = Σ dy·o` and `dS = P·(dy·vᵀ − D)`, times the slope of a soft cap where there is one: `dq = scale·dS·k`,
 /// `dk = scale·dSᵀ·q`, `dv = Pᵀ·dy`. Memory beyond the outputs: two tiles of `[48, time]` and one head's keys and values per thread.
 ///
 /// # Shapes
@@ -37,7 +37,7 @@ pub struct AttentionSaved<'a> {
 pub fn attention_backward(
     saved: AttentionSaved<'_>,
     shape: AttentionShape,
-    scale: f32,
+    rule: AttentionRule,
     dy: &[f32],
     dq: &mut [f32],
     dk: &mut [f32],
@@ -61,7 +61,7 @@ pub fn attention_backward(
     for_each(shape.batch * shape.kv_heads, |task| {
         let (b, kv) = (task / shape.kv_heads, task % shape.kv_heads);
         // SAFETY: each task has its own sequence and key head, with the query heads it serves.
-        unsafe { Head { saved, shape, scale, isa, b, kv }.run(dy, dq, dk, dv) };
+        unsafe { Head { saved, shape, rule, isa, b, kv }.run(dy, dq, dk, dv) };
     });
 }
 
@@ -69,7 +69,7 @@ pub fn attention_backward(
 struct Head<'a> {
     saved: AttentionSaved<'a>,
     shape: AttentionShape,
-    scale: f32,
+    rule: AttentionRule,
     isa: Isa,
     b: usize,
     kv: usize,
@@ -107,10 +107,13 @@ impl Head<'_> {
                     let o = &self.saved.o[at + i * s.q_stride()..][..d];
                     let log_sum = self.saved.log_sum[(self.b * s.heads + h) * time + first + i];
                     let (p, ds) = (&mut p[i * stride..][..stride], &mut ds[i * stride..][..stride]);
-                    let row = SoftmaxRow { dy: &dy[i * s.q_stride()..][..d], o, log_sum, scale: self.scale };
-                    softmax_backward(row, &mut p[..=first + i], &mut ds[..=first + i]);
-                    p[first + i + 1..].fill(0.0);
-                    ds[first + i + 1..].fill(0.0);
+                    let row = SoftmaxRow { dy: &dy[i * s.q_stride()..][..d], o, log_sum, rule: self.rule };
+                    let seen = self.rule.first(first + i + 1)..first + i + 1;
+                    softmax_backward(row, &mut p[seen.clone()], &mut ds[seen.clone()]);
+                    for unseen in [&mut *p, &mut *ds] {
+                        unseen[..seen.start].fill(0.0);
+                        unseen[seen.end..].fill(0.0);
+                    }
                 }
                 let product = Rows::new(&ds, (stride, 1), count);
                 Serial { weight: &key_rows, inner: end, columns: d, y_stride: d, resume: false }.run(
@@ -146,16 +149,24 @@ struct SoftmaxRow<'a> {
     dy: &'a [f32],
     o: &'a [f32],
     log_sum: f32,
-    scale: f32,
+    rule: AttentionRule,
 }
 
 multiversion! {
     /// Scores become probabilities; `ds`, holding `dy·vᵀ`, becomes the gradient of the unscaled scores.
     fn softmax_backward(row: SoftmaxRow<'_>, p: &mut [f32], ds: &mut [f32]) {
-        let shared = dot(row.dy, row.o);
+        let (shared, scale) = (dot(row.dy, row.o), row.rule.scale);
+        if let Some(cap) = row.rule.soft_cap {
+            for (p, ds) in p.iter_mut().zip(ds) {
+                let t = tanh(*p * scale / cap);
+                *p = exp(cap * t - row.log_sum);
+                *ds = *p * (*ds - shared) * (1.0 - t * t) * scale;
+            }
+            return;
+        }
         for (p, ds) in p.iter_mut().zip(ds) {
-            *p = exp(*p * row.scale - row.log_sum);
-            *ds = *p * (*ds - shared) * row.scale;
+            *p = exp(*p * scale - row.log_sum);
+            *ds = *p * (*ds - shared) * scale;
         }
     }
 }
@@ -164,22 +175,22 @@ multiversion! {
 mod tests {
     use super::*;
     use crate::cpu::attention::attention;
-    use crate::cpu::attention::tests::{naive, shapes, wide};
+    use crate::cpu::attention::tests::{naive, rules, shapes, wide};
     use crate::cpu::isa::forced;
     use crate::cpu::math::{assert_near, noise};
 
     #[test]
     fn equals_finite_differences_of_the_definition() {
-        for s in shapes() {
+        for (s, rule) in shapes().into_iter().flat_map(|s| rules().map(|rule| (s, rule))) {
             let (q, k, v) = (noise(s.q_len(), 1), noise(s.kv_len(), 2), noise(s.kv_len(), 3));
-            let (dy, scale) = (noise(s.q_len(), 4), 0.6);
+            let dy = noise(s.q_len(), 4);
             let (mut o, mut log_sum) = (vec![0.0; s.q_len()], vec![0.0; s.rows()]);
-            attention(&q, &k, &v, s, scale, &mut o, &mut log_sum);
+            attention(&q, &k, &v, s, rule, &mut o, &mut log_sum);
             let all = forced::same_bits(|| {
                 let mut grads = [vec![f32::NAN; q.len()], vec![f32::NAN; k.len()], vec![f32::NAN; v.len()]];
                 let saved = AttentionSaved { q: &q, k: &k, v: &v, o: &o, log_sum: &log_sum };
                 let [dq, dk, dv] = &mut grads;
-                attention_backward(saved, s, scale, &dy, dq, dk, dv);
+                attention_backward(saved, s, rule, &dy, dq, dk, dv);
                 grads.concat()
             });
             // Directional derivatives along single elements and along noise cover every element of the gradient.
@@ -187,11 +198,7 @@ mod tests {
             let loss = |x: &[f64]| {
                 let (q, rest) = x.split_at(s.q_len());
                 let (k, v) = rest.split_at(s.kv_len());
-                naive(q, k, v, s, f64::from(scale))
-                    .iter()
-                    .zip(&dy)
-                    .map(|(o, &g)| o * f64::from(g))
-                    .sum::<f64>()
+                naive(q, k, v, s, rule).iter().zip(&dy).map(|(o, &g)| o * f64::from(g)).sum::<f64>()
             };
             let along = |direction: &[f64]| {
                 let moved =
@@ -207,7 +214,7 @@ mod tests {
                 let expected = along(&direction);
                 assert!(
                     (product - expected).abs() < 1e-3 * (1.0 + expected.abs()),
-                    "{s:?}: {product}, {expected}"
+                    "{s:?}, {rule:?}: {product}, {expected}"
                 );
             }
             for i in (0..inputs.len()).step_by(inputs.len() / 6 + 1) {

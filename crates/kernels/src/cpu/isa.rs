@@ -56,21 +56,21 @@ impl Isa {
 /// what is not written as [`f32::mul_add`], so all versions give the same bits. Helpers it calls must be
 /// `#[inline(always)]`, or they are compiled without the instruction set.
 macro_rules! multiversion {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident$(<$kind:ident: $bound:ident>)?($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
-        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+        $vis fn $name$(<$kind: $bound>)?($($arg: $ty),*) $(-> $ret)? {
             #[allow(clippy::inline_always, clippy::too_many_arguments, reason = "compiled into each version")]
             #[inline(always)]
-            fn body($($arg: $ty),*) $(-> $ret)? $body
+            fn body$(<$kind: $bound>)?($($arg: $ty),*) $(-> $ret)? $body
 
             #[cfg(target_arch = "x86_64")]
             {
                 #[allow(clippy::too_many_arguments, reason = "the kernel's own")]
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-                fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                fn avx512$(<$kind: $bound>)?($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
                 #[allow(clippy::too_many_arguments, reason = "the kernel's own")]
                 #[target_feature(enable = "avx2,fma")]
-                fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                fn avx2$(<$kind: $bound>)?($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
 
                 #[allow(unsafe_code, reason = "calls code compiled for an instruction set")]
                 match $crate::cpu::isa::Isa::current() {

@@ -7,14 +7,17 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::attention::AttentionRule;
 use super::gemm::{Area, Rows, Split};
 use super::isa::Isa;
+use super::kv_pool::KvPool;
 use super::low_rank::{LowRank, add_low_rank};
 use super::norm::rms_norm;
 use super::pack::Packed;
-use super::paged::{PAGE, PageTables, PoolShape, copy_pages, paged_attention, write_kv};
+use super::paged::paged_attention;
 use super::rope::{RopeTable, Rotation, rope};
 use super::silu::{gate_panel, silu_mul};
+use super::tables::PageTables;
 
 /// A linear map of a layer.
 #[derive(Clone, Debug)]
@@ -36,10 +39,8 @@ pub struct LayerWeights {
     pub post_norm: Vec<f32>,
     /// Added to the mean of squares in both.
     pub eps: f32,
-    /// Key and value heads.
-    pub kv_heads: usize,
-    /// Elements of a head.
-    pub head_dim: usize,
+    /// How scores become weights.
+    pub rule: AttentionRule,
     /// Queries, keys and values.
     pub qkv: [LayerMap; 3],
     /// From heads to the residual stream.
@@ -69,8 +70,6 @@ pub struct PassTokens {
     pub users: Vec<Range<usize>>,
     /// Cosines and sines.
     pub table: Arc<RopeTable>,
-    /// The factor of scores.
-    pub scale: f32,
 }
 
 impl LayerMap {
@@ -83,27 +82,15 @@ impl LayerMap {
     }
 }
 
-/// Runs a layer on tokens: `x` becomes what the next layer gets, and the tokens' keys and values join the pools.
+/// Runs a layer on tokens: `x` becomes what the next layer gets, and the tokens' keys and values join the pool.
 ///
 /// # Shapes
 /// - `x`: `[tokens, hidden]`
-/// - `k_pool`: `[pages, kv_heads, head_dim, 16]`; `v_pool`: `[pages, kv_heads, 16, head_dim]`
 ///
 /// # Panics
 /// When a slice does not have the length its shape says, or a slot or table names a page that is not there.
-pub fn decoder_layer(
-    x: &mut [f32],
-    k_pool: &mut [f32],
-    v_pool: &mut [f32],
-    weights: &LayerWeights,
-    tokens: &PassTokens,
-) {
+pub fn decoder_layer(x: &mut [f32], pool: &mut KvPool, weights: &LayerWeights, tokens: &PassTokens) {
     let count = tokens.positions.len();
-    let shape = PoolShape {
-        pages: k_pool.len() / (weights.kv_heads * weights.head_dim * PAGE).max(1),
-        kv_heads: weights.kv_heads,
-        head_dim: weights.head_dim,
-    };
     if count == 0 {
         return;
     }
@@ -112,16 +99,14 @@ pub fn decoder_layer(
     rms_norm(x, &weights.input_norm, weights.eps, &mut h);
     let [mut q, mut k, v] = pass.products(&h, &weights.qkv);
     for x in [&mut q, &mut k] {
-        let heads = x.len() / (count * weights.head_dim).max(1);
+        let heads = x.len() / (count * pool.head_dim()).max(1);
         rope(x, heads, &tokens.positions, &tokens.table, Rotation::Forward);
     }
-    let (from, to) = &tokens.copies;
-    copy_pages(k_pool, shape, from, to);
-    copy_pages(v_pool, shape, from, to);
-    write_kv(k_pool, v_pool, shape, &k, &v, &tokens.slots);
+    pool.copy(&tokens.copies.0, &tokens.copies.1);
+    pool.write(&k, &v, &tokens.slots);
     let tables = PageTables { pages: &tokens.pages, starts: &tokens.starts, lengths: &tokens.lengths };
     let mut o = vec![0.0; q.len()];
-    paged_attention(&q, k_pool, v_pool, shape, tables, tokens.scale, &mut o);
+    paged_attention(&q, pool, tables, weights.rule, &mut o);
     pass.add_product(&o, &weights.o, x);
 
     rms_norm(x, &weights.post_norm, weights.eps, &mut h);
@@ -246,9 +231,10 @@ fn add(y: &mut [f32], x: &[f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::gemm;
     use crate::cpu::isa::forced;
+    use crate::cpu::kv_pool::PAGE;
     use crate::cpu::math::{assert_bits, noise};
+    use crate::cpu::{Precision, gemm};
 
     /// A layer of odd sizes, some of whose maps have biases and adapters of the second of two users.
     fn layer(hidden: usize, inner: usize, adapted: bool, seed: u64) -> LayerWeights {
@@ -285,8 +271,7 @@ mod tests {
             input_norm: draw(hidden),
             post_norm: draw(hidden),
             eps: 1e-5,
-            kv_heads,
-            head_dim,
+            rule: AttentionRule { scale: 0.4, window: Some(25), soft_cap: None },
         }
     }
 
@@ -306,23 +291,16 @@ mod tests {
             pages: pages.clone(),
             copies,
             table: table.clone(),
-            scale: 0.4,
         };
         let all = (0..first).map(|at| (0, at)).chain((0..first).map(|at| (3, at))).collect();
         [tokens(all, (vec![], vec![])), tokens(vec![(0, first), (3, first)], (vec![4], vec![6]))]
     }
 
-    /// Runs a layer: on `x`, pools of keys and of values.
-    type Run = dyn Fn(&mut [f32], &mut [f32], &mut [f32], &LayerWeights, &PassTokens);
+    /// Runs a layer: on `x` and a pool.
+    type Run = dyn Fn(&mut [f32], &mut KvPool, &LayerWeights, &PassTokens);
 
     /// The kernels one by one.
-    fn naive(
-        x: &mut [f32],
-        k_pool: &mut [f32],
-        v_pool: &mut [f32],
-        layer: &LayerWeights,
-        tokens: &PassTokens,
-    ) {
+    fn naive(x: &mut [f32], pool: &mut KvPool, layer: &LayerWeights, tokens: &PassTokens) {
         let n = tokens.positions.len();
         let apply = |map: &LayerMap, x: &[f32]| {
             let mut y = vec![0.0; n * map.weight.columns()];
@@ -339,17 +317,15 @@ mod tests {
             rms_norm(x, weight, layer.eps, &mut h);
             h
         };
-        let shape = PoolShape { pages: 7, kv_heads: layer.kv_heads, head_dim: layer.head_dim };
         let h = norm(x, &layer.input_norm);
         let [mut q, mut k, v] = [0, 1, 2].map(|map| apply(&layer.qkv[map], &h));
         rope(&mut q, 4, &tokens.positions, &tokens.table, Rotation::Forward);
         rope(&mut k, 2, &tokens.positions, &tokens.table, Rotation::Forward);
-        copy_pages(k_pool, shape, &tokens.copies.0, &tokens.copies.1);
-        copy_pages(v_pool, shape, &tokens.copies.0, &tokens.copies.1);
-        write_kv(k_pool, v_pool, shape, &k, &v, &tokens.slots);
+        pool.copy(&tokens.copies.0, &tokens.copies.1);
+        pool.write(&k, &v, &tokens.slots);
         let tables = PageTables { pages: &tokens.pages, starts: &tokens.starts, lengths: &tokens.lengths };
         let mut o = vec![0.0; q.len()];
-        paged_attention(&q, k_pool, v_pool, shape, tables, tokens.scale, &mut o);
+        paged_attention(&q, pool, tables, layer.rule, &mut o);
         x.iter_mut().zip(apply(&layer.o, &o)).for_each(|(x, y)| *x += y);
         let h = norm(x, &layer.post_norm);
         let [gate, up] = [0, 1].map(|map| apply(&layer.gate_up[map], &h));
@@ -364,17 +340,17 @@ mod tests {
             [(10, 7, 1, false), (33, 70, 20, true), (600, 300, 40, false), (600, 200, 30, true)]
         {
             let layer = layer(hidden, inner, adapted, hidden as u64);
-            let pool = 7 * layer.kv_heads * layer.head_dim * PAGE;
             let passes = passes(first);
             let run = |by: &Run| {
-                let (mut k_pool, mut v_pool) = (vec![0.0; pool], vec![0.0; pool]);
+                let mut pool = KvPool::new(2, 6, Precision::F32);
+                pool.grow(7);
                 let mut given = Vec::new();
                 for (seed, tokens) in (0..).zip(&passes) {
                     let mut x = noise(tokens.positions.len() * hidden, seed);
-                    by(&mut x, &mut k_pool, &mut v_pool, &layer, tokens);
+                    by(&mut x, &mut pool, &layer, tokens);
                     given.extend(x);
                 }
-                given.extend(k_pool.into_iter().chain(v_pool));
+                given.extend((0..7 * PAGE).flat_map(|slot| pool.read(slot)).flatten());
                 given
             };
             let expected = run(&naive);

@@ -40,6 +40,13 @@ pub(crate) fn exp(x: f32) -> f32 {
     if x > EXP_HIGHEST { f32::INFINITY } else { y }
 }
 
+/// Hyperbolic tangent within 2e-7.
+#[inline(always)]
+pub(crate) fn tanh(x: f32) -> f32 {
+    let t = exp(-2.0 * x.abs());
+    ((1.0 - t) / (1.0 + t)).copysign(x)
+}
+
 /// Natural logarithm by way of `f64`, so that systems' libraries cannot differ in the last bit.
 #[inline(always)]
 pub(crate) fn ln(x: f32) -> f32 {

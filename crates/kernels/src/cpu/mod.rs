@@ -12,6 +12,7 @@ mod columns;
 mod gemm;
 mod head;
 mod isa;
+mod kv_pool;
 mod layer;
 mod low_rank;
 mod math;
@@ -26,26 +27,28 @@ mod precision;
 mod rope;
 mod silu;
 mod softmax;
+mod stored;
+mod tables;
 mod team;
 
-pub use attention::{AttentionShape, attention};
+pub use attention::{AttentionRule, AttentionShape, attention};
 pub use attention_backward::{AttentionSaved, attention_backward};
 pub use columns::column_sums;
 pub use gemm::gemm;
 pub use head::{HeadOutputs, HeadSaved, head_kl, head_log_prob, head_log_prob_backward};
+pub use kv_pool::{KvPool, PAGE};
 pub use layer::{LayerMap, LayerWeights, PassTokens, decoder_layer};
 pub use low_rank::{LowRank, add_low_rank};
 pub use norm::{rms_norm, rms_norm_backward};
 pub use optim::{AdamStep, adamw, ema, scale, sum_of_squares};
 pub use pack::{PANEL, Packed};
-pub use paged::{PAGE, PageTables, PoolShape, paged_attention, write_kv};
-#[cfg(feature = "flex")]
-pub(crate) use paged::{copy_pages, write_keys, write_values};
+pub use paged::paged_attention;
 pub use parallel::on_pool;
 pub use precision::Precision;
 pub use rope::{RopeTable, Rotation, rope};
 pub use silu::{silu_mul, silu_mul_backward};
 pub use softmax::{gather_log_prob, gather_log_prob_backward, log_softmax};
+pub use tables::PageTables;
 
 #[cfg(test)]
 pub(crate) use math::noise;

@@ -4,13 +4,14 @@
 use std::ops::Range;
 
 use super::isa::{Isa, multiversion};
-use super::paged::PAGE;
+use super::kv_pool::PAGE;
+use super::stored::Stored;
 
 /// Has the lines of a page on their way while the page before it is worked on: pages lie apart, and the processor's own
 /// fetching ahead stops at the end of each.
-pub(super) fn fetch(page: &[f32]) {
+pub(super) fn fetch<E>(page: &[E]) {
     #[cfg(target_arch = "x86_64")]
-    for line in page.chunks(16) {
+    for line in page.chunks(64 / size_of::<E>()) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: a prefetch reads nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
@@ -24,10 +25,10 @@ pub(super) fn fetch(page: &[f32]) {
 ///
 /// # Shapes
 /// - `q`: `[head_dim, R]`; `page`: `[head_dim, 16]`; `scores`: 16 in each of `R` rows
-pub(super) fn score_page<const R: usize>(
+pub(super) fn score_page<E: Stored, const R: usize>(
     isa: Isa,
     q: &[[f32; R]],
-    page: &[f32],
+    page: &[E],
     scores: &mut [f32],
     stride: usize,
 ) {
@@ -54,14 +55,16 @@ pub(super) fn score_page<const R: usize>(
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn score_avx512<const R: usize>(q: &[[f32; R]], page: &[[f32; PAGE]], scores: &mut [[f32; PAGE]; R]) {
-    use std::arch::x86_64::{
-        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
-    };
+fn score_avx512<E: Stored, const R: usize>(
+    q: &[[f32; R]],
+    page: &[[E; PAGE]],
+    scores: &mut [[f32; PAGE]; R],
+) {
+    use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps};
     let mut sums = [_mm512_setzero_ps(); R];
     for (q, lanes) in q.iter().zip(page) {
         // SAFETY: 16 elements.
-        let keys = unsafe { _mm512_loadu_ps(lanes.as_ptr()) };
+        let keys = unsafe { E::load_512(lanes.as_ptr()) };
         for (sum, &q) in sums.iter_mut().zip(q) {
             *sum = _mm512_fmadd_ps(_mm512_set1_ps(q), keys, *sum);
         }
@@ -79,20 +82,18 @@ const ABREAST: usize = 4;
 /// The scores of [`ABREAST`] rows from `first` on, of a multiple of as many.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn score_avx2<const R: usize>(
+fn score_avx2<E: Stored, const R: usize>(
     q: &[[f32; R]],
-    page: &[[f32; PAGE]],
+    page: &[[E; PAGE]],
     first: usize,
     scores: &mut [[f32; PAGE]; R],
 ) {
-    use std::arch::x86_64::{
-        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
-    };
+    use std::arch::x86_64::{_mm256_fmadd_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps};
     let mut sums = [[_mm256_setzero_ps(); 2]; ABREAST];
     for (q, lanes) in q.iter().zip(page) {
         let q: &[f32; ABREAST] = q[first..].first_chunk().expect("a multiple of the rows abreast");
         // SAFETY: 16 elements.
-        let keys = unsafe { [_mm256_loadu_ps(lanes.as_ptr()), _mm256_loadu_ps(lanes.as_ptr().add(8))] };
+        let keys = unsafe { [E::load_256(lanes.as_ptr()), E::load_256(lanes.as_ptr().add(8))] };
         for (sums, &q) in sums.iter_mut().zip(q) {
             let q = _mm256_set1_ps(q);
             for (sum, keys) in sums.iter_mut().zip(keys) {
@@ -110,13 +111,13 @@ fn score_avx2<const R: usize>(
 
 multiversion! {
     /// The scores of one row; its elements are every `step`-th of `q` from `first` on.
-    fn score_row(q: &[f32], place: (usize, usize), page: &[[f32; PAGE]], scores: &mut [f32]) {
+    fn score_row<E: Stored>(q: &[f32], place: (usize, usize), page: &[[E; PAGE]], scores: &mut [f32]) {
         let mut sums = [0.0_f32; PAGE];
         let (first, step) = place;
         for (q, lanes) in q.chunks_exact(step).zip(page) {
             let q = q[first];
             for (sum, &key) in sums.iter_mut().zip(lanes) {
-                *sum = q.mul_add(key, *sum);
+                *sum = q.mul_add(key.load(), *sum);
             }
         }
         scores.copy_from_slice(&sums);
@@ -127,12 +128,12 @@ multiversion! {
 ///
 /// # Shapes
 /// - `scores`: those of the page in each of `R` rows, `stride` apart; `page`: `[16, head_dim]`; `o`: `[R, head_dim]`
-pub(super) fn add_page<const R: usize>(
+pub(super) fn add_page<E: Stored, const R: usize>(
     isa: Isa,
     scores: &[f32],
     stride: usize,
     keys: Range<usize>,
-    page: &[f32],
+    page: &[E],
     o: &mut [f32],
 ) {
     let d = page.len() / PAGE;
@@ -163,7 +164,7 @@ pub(super) fn add_page<const R: usize>(
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn add_avx512<const R: usize>(weights: &[[f32; R]], values: &[f32], d: usize, o: &mut [f32]) {
+fn add_avx512<E: Stored, const R: usize>(weights: &[[f32; R]], values: &[E], d: usize, o: &mut [f32]) {
     use std::arch::x86_64::{
         _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
     };
@@ -176,7 +177,7 @@ fn add_avx512<const R: usize>(weights: &[[f32; R]], values: &[f32], d: usize, o:
         }
         for (weights, values) in weights.iter().zip(values.chunks_exact(d)) {
             // SAFETY: `part + 16 <= d`.
-            let values = unsafe { _mm512_loadu_ps(values.as_ptr().add(part)) };
+            let values = unsafe { E::load_512(values.as_ptr().add(part)) };
             for (sum, &weight) in sums.iter_mut().zip(weights) {
                 *sum = _mm512_fmadd_ps(_mm512_set1_ps(weight), values, *sum);
             }
@@ -191,7 +192,13 @@ fn add_avx512<const R: usize>(weights: &[[f32; R]], values: &[f32], d: usize, o:
 /// Adds the values of some keys to the outputs of [`ABREAST`] rows from `first` on, of a multiple of as many.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn add_avx2<const R: usize>(weights: &[[f32; R]], values: &[f32], d: usize, first: usize, o: &mut [f32]) {
+fn add_avx2<E: Stored, const R: usize>(
+    weights: &[[f32; R]],
+    values: &[E],
+    d: usize,
+    first: usize,
+    o: &mut [f32],
+) {
     use std::arch::x86_64::{
         _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
     };
@@ -210,7 +217,7 @@ fn add_avx2<const R: usize>(weights: &[[f32; R]], values: &[f32], d: usize, firs
             // SAFETY: `part + 16 <= d`.
             let values = unsafe {
                 let from = values.as_ptr().add(part);
-                [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))]
+                [E::load_256(from), E::load_256(from.add(8))]
             };
             for (sums, &weight) in sums.iter_mut().zip(weights) {
                 let weight = _mm256_set1_ps(weight);
@@ -228,23 +235,23 @@ fn add_avx2<const R: usize>(weights: &[[f32; R]], values: &[f32], d: usize, firs
 
 multiversion! {
     /// Adds the values of some keys to the output of one row.
-    fn add_row(scores: &[f32], values: &[f32], o: &mut [f32]) {
+    fn add_row<E: Stored>(scores: &[f32], values: &[E], o: &mut [f32]) {
         let d = o.len();
         let (whole, rest) = o.as_chunks_mut::<16>();
         let first_rest = whole.len() * 16;
         for (part, o) in whole.iter_mut().enumerate() {
             let mut sums = *o;
             for (&p, values) in scores.iter().zip(values.chunks_exact(d)) {
-                let values: &[f32] = &values[part * 16..part * 16 + 16];
+                let values: &[E] = &values[part * 16..part * 16 + 16];
                 for (sum, &value) in sums.iter_mut().zip(values) {
-                    *sum = p.mul_add(value, *sum);
+                    *sum = p.mul_add(value.load(), *sum);
                 }
             }
             *o = sums;
         }
         for (&p, values) in scores.iter().zip(values.chunks_exact(d)) {
             for (o, &value) in rest.iter_mut().zip(&values[first_rest..]) {
-                *o = p.mul_add(value, *o);
+                *o = p.mul_add(value.load(), *o);
             }
         }
     }

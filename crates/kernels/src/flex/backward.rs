@@ -11,7 +11,7 @@ use burn::backend::{Autodiff, Flex};
 use super::Fused;
 use super::forward::{self, Flexible, attention_shape, contiguous, dims, floats, tensor};
 use crate::cpu::{
-    self, AdamStep, AttentionSaved, HeadSaved, LayerWeights, LowRank, Packed, PassTokens, RopeTable, Rotation,
+    self, AdamStep, AttentionRule, AttentionSaved, HeadSaved, LowRank, Packed, RopeTable, Rotation,
 };
 use crate::ops::HeadOptions;
 
@@ -163,7 +163,7 @@ impl Backward<Flex, 1> for RopeBackward {
 #[derive(Debug)]
 struct AttentionBackward;
 
-/// Inputs, output, logs of the softmaxes' sums and the scale.
+/// Inputs, output, logs of the softmaxes' sums and the rule.
 #[derive(Clone, Debug)]
 struct AttentionState {
     q: Flexible,
@@ -171,7 +171,7 @@ struct AttentionState {
     v: Flexible,
     o: Flexible,
     log_sum: Arc<[f32]>,
-    scale: f64,
+    rule: AttentionRule,
 }
 
 impl Backward<Flex, 3> for AttentionBackward {
@@ -179,13 +179,13 @@ impl Backward<Flex, 3> for AttentionBackward {
 
     fn backward(self, ops: Ops<AttentionState, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
-        let AttentionState { q, k, v, o, log_sum, scale } = ops.state;
+        let AttentionState { q, k, v, o, log_sum, rule } = ops.state;
         let saved =
             AttentionSaved { q: floats(&q), k: floats(&k), v: floats(&v), o: floats(&o), log_sum: &log_sum };
         let shape = attention_shape(&q, &k);
         let mut dq = vec![0.0; saved.q.len()];
         let (mut dk, mut dv) = (vec![0.0; saved.k.len()], vec![0.0; saved.v.len()]);
-        cpu::attention_backward(saved, shape, scale as f32, floats(&dy), &mut dq, &mut dk, &mut dv);
+        cpu::attention_backward(saved, shape, rule, floats(&dy), &mut dq, &mut dk, &mut dv);
         for ((node, gradient), like) in ops.parents.into_iter().zip([dq, dk, dv]).zip([&q, &k, &v]) {
             if let Some(node) = node {
                 grads.register::<Flex>(node.id, tensor(gradient, dims::<4>(like)));
@@ -324,12 +324,12 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
-        scale: f64,
+        rule: AttentionRule,
     ) -> FloatTensor<Self> {
         let ((q, q_node), (k, k_node), (v, v_node)) = (q.into_parts(), k.into_parts(), v.into_parts());
         let (q, k, v) = (contiguous(q), contiguous(k), contiguous(v));
-        let (o, log_sum) = forward::attention(&q, &k, &v, scale);
-        let state = AttentionState { q, k, v, o: o.clone(), log_sum: Arc::from(log_sum), scale };
+        let (o, log_sum) = forward::attention(&q, &k, &v, rule);
+        let state = AttentionState { q, k, v, o: o.clone(), log_sum: Arc::from(log_sum), rule };
         tracked!(AttentionBackward, C, [q_node, k_node, v_node], (state, o))
     }
 
@@ -359,57 +359,12 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         (log_prob, constant::<C>(entropy))
     }
 
-    fn kernels_write_keys(
-        pool: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        slots: Vec<u32>,
-    ) -> FloatTensor<Self> {
-        constant::<C>(Flex::kernels_write_keys(pool.into_primitive(), k.into_primitive(), slots))
-    }
-
-    fn kernels_write_values(
-        pool: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        slots: Vec<u32>,
-    ) -> FloatTensor<Self> {
-        constant::<C>(Flex::kernels_write_values(pool.into_primitive(), v.into_primitive(), slots))
-    }
-
     fn kernels_add_low_rank(
         y: FloatTensor<Self>,
         x: FloatTensor<Self>,
         changes: Vec<LowRank>,
     ) -> FloatTensor<Self> {
         constant::<C>(Flex::kernels_add_low_rank(y.into_primitive(), x.into_primitive(), changes))
-    }
-
-    fn kernels_copy_pages(pool: FloatTensor<Self>, from: Vec<u32>, to: Vec<u32>) -> FloatTensor<Self> {
-        constant::<C>(Flex::kernels_copy_pages(pool.into_primitive(), from, to))
-    }
-
-    fn kernels_paged_attention(
-        q: FloatTensor<Self>,
-        k_pool: FloatTensor<Self>,
-        v_pool: FloatTensor<Self>,
-        pages: Vec<u32>,
-        starts: Vec<u32>,
-        lengths: Vec<u32>,
-        scale: f64,
-    ) -> FloatTensor<Self> {
-        let (q, k_pool, v_pool) = (q.into_primitive(), k_pool.into_primitive(), v_pool.into_primitive());
-        constant::<C>(Flex::kernels_paged_attention(q, k_pool, v_pool, pages, starts, lengths, scale))
-    }
-
-    fn kernels_decoder_layer(
-        x: FloatTensor<Self>,
-        k_pool: FloatTensor<Self>,
-        v_pool: FloatTensor<Self>,
-        weights: Arc<LayerWeights>,
-        tokens: Arc<PassTokens>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let (x, k_pool, v_pool) = (x.into_primitive(), k_pool.into_primitive(), v_pool.into_primitive());
-        let (x, k_pool, v_pool) = Flex::kernels_decoder_layer(x, k_pool, v_pool, weights, tokens);
-        (constant::<C>(x), constant::<C>(k_pool), constant::<C>(v_pool))
     }
 
     fn kernels_ema(

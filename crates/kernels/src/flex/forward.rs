@@ -8,8 +8,7 @@ use burn::tensor::TensorData;
 
 use super::Fused;
 use crate::cpu::{
-    self, AdamStep, AttentionShape, HeadOutputs, LayerWeights, LowRank, PAGE, Packed, PageTables, PassTokens,
-    PoolShape, RopeTable, Rotation, copy_pages, write_keys, write_values,
+    self, AdamStep, AttentionRule, AttentionShape, HeadOutputs, LowRank, Packed, RopeTable, Rotation,
 };
 use crate::ops::HeadOptions;
 
@@ -89,11 +88,16 @@ fn in_place<const D: usize>(x: Flexible, change: impl FnOnce(&mut [f32])) -> Fle
 }
 
 /// Output and logs of the softmaxes' sums.
-pub(super) fn attention(q: &Flexible, k: &Flexible, v: &Flexible, scale: f64) -> (Flexible, Vec<f32>) {
+pub(super) fn attention(
+    q: &Flexible,
+    k: &Flexible,
+    v: &Flexible,
+    rule: AttentionRule,
+) -> (Flexible, Vec<f32>) {
     let shape = attention_shape(q, k);
     let mut o = vec![0.0; floats(q).len()];
     let mut log_sum = vec![0.0; shape.batch * shape.heads * shape.time];
-    cpu::attention(floats(q), floats(k), floats(v), shape, scale as f32, &mut o, &mut log_sum);
+    cpu::attention(floats(q), floats(k), floats(v), shape, rule, &mut o, &mut log_sum);
     (tensor(o, dims::<4>(q)), log_sum)
 }
 
@@ -146,30 +150,6 @@ pub(super) fn head_log_prob(
     (tensor(log_prob, [n]), tensor(entropy, [wanted]), sums)
 }
 
-/// Writes tokens into a pool, in place if nobody else holds its memory.
-fn write(
-    pool: Flexible,
-    tokens: Flexible,
-    slots: &[u32],
-    shape: PoolShape,
-    write: fn(&mut [f32], PoolShape, &[f32], &[u32]),
-) -> Flexible {
-    let (mut pool, tokens) = (owned(pool), contiguous(tokens));
-    write(pool.storage_mut(), shape, floats(&tokens), slots);
-    pool
-}
-
-/// A pool tensor that is the whole of its memory.
-fn owned(pool: Flexible) -> Flexible {
-    let pool = contiguous(pool);
-    if pool.storage::<f32>().len() == floats(&pool).len() {
-        return pool;
-    }
-    // A view of part of a larger tensor: its own memory from now on.
-    let (shape, values) = (dims::<4>(&pool), floats(&pool).to_vec());
-    tensor(values, shape)
-}
-
 impl Fused for Flex {
     fn kernels_linear(x: Flexible, weight: Flexible, packed: Option<Arc<Packed>>) -> Flexible {
         // A packed weight is not read, so its layout does not matter.
@@ -204,8 +184,8 @@ impl Fused for Flex {
         rope(x, &positions, &table, Rotation::Forward)
     }
 
-    fn kernels_attention(q: Flexible, k: Flexible, v: Flexible, scale: f64) -> Flexible {
-        attention(&contiguous(q), &contiguous(k), &contiguous(v), scale).0
+    fn kernels_attention(q: Flexible, k: Flexible, v: Flexible, rule: AttentionRule) -> Flexible {
+        attention(&contiguous(q), &contiguous(k), &contiguous(v), rule).0
     }
 
     fn kernels_gather_log_prob(logits: Flexible, targets: Arc<[u32]>) -> Flexible {
@@ -225,65 +205,6 @@ impl Fused for Flex {
         let (log_prob, entropy, _) =
             head_log_prob(&contiguous(h), &weight, packed.as_deref(), &targets, options);
         (log_prob, entropy)
-    }
-
-    fn kernels_write_keys(pool: Flexible, k: Flexible, slots: Vec<u32>) -> Flexible {
-        let [pages, kv_heads, head_dim, _] = dims(&pool);
-        write(pool, k, &slots, PoolShape { pages, kv_heads, head_dim }, write_keys)
-    }
-
-    fn kernels_write_values(pool: Flexible, v: Flexible, slots: Vec<u32>) -> Flexible {
-        let [pages, kv_heads, _, head_dim] = dims(&pool);
-        write(pool, v, &slots, PoolShape { pages, kv_heads, head_dim }, write_values)
-    }
-
-    fn kernels_copy_pages(pool: Flexible, from: Vec<u32>, to: Vec<u32>) -> Flexible {
-        // Keys and values have their last two dimensions the other way round, and pages of one size.
-        let [pages, kv_heads, a, b] = dims(&pool);
-        let mut pool = owned(pool);
-        copy_pages(pool.storage_mut(), PoolShape { pages, kv_heads, head_dim: a * b / PAGE }, &from, &to);
-        pool
-    }
-
-    fn kernels_decoder_layer(
-        x: Flexible,
-        k_pool: Flexible,
-        v_pool: Flexible,
-        weights: Arc<LayerWeights>,
-        tokens: Arc<PassTokens>,
-    ) -> (Flexible, Flexible, Flexible) {
-        let (mut k_pool, mut v_pool) = (owned(k_pool), owned(v_pool));
-        let x = in_place::<2>(x, |x| {
-            cpu::decoder_layer(x, k_pool.storage_mut(), v_pool.storage_mut(), &weights, &tokens);
-        });
-        (x, k_pool, v_pool)
-    }
-
-    fn kernels_paged_attention(
-        q: Flexible,
-        k_pool: Flexible,
-        v_pool: Flexible,
-        pages: Vec<u32>,
-        starts: Vec<u32>,
-        lengths: Vec<u32>,
-        scale: f64,
-    ) -> Flexible {
-        let (q, k_pool, v_pool) = (contiguous(q), contiguous(k_pool), contiguous(v_pool));
-        let [count, kv_heads, head_dim, page] = dims(&k_pool);
-        debug_assert_eq!(page, PAGE);
-        let shape = PoolShape { pages: count, kv_heads, head_dim };
-        let tables = PageTables { pages: &pages, starts: &starts, lengths: &lengths };
-        let mut o = vec![0.0; floats(&q).len()];
-        cpu::paged_attention(
-            floats(&q),
-            floats(&k_pool),
-            floats(&v_pool),
-            shape,
-            tables,
-            scale as f32,
-            &mut o,
-        );
-        tensor(o, dims::<3>(&q))
     }
 
     fn kernels_ema(mean: Flexible, x: Flexible, beta: f64, squared: bool) -> Flexible {

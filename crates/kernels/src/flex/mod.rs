@@ -9,7 +9,7 @@ use burn::backend::backend_extension;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::Tensor;
 
-use crate::cpu::{AdamStep, LayerWeights, LowRank, Packed, PassTokens, RopeTable};
+use crate::cpu::{AdamStep, AttentionRule, LowRank, Packed, RopeTable};
 use crate::ops::HeadOptions;
 
 /// What a backend with fused kernels offers. Only flex does; other devices are sent to [`crate::naive`] before.
@@ -38,7 +38,7 @@ pub(crate) trait Fused: burn::backend::Backend {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
-        scale: f64,
+        rule: AttentionRule,
     ) -> FloatTensor<Self>;
     fn kernels_gather_log_prob(logits: FloatTensor<Self>, targets: Arc<[u32]>) -> FloatTensor<Self>;
     /// Log-probabilities with a gradient; entropies without, of no rows unless they are wanted.
@@ -49,33 +49,6 @@ pub(crate) trait Fused: burn::backend::Backend {
         targets: Arc<[u32]>,
         options: HeadOptions,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
-    fn kernels_write_keys(
-        pool: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        slots: Vec<u32>,
-    ) -> FloatTensor<Self>;
-    fn kernels_write_values(
-        pool: FloatTensor<Self>,
-        v: FloatTensor<Self>,
-        slots: Vec<u32>,
-    ) -> FloatTensor<Self>;
-    fn kernels_copy_pages(pool: FloatTensor<Self>, from: Vec<u32>, to: Vec<u32>) -> FloatTensor<Self>;
-    fn kernels_paged_attention(
-        q: FloatTensor<Self>,
-        k_pool: FloatTensor<Self>,
-        v_pool: FloatTensor<Self>,
-        pages: Vec<u32>,
-        starts: Vec<u32>,
-        lengths: Vec<u32>,
-        scale: f64,
-    ) -> FloatTensor<Self>;
-    fn kernels_decoder_layer(
-        x: FloatTensor<Self>,
-        k_pool: FloatTensor<Self>,
-        v_pool: FloatTensor<Self>,
-        weights: Arc<LayerWeights>,
-        tokens: Arc<PassTokens>,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
     fn kernels_ema(
         mean: FloatTensor<Self>,
         x: FloatTensor<Self>,
