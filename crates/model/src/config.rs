@@ -60,7 +60,7 @@ impl Head {
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "they are the fields of the file")]
 pub struct Config {
-    /// `model_type` of the file: `llama`, `qwen2` or `mistral`.
+    /// `model_type` of the file: `llama`, `qwen2`, `qwen3` or `mistral`.
     pub model_type: String,
     /// Number of token embeddings.
     pub vocab_size: usize,
@@ -88,6 +88,8 @@ pub struct Config {
     pub rope_scaling: Scaling,
     /// Whether the output matrix is the embedding.
     pub tie_word_embeddings: bool,
+    /// RMS norms on every head of queries and keys (`q_norm`, `k_norm`).
+    pub head_norms: bool,
     /// Biases on `q_proj`, `k_proj`, `v_proj`.
     pub qkv_bias: bool,
     /// Bias on `o_proj`.
@@ -200,14 +202,15 @@ impl Config {
     pub fn from_json(raw: Map<String, Value>, path: &Path) -> Result<Self, Error> {
         let fields = Fields { map: &raw, path };
         let model_type: String = fields.get("model_type")?.unwrap_or_default();
-        if !matches!(model_type.as_str(), "llama" | "qwen2" | "mistral") {
+        if !matches!(model_type.as_str(), "llama" | "qwen2" | "qwen3" | "mistral") {
             return Err(fields.unsupported(
                 "model_type",
                 &model_type,
-                "llama, qwen2 and mistral are supported",
+                "llama, qwen2, qwen3 and mistral are supported",
             ));
         }
-        let qwen = model_type == "qwen2";
+        let (qwen2, qwen3) = (model_type == "qwen2", model_type == "qwen3");
+        let qwen = qwen2 || qwen3;
         let max_position_embeddings = fields.get("max_position_embeddings")?.unwrap_or(2048);
         let activation: String = fields.get("hidden_act")?.unwrap_or_else(|| "silu".into());
         if activation != "silu" {
@@ -242,6 +245,8 @@ impl Config {
         let key_value_heads = fields.get("num_key_value_heads")?.unwrap_or(heads);
         let head_dim = match fields.get("head_dim")? {
             Some(width) => width,
+            // The default of transformers' Qwen3Config, whatever the width.
+            None if qwen3 => 128,
             None if hidden_size % heads == 0 => hidden_size / heads,
             None => {
                 let hint = format!("it does not divide hidden_size = {hidden_size}; give head_dim");
@@ -282,8 +287,9 @@ impl Config {
             rope_theta,
             rope_scaling,
             tie_word_embeddings: fields.get("tie_word_embeddings")?.unwrap_or(false),
-            qkv_bias: qwen || attention_bias,
-            o_bias: !qwen && attention_bias,
+            head_norms: qwen3,
+            qkv_bias: qwen2 || attention_bias,
+            o_bias: !qwen2 && attention_bias,
             mlp_bias: fields.get("mlp_bias")?.unwrap_or(false),
             head,
             eos: token_ids(raw.get("eos_token_id")),
@@ -333,6 +339,7 @@ impl Config {
             rope_theta: 10_000.0,
             rope_scaling: Scaling::None,
             tie_word_embeddings: true,
+            head_norms: false,
             qkv_bias: false,
             o_bias: false,
             mlp_bias: false,
@@ -354,6 +361,7 @@ impl Config {
         self.head = head;
         let family = match self.model_type.as_str() {
             "qwen2" => "Qwen2",
+            "qwen3" => "Qwen3",
             "mistral" => "Mistral",
             _ => "Llama",
         };
@@ -413,6 +421,9 @@ impl Config {
         }
         if self.o_bias {
             layer += d;
+        }
+        if self.head_norms {
+            layer += 2 * self.head_dim;
         }
         if self.mlp_bias {
             layer += 2 * f + d;

@@ -22,6 +22,9 @@ pub(crate) type Map = fn(&Layer) -> &Linear;
 /// Where the parameters of a value head are visited, by the name that TRL has for them.
 pub const VALUE_HEAD: &str = "v_head.summary";
 
+/// Where the norms of the heads of queries and keys are, in a layer.
+const HEAD_NORMS: [&str; 2] = ["self_attn.q_norm.weight", "self_attn.k_norm.weight"];
+
 /// Gives the flat values of the parameter of a name and shape.
 pub type Values<'v, E> = dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, E> + 'v;
 
@@ -36,6 +39,8 @@ pub struct SelfAttention {
     pub v_proj: Linear,
     /// Outputs.
     pub o_proj: Linear,
+    /// `q_norm` and `k_norm`, `[head_dim]`: norms of every head before it is rotated, where the family has them.
+    pub head_norms: Option<[Tensor<1>; 2]>,
 }
 
 /// `mlp` of a layer.
@@ -102,6 +107,12 @@ impl Decoder {
                     k_proj: build.linear(&at("self_attn.k_proj"), kv, d, config.qkv_bias)?,
                     v_proj: build.linear(&at("self_attn.v_proj"), kv, d, config.qkv_bias)?,
                     o_proj: build.linear(&at("self_attn.o_proj"), d, q, config.o_bias)?,
+                    head_norms: if config.head_norms {
+                        let mut norm = |name| build.vector(&at(name), config.head_dim);
+                        Some([norm(HEAD_NORMS[0])?, norm(HEAD_NORMS[1])?])
+                    } else {
+                        None
+                    },
                 },
                 post_attention_layernorm: build.vector(&at("post_attention_layernorm.weight"), d)?,
                 mlp: Mlp {
@@ -202,6 +213,10 @@ impl Decoder {
         let q = heads(layer.self_attn.q_proj.forward(h.clone()), config.num_attention_heads);
         let k = heads(layer.self_attn.k_proj.forward(h.clone()), config.num_key_value_heads);
         let v = heads(layer.self_attn.v_proj.forward(h), config.num_key_value_heads);
+        let (q, k) = match &layer.self_attn.head_norms {
+            None => (q, k),
+            Some([of_q, of_k]) => (self.head_norm(q, of_q), self.head_norm(k, of_k)),
+        };
         let q = kernels::rope(q, positions, frequencies, factor);
         let k = kernels::rope(k, positions, frequencies, factor);
         let o = mix(index, q, k, v).reshape([tokens, config.num_attention_heads * config.head_dim]);
@@ -211,6 +226,13 @@ impl Decoder {
         let gate = layer.mlp.gate_proj.forward(h.clone());
         let gated = kernels::silu_mul(gate, layer.mlp.up_proj.forward(h));
         x + layer.mlp.down_proj.forward(gated)
+    }
+
+    /// The norm of every head, `[tokens, heads, head_dim]`.
+    fn head_norm(&self, heads: Tensor<3>, weight: &Tensor<1>) -> Tensor<3> {
+        let shape @ [tokens, count, width] = heads.dims();
+        let rows = heads.reshape([tokens * count, width]);
+        kernels::rms_norm(rows, weight.clone(), self.config.rms_norm_eps).reshape(shape)
     }
 
     /// Norm and head on rows of [`Decoder::hidden`]: `[rows, width]`.
@@ -274,6 +296,9 @@ impl Decoder {
             layer.self_attn.k_proj.visit(&at("self_attn.k_proj"), visitor);
             layer.self_attn.v_proj.visit(&at("self_attn.v_proj"), visitor);
             layer.self_attn.o_proj.visit(&at("self_attn.o_proj"), visitor);
+            for (name, norm) in HEAD_NORMS.iter().zip(layer.self_attn.head_norms.iter_mut().flatten()) {
+                visitor(&at(name), Slot::Vector(norm));
+            }
             visitor(
                 &at("post_attention_layernorm.weight"),
                 Slot::Vector(&mut layer.post_attention_layernorm),
@@ -385,7 +410,13 @@ impl Decoder {
         // What is not packed is small, but for embeddings that are not the head's.
         let same = |a: &Tensor<1>, b: &Tensor<1>| a.clone().into_data() == b.clone().into_data();
         let norms = layers().all(|(a, b)| {
-            same(&a.input_layernorm, &b.input_layernorm)
+            let head_norms = match (&a.self_attn.head_norms, &b.self_attn.head_norms) {
+                (None, None) => true,
+                (Some(a), Some(b)) => a.iter().zip(b).all(|(a, b)| same(a, b)),
+                _ => false,
+            };
+            head_norms
+                && same(&a.input_layernorm, &b.input_layernorm)
                 && same(&a.post_attention_layernorm, &b.post_attention_layernorm)
         });
         let embeddings =

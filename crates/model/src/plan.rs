@@ -47,6 +47,7 @@ impl Plan {
             Some(Arc::new(LayerWeights {
                 input_norm: norm(&layer.input_layernorm),
                 post_norm: norm(&layer.post_attention_layernorm),
+                head_norms: layer.self_attn.head_norms.as_ref().map(|norms| norms.each_ref().map(norm)),
                 eps: config.rms_norm_eps as f32,
                 rule: config.attention_rule(index),
                 qkv: [

@@ -10,8 +10,16 @@ use model::weights::Float;
 use model::{Decoder, Policy};
 use serde_json::Value;
 
-const MODELS: [&str; 7] =
-    ["llama_gqa", "llama_tied", "llama3_rope", "qwen2", "qwen2_bf16", "mistral_nowindow", "mistral_swa"];
+const MODELS: [&str; 8] = [
+    "llama_gqa",
+    "llama_tied",
+    "llama3_rope",
+    "qwen2",
+    "qwen2_bf16",
+    "qwen3",
+    "mistral_nowindow",
+    "mistral_swa",
+];
 
 fn expected(path: &Path) -> Value {
     let text = fs_err::read_to_string(path.join("expected.json")).expect("expected.json");
@@ -294,4 +302,63 @@ fn saved_models_load_with_equal_logits() {
     assert!(shorter.contains("damaged"), "{shorter}");
     let missing = error(&|folder| fs_err::remove_file(folder.join("model.safetensors")).expect("removed"));
     assert!(missing.contains("no model.safetensors"), "{missing}");
+}
+
+#[test]
+fn a_saved_qwen3_is_the_same_and_its_head_norms_have_their_gradients() {
+    use model::learn::{Row, log_probs};
+    let Some(path) = testkit::shared("fixtures/models/qwen3") else { return };
+    let decoder = load(&path, &Device::flex()).expect("a model");
+    let values = |decoder: &Decoder| model::files::named(&mut decoder.clone(), &|_| true);
+    let count: usize = values(&decoder).iter().map(|tensor| tensor.values.len()).sum();
+    assert_eq!(count, decoder.config.parameters());
+
+    // Saved and loaded again: the same names, shapes and bits.
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, bytes) in model_files(&decoder, Float::F32).expect("files") {
+        fs_err::write(folder.path().join(name), bytes).expect("written");
+    }
+    let again = load(folder.path(), &Device::flex()).expect("a model");
+    for (a, b) in values(&decoder).iter().zip(values(&again)) {
+        assert_eq!((&a.name, &a.shape, &a.values), (&b.name, &b.shape, &b.values));
+    }
+    let stored = |path: &Path| -> Vec<String> {
+        let weights = model::weights::Weights::open(path).expect("weights");
+        weights.names().map(str::to_owned).collect()
+    };
+    assert_eq!(stored(folder.path()), stored(&path), "the hub's own names");
+
+    // The gradient of the norms of heads, against a change of one of their weights.
+    let row = ids(&expected(&path)["sequences"][0]);
+    let wanted: Vec<bool> = (0..row.len()).map(|at| at > 0).collect();
+    let rows = [Row { ids: &row, loss: &wanted }];
+    let mut trained = decoder.clone();
+    trained.visit(&mut |_, mut slot| slot.set_trained(true));
+    for checkpointing in [false, true] {
+        let forward = log_probs(&trained, &rows, checkpointing);
+        let ones = vec![1.0; forward.values.len()];
+        let grads = forward.backward(&mut trained, &ones);
+        for name in ["model.layers.0.self_attn.q_norm.weight", "model.layers.1.self_attn.k_norm.weight"] {
+            let gradient: Vec<f32> = grads.get(name).expect(name).to_data().iter::<f32>().collect();
+            let place = (0..gradient.len())
+                .max_by(|a, b| gradient[*a].abs().total_cmp(&gradient[*b].abs()))
+                .expect("values");
+            let at = |by: f32| -> f64 {
+                let mut moved = decoder.clone();
+                moved.visit(&mut |other, mut slot| {
+                    if other == name {
+                        let mut values: Vec<f32> = slot.flat().to_data().iter::<f32>().collect();
+                        values[place] += by;
+                        let count = values.len();
+                        let data = burn::tensor::TensorData::new(values, [count]);
+                        slot.set_flat(burn::tensor::Tensor::from_data(data, &Device::flex()));
+                    }
+                });
+                log_probs(&moved, &rows, false).values.into_iter().map(f64::from).sum()
+            };
+            let numeric = (at(1e-2) - at(-1e-2)) / 2e-2;
+            let want = f64::from(gradient[place]);
+            assert!((numeric - want).abs() < 2e-2 * want.abs().max(1e-2), "{name}: {want}, {numeric}");
+        }
+    }
 }

@@ -37,7 +37,9 @@ pub struct LayerWeights {
     pub input_norm: Vec<f32>,
     /// Norm before the feed-forward block.
     pub post_norm: Vec<f32>,
-    /// Added to the mean of squares in both.
+    /// Norms of every head of queries and of keys before they are rotated, where the layer has them.
+    pub head_norms: Option<[Vec<f32>; 2]>,
+    /// Added to the mean of squares in all of them.
     pub eps: f32,
     /// How scores become weights.
     pub rule: AttentionRule,
@@ -98,6 +100,13 @@ pub fn decoder_layer(x: &mut [f32], pool: &mut KvPool, weights: &LayerWeights, t
     let mut h = vec![0.0; x.len()];
     rms_norm(x, &weights.input_norm, weights.eps, &mut h);
     let [mut q, mut k, v] = pass.products(&h, &weights.qkv);
+    if let Some(norms) = &weights.head_norms {
+        for (x, weight) in [&mut q, &mut k].into_iter().zip(norms) {
+            let mut normed = vec![0.0; x.len()];
+            rms_norm(x, weight, weights.eps, &mut normed);
+            *x = normed;
+        }
+    }
     for x in [&mut q, &mut k] {
         let heads = x.len() / (count * pool.head_dim()).max(1);
         rope(x, heads, &tokens.positions, &tokens.table, Rotation::Forward);
@@ -237,7 +246,7 @@ mod tests {
     use crate::cpu::{Precision, gemm};
 
     /// A layer of odd sizes, some of whose maps have biases and adapters of the second of two users.
-    fn layer(hidden: usize, inner: usize, adapted: bool, seed: u64) -> LayerWeights {
+    fn layer(hidden: usize, inner: usize, adapted: bool, head_norms: bool, seed: u64) -> LayerWeights {
         let (kv_heads, head_dim, heads) = (2, 6, 4);
         let mut seed = seed;
         let mut draw = |count: usize| {
@@ -270,6 +279,7 @@ mod tests {
             down: map(hidden, inner, true, false),
             input_norm: draw(hidden),
             post_norm: draw(hidden),
+            head_norms: head_norms.then(|| [draw(head_dim), draw(head_dim)]),
             eps: 1e-5,
             rule: AttentionRule { scale: 0.4, window: Some(25), soft_cap: None },
         }
@@ -319,6 +329,9 @@ mod tests {
         };
         let h = norm(x, &layer.input_norm);
         let [mut q, mut k, v] = [0, 1, 2].map(|map| apply(&layer.qkv[map], &h));
+        if let Some([of_q, of_k]) = &layer.head_norms {
+            (q, k) = (norm(&q, of_q), norm(&k, of_k));
+        }
         rope(&mut q, 4, &tokens.positions, &tokens.table, Rotation::Forward);
         rope(&mut k, 2, &tokens.positions, &tokens.table, Rotation::Forward);
         pool.copy(&tokens.copies.0, &tokens.copies.1);
@@ -336,10 +349,11 @@ mod tests {
 
     #[test]
     fn equals_its_kernels_one_by_one_bit_for_bit() {
-        for (hidden, inner, first, adapted) in
-            [(10, 7, 1, false), (33, 70, 20, true), (600, 300, 40, false), (600, 200, 30, true)]
+        let shapes = [(10, 7, 1, false), (33, 70, 20, true), (600, 300, 40, false), (600, 200, 30, true)];
+        for ((hidden, inner, first, adapted), head_norms) in
+            shapes.into_iter().flat_map(|shape| [(shape, false), (shape, true)])
         {
-            let layer = layer(hidden, inner, adapted, hidden as u64);
+            let layer = layer(hidden, inner, adapted, head_norms, hidden as u64);
             let passes = passes(first);
             let run = |by: &Run| {
                 let mut pool = KvPool::new(2, 6, Precision::F32);
