@@ -18,7 +18,8 @@ mod pool;
 mod tests;
 
 pub use cpu::{
-    AdamStep, AttentionRule, LayerMap, LayerWeights, LowRank, PAGE, Packed, PageTables, PassTokens, Precision,
+    AdamStep, AttentionRule, Gelu, LayerMap, LayerWeights, LowRank, PAGE, Packed, PageTables, PassTokens,
+    Precision,
 };
 pub use ops::{
     HeadLogProb, HeadOptions, adamw, add_low_rank, attention, ema, gather_log_prob, head_log_prob, linear,

@@ -3,7 +3,7 @@
 
 use burn::tensor::{Bool, DType, FloatDType, Int, Tensor, TensorData, activation};
 
-use crate::cpu::{AdamStep, AttentionRule, PAGE, PageTables};
+use crate::cpu::{AdamStep, AttentionRule, Gelu, PAGE, PageTables};
 use crate::ops::{HeadLogProb, HeadOptions};
 use crate::pool::PoolTensors;
 
@@ -45,6 +45,41 @@ pub fn rms_norm(x: Tensor<2>, weight: Tensor<1>, eps: f64) -> Tensor<2> {
 /// - `gate`, `up`, result: `[n, d]`
 pub fn silu_mul(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
     activation::silu(gate) * up
+}
+
+/// See [`crate::layer_norm`].
+///
+/// # Shapes
+/// - `x`, result: `[n, d]`; `weight`, `bias`: `[d]`
+pub fn layer_norm(x: Tensor<2>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Tensor<2> {
+    let (x, dtype) = widen(x);
+    let centred = x.clone() - x.mean_dim(1);
+    let scale = (centred.clone() * centred.clone()).mean_dim(1).add_scalar(eps).sqrt().recip();
+    narrow(centred * scale, dtype) * weight.unsqueeze() + bias.unsqueeze()
+}
+
+/// See [`crate::gelu`].
+///
+/// # Shapes
+/// - `x`, result: `[n, d]`
+pub fn gelu(x: Tensor<2>, form: Gelu) -> Tensor<2> {
+    let (x, dtype) = widen(x);
+    let inner = match form {
+        Gelu::Exact => (x.clone() * std::f64::consts::FRAC_1_SQRT_2).erf(),
+        Gelu::Tanh => {
+            let cube = x.clone() * x.clone() * x.clone();
+            ((x.clone() + cube * 0.044_715) * (2.0 / std::f64::consts::PI).sqrt()).tanh()
+        }
+    };
+    narrow(x * 0.5 * (inner + 1.0), dtype)
+}
+
+/// See [`crate::gelu_mul`].
+///
+/// # Shapes
+/// - `gate`, `up`, result: `[n, d]`
+pub fn gelu_mul(gate: Tensor<2>, up: Tensor<2>, form: Gelu) -> Tensor<2> {
+    gelu(gate, form) * up
 }
 
 /// See [`crate::ema`].

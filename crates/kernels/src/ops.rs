@@ -6,7 +6,7 @@ use burn::tensor::{Device, Int, Tensor};
 
 #[cfg(feature = "flex")]
 use crate::cpu::RopeTable;
-use crate::cpu::{AdamStep, AttentionRule, LowRank, Packed, Precision};
+use crate::cpu::{AdamStep, AttentionRule, Gelu, LowRank, Packed, Precision};
 #[cfg(feature = "flex")]
 use crate::flex::Fused;
 use crate::naive;
@@ -142,6 +142,51 @@ pub fn silu_mul(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
         ));
     }
     naive::silu_mul(gate, up)
+}
+
+/// Layer normalisation of rows: `(x − mean(x)) / √(var(x) + eps) · weight + bias` (Ba et al. 2016, eq. 4).
+///
+/// # Shapes
+/// - `x`: `[n, d]`; `weight`, `bias`: `[d]`; result: `[n, d]`
+pub fn layer_norm(x: Tensor<2>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Tensor<2> {
+    let ([n, d], [weight_d], [bias_d]) = (x.dims(), weight.dims(), bias.dims());
+    assert!(
+        d == weight_d && d == bias_d,
+        "layer_norm: x [n {n}, d {d}] against weight [d {weight_d}] and bias [d {bias_d}]"
+    );
+    #[cfg(feature = "flex")]
+    if is_fused(&x.device(), &[x.dtype(), weight.dtype(), bias.dtype()]) {
+        let (x, weight, bias) = (x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+        return Tensor::from_dispatch(<Dispatch as Fused>::kernels_layer_norm(x, weight, bias, eps));
+    }
+    naive::layer_norm(x, weight, bias, eps)
+}
+
+/// The Gaussian error linear unit (Hendrycks & Gimpel 2016), in one of its forms.
+///
+/// # Shapes
+/// - `x`, result: `[n, d]`
+pub fn gelu(x: Tensor<2>, form: Gelu) -> Tensor<2> {
+    #[cfg(feature = "flex")]
+    if is_fused(&x.device(), &[x.dtype()]) {
+        return Tensor::from_dispatch(<Dispatch as Fused>::kernels_gelu(x.into_dispatch(), form));
+    }
+    naive::gelu(x, form)
+}
+
+/// `gelu(gate)·up`, the gate of GEGLU (Shazeer 2020, eq. 6).
+///
+/// # Shapes
+/// - `gate`, `up`, result: `[n, d]`
+pub fn gelu_mul(gate: Tensor<2>, up: Tensor<2>, form: Gelu) -> Tensor<2> {
+    let ([n, d], [up_n, up_d]) = (gate.dims(), up.dims());
+    assert_eq!((n, d), (up_n, up_d), "gelu_mul: gate [n, d] against up [n, d]");
+    #[cfg(feature = "flex")]
+    if is_fused(&gate.device(), &[gate.dtype(), up.dtype()]) {
+        let (gate, up) = (gate.into_dispatch(), up.into_dispatch());
+        return Tensor::from_dispatch(<Dispatch as Fused>::kernels_gelu_mul(gate, up, form));
+    }
+    naive::gelu_mul(gate, up, form)
 }
 
 /// Rotary position embedding (Su et al. 2021), dimension `i` paired with `i + d/2` as in Hugging Face checkpoints.

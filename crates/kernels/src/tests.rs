@@ -3,7 +3,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::{AttentionRule, HeadOptions, PAGE, PageTables, PagedPool, PoolTensors, Precision, naive};
+use crate::{AttentionRule, Gelu, HeadOptions, PAGE, PageTables, PagedPool, PoolTensors, Precision, naive};
 
 fn random<const D: usize>(shape: [usize; D], seed: u64, device: &Device) -> Tensor<D> {
     let len = shape.iter().product();
@@ -137,6 +137,41 @@ fn silu_mul_equals_its_composition() {
         |x| crate::silu_mul(x[0].clone(), x[1].clone()),
         |x| naive::silu_mul(x[0].clone(), x[1].clone()),
     );
+}
+
+#[test]
+fn layer_norm_equals_its_composition() {
+    let device = Device::flex();
+    for (n, d) in [(1, 4), (6, 33), (40, 64)] {
+        let inputs = [random([n, d], 1, &device), random([1, d], 2, &device), random([1, d], 3, &device)];
+        let row = |x: &Tensor<2>| x.clone().reshape([d]);
+        compare(
+            "layer_norm",
+            &inputs,
+            |x| crate::layer_norm(x[0].clone(), row(&x[1]), row(&x[2]), 1e-5),
+            |x| naive::layer_norm(x[0].clone(), row(&x[1]), row(&x[2]), 1e-5),
+        );
+    }
+}
+
+#[test]
+fn gelu_and_its_gate_equal_their_compositions() {
+    let device = Device::flex();
+    let inputs = [random([6, 33], 1, &device).mul_scalar(5.0), random([6, 33], 2, &device)];
+    for form in [Gelu::Exact, Gelu::Tanh] {
+        compare(
+            "gelu",
+            &inputs[..1],
+            |x| crate::gelu(x[0].clone(), form),
+            |x| naive::gelu(x[0].clone(), form),
+        );
+        compare(
+            "gelu_mul",
+            &inputs,
+            |x| crate::gelu_mul(x[0].clone(), x[1].clone(), form),
+            |x| naive::gelu_mul(x[0].clone(), x[1].clone(), form),
+        );
+    }
 }
 
 #[test]

@@ -11,7 +11,8 @@ use burn::backend::{Autodiff, Flex};
 use super::Fused;
 use super::forward::{self, Flexible, attention_shape, contiguous, dims, floats, tensor};
 use crate::cpu::{
-    self, AdamStep, AttentionRule, AttentionSaved, HeadSaved, LowRank, Packed, RopeTable, Rotation,
+    self, AdamStep, AttentionRule, AttentionSaved, Gelu, HeadSaved, LayerNormGrads, LowRank, Packed,
+    RopeTable, Rotation,
 };
 use crate::ops::HeadOptions;
 
@@ -135,6 +136,75 @@ impl Backward<Flex, 2> for SiluMulBackward {
         let ([gate_node, up_node], (gate, up)) = (ops.parents, ops.state);
         let (mut dgate, mut dup) = (vec![0.0; floats(&gate).len()], vec![0.0; floats(&up).len()]);
         cpu::silu_mul_backward(floats(&gate), floats(&up), floats(&dy), &mut dgate, &mut dup);
+        for (node, gradient) in [(gate_node, dgate), (up_node, dup)] {
+            if let Some(node) = node {
+                grads.register::<Flex>(node.id, tensor(gradient, dims::<2>(&gate)));
+            }
+        }
+    }
+}
+
+/// See [`cpu::layer_norm_backward`].
+#[derive(Debug)]
+struct LayerNormBackward;
+
+impl Backward<Flex, 3> for LayerNormBackward {
+    type State = (Flexible, Flexible, f64);
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let ([x_node, weight_node, bias_node], (x, weight, eps)) = (ops.parents, ops.state);
+        let d = floats(&weight).len();
+        let mut dx = x_node.as_ref().map(|_| vec![0.0; floats(&x).len()]);
+        let [mut dweight, mut dbias] =
+            [&weight_node, &bias_node].map(|node| node.as_ref().map(|_| vec![0.0; d]));
+        let wanted = LayerNormGrads {
+            x: dx.as_deref_mut(),
+            weight: dweight.as_deref_mut(),
+            bias: dbias.as_deref_mut(),
+        };
+        cpu::layer_norm_backward(floats(&x), floats(&weight), eps as f32, floats(&dy), wanted);
+        if let (Some(node), Some(dx)) = (x_node, dx) {
+            grads.register::<Flex>(node.id, tensor(dx, dims::<2>(&x)));
+        }
+        for (node, gradient) in [(weight_node, dweight), (bias_node, dbias)] {
+            if let (Some(node), Some(gradient)) = (node, gradient) {
+                grads.register::<Flex>(node.id, tensor(gradient, [d]));
+            }
+        }
+    }
+}
+
+/// See [`cpu::gelu_backward`].
+#[derive(Debug)]
+struct GeluBackward;
+
+impl Backward<Flex, 1> for GeluBackward {
+    type State = (Flexible, Gelu);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let ([node], (x, form)) = (ops.parents, ops.state);
+        if let Some(node) = node {
+            let mut dx = vec![0.0; floats(&x).len()];
+            cpu::gelu_backward(floats(&x), form, floats(&dy), &mut dx);
+            grads.register::<Flex>(node.id, tensor(dx, dims::<2>(&x)));
+        }
+    }
+}
+
+/// See [`cpu::gelu_mul_backward`].
+#[derive(Debug)]
+struct GeluMulBackward;
+
+impl Backward<Flex, 2> for GeluMulBackward {
+    type State = (Flexible, Flexible, Gelu);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let ([gate_node, up_node], (gate, up, form)) = (ops.parents, ops.state);
+        let (mut dgate, mut dup) = (vec![0.0; floats(&gate).len()], vec![0.0; floats(&up).len()]);
+        cpu::gelu_mul_backward(floats(&gate), floats(&up), form, floats(&dy), &mut dgate, &mut dup);
         for (node, gradient) in [(gate_node, dgate), (up_node, dup)] {
             if let Some(node) = node {
                 grads.register::<Flex>(node.id, tensor(gradient, dims::<2>(&gate)));
@@ -312,6 +382,33 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         let (gate, up) = (contiguous(gate), contiguous(up));
         let y = forward::silu_mul(&gate, &up);
         tracked!(SiluMulBackward, C, [gate_node, up_node], ((gate, up), y))
+    }
+
+    fn kernels_layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        eps: f64,
+    ) -> FloatTensor<Self> {
+        let ((x, x_node), (weight, weight_node), (bias, bias_node)) =
+            (x.into_parts(), weight.into_parts(), bias.into_parts());
+        let (x, weight) = (contiguous(x), contiguous(weight));
+        let y = forward::layer_norm(&x, &weight, &contiguous(bias), eps);
+        tracked!(LayerNormBackward, C, [x_node, weight_node, bias_node], ((x, weight, eps), y))
+    }
+
+    fn kernels_gelu(x: FloatTensor<Self>, form: Gelu) -> FloatTensor<Self> {
+        let (x, node) = x.into_parts();
+        let x = contiguous(x);
+        let y = forward::gelu(&x, form);
+        tracked!(GeluBackward, C, [node], ((x, form), y))
+    }
+
+    fn kernels_gelu_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>, form: Gelu) -> FloatTensor<Self> {
+        let ((gate, gate_node), (up, up_node)) = (gate.into_parts(), up.into_parts());
+        let (gate, up) = (contiguous(gate), contiguous(up));
+        let y = forward::gelu_mul(&gate, &up, form);
+        tracked!(GeluMulBackward, C, [gate_node, up_node], ((gate, up, form), y))
     }
 
     fn kernels_rope(x: FloatTensor<Self>, positions: Arc<[u32]>, table: Arc<RopeTable>) -> FloatTensor<Self> {

@@ -8,7 +8,7 @@ use burn::tensor::TensorData;
 
 use super::Fused;
 use crate::cpu::{
-    self, AdamStep, AttentionRule, AttentionShape, HeadOutputs, LowRank, Packed, RopeTable, Rotation,
+    self, AdamStep, AttentionRule, AttentionShape, Gelu, HeadOutputs, LowRank, Packed, RopeTable, Rotation,
 };
 use crate::ops::HeadOptions;
 
@@ -62,6 +62,24 @@ pub(super) fn rms_norm(x: &Flexible, weight: &Flexible, eps: f64) -> Flexible {
 pub(super) fn silu_mul(gate: &Flexible, up: &Flexible) -> Flexible {
     let mut y = vec![0.0; floats(gate).len()];
     cpu::silu_mul(floats(gate), floats(up), &mut y);
+    tensor(y, dims::<2>(gate))
+}
+
+pub(super) fn layer_norm(x: &Flexible, weight: &Flexible, bias: &Flexible, eps: f64) -> Flexible {
+    let mut y = vec![0.0; floats(x).len()];
+    cpu::layer_norm(floats(x), floats(weight), floats(bias), eps as f32, &mut y);
+    tensor(y, dims::<2>(x))
+}
+
+pub(super) fn gelu(x: &Flexible, form: Gelu) -> Flexible {
+    let mut y = vec![0.0; floats(x).len()];
+    cpu::gelu(floats(x), form, &mut y);
+    tensor(y, dims::<2>(x))
+}
+
+pub(super) fn gelu_mul(gate: &Flexible, up: &Flexible, form: Gelu) -> Flexible {
+    let mut y = vec![0.0; floats(gate).len()];
+    cpu::gelu_mul(floats(gate), floats(up), form, &mut y);
     tensor(y, dims::<2>(gate))
 }
 
@@ -178,6 +196,18 @@ impl Fused for Flex {
 
     fn kernels_silu_mul(gate: Flexible, up: Flexible) -> Flexible {
         silu_mul(&contiguous(gate), &contiguous(up))
+    }
+
+    fn kernels_layer_norm(x: Flexible, weight: Flexible, bias: Flexible, eps: f64) -> Flexible {
+        layer_norm(&contiguous(x), &contiguous(weight), &contiguous(bias), eps)
+    }
+
+    fn kernels_gelu(x: Flexible, form: Gelu) -> Flexible {
+        gelu(&contiguous(x), form)
+    }
+
+    fn kernels_gelu_mul(gate: Flexible, up: Flexible, form: Gelu) -> Flexible {
+        gelu_mul(&contiguous(gate), &contiguous(up), form)
     }
 
     fn kernels_rope(x: Flexible, positions: Arc<[u32]>, table: Arc<RopeTable>) -> Flexible {

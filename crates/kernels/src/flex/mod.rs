@@ -9,7 +9,7 @@ use burn::backend::backend_extension;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::Tensor;
 
-use crate::cpu::{AdamStep, AttentionRule, LowRank, Packed, RopeTable};
+use crate::cpu::{AdamStep, AttentionRule, Gelu, LowRank, Packed, RopeTable};
 use crate::ops::HeadOptions;
 
 /// What a backend with fused kernels offers. Only flex does; other devices are sent to [`crate::naive`] before.
@@ -33,6 +33,14 @@ pub(crate) trait Fused: burn::backend::Backend {
     ) -> FloatTensor<Self>;
     fn kernels_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self>;
     fn kernels_silu_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn kernels_layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        eps: f64,
+    ) -> FloatTensor<Self>;
+    fn kernels_gelu(x: FloatTensor<Self>, form: Gelu) -> FloatTensor<Self>;
+    fn kernels_gelu_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>, form: Gelu) -> FloatTensor<Self>;
     fn kernels_rope(x: FloatTensor<Self>, positions: Arc<[u32]>, table: Arc<RopeTable>) -> FloatTensor<Self>;
     fn kernels_attention(
         q: FloatTensor<Self>,
