@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use burn::tensor::Device;
 use generate::{Purpose, Step, Stream};
-use model::files::{adapter_files, load, load_adapter, load_for_score, model_files};
+use model::files::{AdapterConfig, adapter_files, attach, load, load_adapter, load_for_score, model_files};
 use model::weights::Float;
 use model::{Decoder, Head, Policy};
 
@@ -74,7 +74,8 @@ fn shipped() -> PathBuf {
 
 #[test]
 fn models_open_in_transformers_with_equal_logits() {
-    for directory in [Some(shipped()), testkit::smollm2()].into_iter().flatten() {
+    let qwen3 = testkit::shared("fixtures/models/qwen3");
+    for directory in [Some(shipped()), testkit::smollm2(), qwen3].into_iter().flatten() {
         let decoder = load(&directory, &Device::flex()).expect("a model");
         let rows = rows(decoder.config.vocab_size as u64);
         let folder = saved(model_files(&decoder, Float::F32).expect("files"));
@@ -93,6 +94,33 @@ fn reward_models_open_as_llama_for_sequence_classification() {
     let folder = saved(model_files(&decoder, Float::F32).expect("files"));
     let Some(theirs) = theirs(&[folder.path()], "score", &rows) else { return };
     assert_equal("reward head", &ours(&decoder, &rows), &theirs, 1e-3);
+}
+
+#[test]
+fn adapters_of_qwen3_open_in_peft() {
+    let Some(base) = testkit::shared("fixtures/models/qwen3") else { return };
+    let mut stream = Stream::new(4, Purpose::Init, 0, 0);
+    let mut decoder = load(&base, &Device::flex()).expect("a model");
+    let rows = rows(decoder.config.vocab_size as u64);
+    let plain = ours(&decoder, &rows);
+    let config = AdapterConfig {
+        r: 3,
+        alpha: 6.0,
+        use_rslora: false,
+        targets: vec!["q_proj".into(), "o_proj".into()],
+        base: base.display().to_string(),
+        bilinear: None,
+    };
+    attach(&mut decoder, &config, &mut || stream.uniform()).expect("targets");
+    decoder.each_linear(&mut |_, linear| {
+        if let Some(lora) = &mut linear.lora {
+            lora.b = lora.a.clone().narrow(1, 0, 1).transpose().expand(lora.b.dims()) * 0.1;
+        }
+    });
+    assert_ne!(plain, ours(&decoder, &rows), "the adapter does something");
+    let folder = saved(adapter_files(&decoder, &config).expect("files"));
+    let Some(theirs) = theirs(&[folder.path(), &base], "adapter", &rows) else { return };
+    assert_equal("adapter", &ours(&decoder, &rows), &theirs, 1e-4);
 }
 
 #[test]
