@@ -25,7 +25,7 @@ const TAIL_NEAR: [f32; 9] = [
     -0.582_473_3,
     0.621_000_46,
     -0.494_451_53,
-    0.340_487_99,
+    0.340_488,
     -0.274_112_7,
     0.563_825_94,
 ];
@@ -38,7 +38,7 @@ const CENTRE: [f32; 7] = [
     -2.685_381_2e-2,
     0.112_835_85,
     -0.376_126_26,
-    1.128_379_2,
+    std::f32::consts::FRAC_2_SQRT_PI,
 ];
 
 #[inline(always)]
@@ -76,7 +76,7 @@ fn exact(x: f32) -> (f32, f32) {
 #[inline(always)]
 fn by_tanh(x: f32) -> (f32, f32) {
     // 2·√(2/π).
-    const SLOPE: f32 = 1.595_769_1;
+    const SLOPE: f32 = 1.595_769;
     const CUBIC: f32 = 0.044_715;
     let square = x * x;
     let s = 1.0 / (1.0 + exp(-(SLOPE * x * CUBIC.mul_add(square, 1.0))));
@@ -209,7 +209,7 @@ mod tests {
     fn naive(x: f64, form: Gelu) -> f64 {
         match form {
             Gelu::Tanh => {
-                let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+                let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
                 0.5 * x * (1.0 + u.tanh())
             }
             Gelu::Exact => {

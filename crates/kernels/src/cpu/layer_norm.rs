@@ -133,7 +133,7 @@ multiversion! {
         let (mut z, mut g) = (vec![0.0; d], vec![0.0; d]);
         for ((x, dy), dx) in x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(dx.chunks_exact_mut(d)) {
             let scale = centre(x, eps, &mut z);
-            for z in z.iter_mut() {
+            for z in &mut z {
                 *z *= scale;
             }
             for ((g, &dy), &weight) in g.iter_mut().zip(dy).zip(weight) {
