@@ -22,7 +22,7 @@ pub use cpu::{
     Precision,
 };
 pub use ops::{
-    HeadLogProb, HeadOptions, adamw, add_low_rank, attention, ema, gather_log_prob, head_log_prob, linear,
-    pack, packs, rms_norm, rope, scale, silu_mul, sum_of_squares,
+    HeadLogProb, HeadOptions, adamw, add_low_rank, attention, ema, gather_log_prob, gelu, gelu_mul,
+    head_log_prob, layer_norm, linear, pack, packs, rms_norm, rope, scale, silu_mul, sum_of_squares,
 };
 pub use pool::{PagedPool, PoolTensors, decoder_layers, paged_attention};

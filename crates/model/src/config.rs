@@ -60,7 +60,7 @@ impl Head {
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "they are the fields of the file")]
 pub struct Config {
-    /// `model_type` of the file: `llama`, `qwen2`, `qwen3` or `mistral`.
+    /// `model_type` of the file: `llama`, `qwen2`, `qwen3`, `mistral` or `gemma2`.
     pub model_type: String,
     /// Number of token embeddings.
     pub vocab_size: usize,
@@ -88,6 +88,8 @@ pub struct Config {
     pub rope_scaling: Scaling,
     /// Whether the output matrix is the embedding.
     pub tie_word_embeddings: bool,
+    /// What a Gemma 2 has of its own.
+    pub gemma: Option<Gemma>,
     /// RMS norms on every head of queries and keys (`q_norm`, `k_norm`).
     pub head_norms: bool,
     /// Biases on `q_proj`, `k_proj`, `v_proj`.
@@ -102,6 +104,18 @@ pub struct Config {
     pub eos: Vec<u32>,
     /// The file's own fields, written back on save.
     pub raw: Map<String, Value>,
+}
+
+/// What a Gemma 2 has of its own (arXiv 2408.00118, section 2), beside GeGLU, norms behind both blocks, norms by one plus their weight, and
+/// embeddings times the root of their width.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Gemma {
+    /// Scores are divided by its root (`query_pre_attn_scalar`).
+    pub query_scalar: f64,
+    /// Soft cap of scores (`attn_logit_softcapping`).
+    pub attention_cap: Option<f64>,
+    /// Soft cap of logits (`final_logit_softcapping`).
+    pub logit_cap: Option<f64>,
 }
 
 struct Fields<'a> {
@@ -131,13 +145,40 @@ impl Fields<'_> {
         }
     }
 
-    /// The window of each layer: those that `layer_types` names slide; where it is not given, all of Mistral's and Qwen's from
-    /// `max_window_layers` on, if its `use_sliding_window` wants it.
+    /// The fields of a Gemma 2. A cap of `null` is none.
+    fn gemma(&self) -> Result<Gemma, Error> {
+        let activation = self.get("hidden_activation")?.unwrap_or_else(|| "gelu_pytorch_tanh".to_owned());
+        if activation != "gelu_pytorch_tanh" {
+            let hint = "gelu_pytorch_tanh is supported for gemma2";
+            return Err(self.unsupported("hidden_activation", activation, hint));
+        }
+        let cap = |key: &str, default: f64| match self.get(key)? {
+            Some(cap) if cap > 0.0 => Ok(Some(cap)),
+            Some(cap) => Err(self.unsupported(key, cap, "a cap above 0, or null for none")),
+            None => Ok((!self.map.contains_key(key)).then_some(default)),
+        };
+        let query_scalar = self.get("query_pre_attn_scalar")?.unwrap_or(256.0);
+        if query_scalar <= 0.0 {
+            return Err(self.unsupported("query_pre_attn_scalar", query_scalar, "a number above 0"));
+        }
+        Ok(Gemma {
+            query_scalar,
+            attention_cap: cap("attn_logit_softcapping", 50.0)?,
+            logit_cap: cap("final_logit_softcapping", 30.0)?,
+        })
+    }
+
+    /// The window of each layer: those that `layer_types` names slide; where it is not given, all of Mistral's, every second of
+    /// Gemma 2 from the first on, and Qwen's from `max_window_layers` on, if its `use_sliding_window` wants it.
     fn windows(&self, model_type: &str, layers: usize) -> Result<Vec<Option<usize>>, Error> {
         let qwen = model_type.starts_with("qwen");
         let used = !qwen || self.get("use_sliding_window")?.unwrap_or(false);
-        let known = qwen || model_type == "mistral";
-        let window: Option<usize> = if used && known { self.get("sliding_window")? } else { None };
+        let gemma = model_type == "gemma2";
+        let window: Option<usize> = match self.get("sliding_window")? {
+            Some(window) if used && model_type != "llama" => Some(window),
+            None if gemma && !self.map.contains_key("sliding_window") => Some(4096),
+            _ => None,
+        };
         if window == Some(0) {
             return Err(self.unsupported("sliding_window", 0, "a window of at least 1, or null for none"));
         }
@@ -159,7 +200,7 @@ impl Fields<'_> {
                 .collect::<Result<_, _>>()?,
             None => {
                 let first = if qwen { self.get("max_window_layers")?.unwrap_or(28) } else { 0 };
-                (0..layers).map(|layer| layer >= first).collect()
+                (0..layers).map(|layer| layer >= first && !(gemma && layer % 2 == 1)).collect()
             }
         };
         Ok(slides.into_iter().map(|slides| window.filter(|_| slides)).collect())
@@ -202,18 +243,19 @@ impl Config {
     pub fn from_json(raw: Map<String, Value>, path: &Path) -> Result<Self, Error> {
         let fields = Fields { map: &raw, path };
         let model_type: String = fields.get("model_type")?.unwrap_or_default();
-        if !matches!(model_type.as_str(), "llama" | "qwen2" | "qwen3" | "mistral") {
+        if !matches!(model_type.as_str(), "llama" | "qwen2" | "qwen3" | "mistral" | "gemma2") {
             return Err(fields.unsupported(
                 "model_type",
                 &model_type,
-                "llama, qwen2, qwen3 and mistral are supported",
+                "llama, qwen2, qwen3, mistral and gemma2 are supported",
             ));
         }
         let (qwen2, qwen3) = (model_type == "qwen2", model_type == "qwen3");
-        let qwen = qwen2 || qwen3;
-        let max_position_embeddings = fields.get("max_position_embeddings")?.unwrap_or(2048);
+        let gemma = if model_type == "gemma2" { Some(fields.gemma()?) } else { None };
+        let positions = if gemma.is_some() { 8192 } else { 2048 };
+        let max_position_embeddings = fields.get("max_position_embeddings")?.unwrap_or(positions);
         let activation: String = fields.get("hidden_act")?.unwrap_or_else(|| "silu".into());
-        if activation != "silu" {
+        if gemma.is_none() && activation != "silu" {
             return Err(fields.unsupported("hidden_act", activation, "silu is supported"));
         }
         let architecture: String = fields
@@ -245,8 +287,9 @@ impl Config {
         let key_value_heads = fields.get("num_key_value_heads")?.unwrap_or(heads);
         let head_dim = match fields.get("head_dim")? {
             Some(width) => width,
-            // The default of transformers' Qwen3Config, whatever the width.
+            // The defaults of transformers' Qwen3Config and Gemma2Config, whatever the width.
             None if qwen3 => 128,
+            None if gemma.is_some() => 256,
             None if hidden_size % heads == 0 => hidden_size / heads,
             None => {
                 let hint = format!("it does not divide hidden_size = {hidden_size}; give head_dim");
@@ -286,7 +329,8 @@ impl Config {
             rms_norm_eps: fields.get("rms_norm_eps")?.unwrap_or(1e-6),
             rope_theta,
             rope_scaling,
-            tie_word_embeddings: fields.get("tie_word_embeddings")?.unwrap_or(false),
+            tie_word_embeddings: fields.get("tie_word_embeddings")?.unwrap_or(gemma.is_some()),
+            gemma,
             head_norms: qwen3,
             qkv_bias: qwen2 || attention_bias,
             o_bias: !qwen2 && attention_bias,
@@ -339,6 +383,7 @@ impl Config {
             rope_theta: 10_000.0,
             rope_scaling: Scaling::None,
             tie_word_embeddings: true,
+            gemma: None,
             head_norms: false,
             qkv_bias: false,
             o_bias: false,
@@ -352,7 +397,14 @@ impl Config {
     /// How a layer's scores become weights.
     pub fn attention_rule(&self, layer: usize) -> AttentionRule {
         let window = self.windows.get(layer).copied().flatten();
-        AttentionRule { window, ..AttentionRule::scaled((self.head_dim as f64).powf(-0.5)) }
+        let divisor = self.gemma.map_or(self.head_dim as f64, |gemma| gemma.query_scalar);
+        let soft_cap = self.gemma.and_then(|gemma| gemma.attention_cap).map(|cap| cap as f32);
+        AttentionRule { window, soft_cap, ..AttentionRule::scaled(divisor.powf(-0.5)) }
+    }
+
+    /// The soft cap of the logits over the vocabulary.
+    pub(crate) fn logit_cap(&self) -> Option<f64> {
+        self.gemma.and_then(|gemma| gemma.logit_cap).filter(|_| self.head == Head::Language)
     }
 
     /// The same decoder with another head; the fields of the file follow.
@@ -362,6 +414,7 @@ impl Config {
         let family = match self.model_type.as_str() {
             "qwen2" => "Qwen2",
             "qwen3" => "Qwen3",
+            "gemma2" => "Gemma2",
             "mistral" => "Mistral",
             _ => "Llama",
         };
@@ -424,6 +477,9 @@ impl Config {
         }
         if self.head_norms {
             layer += 2 * self.head_dim;
+        }
+        if self.gemma.is_some() {
+            layer += 2 * d;
         }
         if self.mlp_bias {
             layer += 2 * f + d;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use kernels::{HeadLogProb, HeadOptions, Packed, Precision};
+use kernels::{Gelu, HeadLogProb, HeadOptions, Packed, Precision};
 
 use crate::config::{Config, Head};
 use crate::linear::Linear;
@@ -24,6 +24,10 @@ pub const VALUE_HEAD: &str = "v_head.summary";
 
 /// Where the norms of the heads of queries and keys are, in a layer.
 const HEAD_NORMS: [&str; 2] = ["self_attn.q_norm.weight", "self_attn.k_norm.weight"];
+
+/// The paths of [`Layer::feedforward_norms`] in a layer.
+const FEEDFORWARD_NORMS: [&str; 2] =
+    ["pre_feedforward_layernorm.weight", "post_feedforward_layernorm.weight"];
 
 /// Gives the flat values of the parameter of a name and shape.
 pub type Values<'v, E> = dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, E> + 'v;
@@ -61,8 +65,10 @@ pub struct Layer {
     pub input_layernorm: Tensor<1>,
     /// Attention.
     pub self_attn: SelfAttention,
-    /// Norm before the feed-forward block.
+    /// Norm before the feed-forward block; where [`Layer::feedforward_norms`] are, norm of what attention gives.
     pub post_attention_layernorm: Tensor<1>,
+    /// Norms before the feed-forward block and of what it gives, `pre_feedforward_layernorm` and `post_feedforward_layernorm`.
+    pub feedforward_norms: Option<[Tensor<1>; 2]>,
     /// Feed-forward block.
     pub mlp: Mlp,
 }
@@ -115,6 +121,12 @@ impl Decoder {
                     },
                 },
                 post_attention_layernorm: build.vector(&at("post_attention_layernorm.weight"), d)?,
+                feedforward_norms: if config.gemma.is_some() {
+                    let mut norm = |name| build.vector(&at(name), d);
+                    Some([norm(FEEDFORWARD_NORMS[0])?, norm(FEEDFORWARD_NORMS[1])?])
+                } else {
+                    None
+                },
                 mlp: Mlp {
                     gate_proj: build.linear(&at("mlp.gate_proj"), f, d, config.mlp_bias)?,
                     up_proj: build.linear(&at("mlp.up_proj"), f, d, config.mlp_bias)?,
@@ -145,9 +157,10 @@ impl Decoder {
     }
 
     /// A decoder with new weights: normal with deviation 0.02, the projections back into the residual stream divided by
-    /// `√(2 · layers)`, norms one, biases zero.
+    /// `√(2 · layers)`, norms that change nothing, biases zero.
     pub fn random(config: Config, device: &Device, draw: &mut dyn FnMut() -> f64) -> Self {
         let depth = (2.0 * config.num_hidden_layers as f64).sqrt();
+        let norm = if config.gemma.is_some() { 0.0 } else { 1.0 };
         let result = Self::build(config, device, &mut |name, shape| {
             let count = shape.iter().product();
             let std = if name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight") {
@@ -156,7 +169,7 @@ impl Decoder {
                 0.02
             };
             let values = if name.contains("norm") {
-                vec![1.0; count]
+                vec![norm; count]
             } else if name.ends_with("bias") {
                 vec![0.0; count]
             } else {
@@ -193,7 +206,11 @@ impl Decoder {
         let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
         let count = ids.len();
         let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [count]), &device);
-        self.embed_tokens.clone().select(0, ids)
+        let x = self.embed_tokens.clone().select(0, ids);
+        match self.config.gemma {
+            Some(_) => x.mul_scalar((self.config.hidden_size as f64).sqrt()),
+            None => x,
+        }
     }
 
     /// Inverse frequencies of the rotation, and the factor of its cosines and sines.
@@ -209,7 +226,7 @@ impl Decoder {
         let heads = |rows: Tensor<2>, count: usize| rows.reshape([tokens, count, config.head_dim]);
         let (frequencies, factor) = self.rotation();
 
-        let h = kernels::rms_norm(x.clone(), layer.input_layernorm.clone(), config.rms_norm_eps);
+        let h = self.rms_norm(x.clone(), &layer.input_layernorm);
         let q = heads(layer.self_attn.q_proj.forward(h.clone()), config.num_attention_heads);
         let k = heads(layer.self_attn.k_proj.forward(h.clone()), config.num_key_value_heads);
         let v = heads(layer.self_attn.v_proj.forward(h), config.num_key_value_heads);
@@ -220,19 +237,38 @@ impl Decoder {
         let q = kernels::rope(q, positions, frequencies, factor);
         let k = kernels::rope(k, positions, frequencies, factor);
         let o = mix(index, q, k, v).reshape([tokens, config.num_attention_heads * config.head_dim]);
-        let x = x + layer.self_attn.o_proj.forward(o);
+        let o = layer.self_attn.o_proj.forward(o);
+        let Some([before, after]) = &layer.feedforward_norms else {
+            let x = x + o;
+            let h = self.rms_norm(x.clone(), &layer.post_attention_layernorm);
+            return x + self.feedforward(layer, h);
+        };
+        let x = x + self.rms_norm(o, &layer.post_attention_layernorm);
+        let h = self.rms_norm(x.clone(), before);
+        x + self.rms_norm(self.feedforward(layer, h), after)
+    }
 
-        let h = kernels::rms_norm(x.clone(), layer.post_attention_layernorm.clone(), config.rms_norm_eps);
+    fn feedforward(&self, layer: &Layer, h: Tensor<2>) -> Tensor<2> {
         let gate = layer.mlp.gate_proj.forward(h.clone());
-        let gated = kernels::silu_mul(gate, layer.mlp.up_proj.forward(h));
-        x + layer.mlp.down_proj.forward(gated)
+        let up = layer.mlp.up_proj.forward(h);
+        layer.mlp.down_proj.forward(match self.config.gemma {
+            Some(_) => kernels::gelu_mul(gate, up, Gelu::Tanh),
+            None => kernels::silu_mul(gate, up),
+        })
+    }
+
+    /// An RMS norm by its weight, in a Gemma by one plus its weight.
+    fn rms_norm(&self, rows: Tensor<2>, weight: &Tensor<1>) -> Tensor<2> {
+        let weight = weight.clone();
+        let weight = if self.config.gemma.is_some() { weight.add_scalar(1.0) } else { weight };
+        kernels::rms_norm(rows, weight, self.config.rms_norm_eps)
     }
 
     /// The norm of every head, `[tokens, heads, head_dim]`.
     fn head_norm(&self, heads: Tensor<3>, weight: &Tensor<1>) -> Tensor<3> {
         let shape @ [tokens, count, width] = heads.dims();
         let rows = heads.reshape([tokens * count, width]);
-        kernels::rms_norm(rows, weight.clone(), self.config.rms_norm_eps).reshape(shape)
+        self.rms_norm(rows, weight).reshape(shape)
     }
 
     /// Norm and head on rows of [`Decoder::hidden`]: `[rows, width]`.
@@ -242,14 +278,18 @@ impl Decoder {
 
     /// What the heads get: the last norm of rows of [`Decoder::hidden`].
     pub(crate) fn normed(&self, hidden: Tensor<2>) -> Tensor<2> {
-        kernels::rms_norm(hidden, self.norm.clone(), self.config.rms_norm_eps)
+        self.rms_norm(hidden, &self.norm)
     }
 
     /// The head on rows of [`Decoder::normed`].
     pub(crate) fn unembed(&self, h: Tensor<2>) -> Tensor<2> {
-        match &self.head {
+        let logits = match &self.head {
             Some(head) => head.forward(h),
             None => kernels::linear(h, self.embed_tokens.clone(), None, self.tied.as_ref()),
+        };
+        match self.config.logit_cap() {
+            Some(cap) => logits.div_scalar(cap).tanh().mul_scalar(cap),
+            None => logits,
         }
     }
 
@@ -261,10 +301,12 @@ impl Decoder {
         options: HeadOptions,
     ) -> HeadLogProb {
         let (weight, packed) = match &self.head {
-            None => (&self.embed_tokens, self.tied.as_ref()),
-            Some(head) if head.is_plain() => (&head.weight, head.packed()),
-            Some(head) => {
-                let logits = head.forward(h);
+            None if self.config.logit_cap().is_none() => (&self.embed_tokens, self.tied.as_ref()),
+            Some(head) if head.is_plain() && self.config.logit_cap().is_none() => {
+                (&head.weight, head.packed())
+            }
+            _ => {
+                let logits = self.unembed(h);
                 let entropy = options.entropy.then(|| kernels::naive::entropy(logits.clone()));
                 return HeadLogProb { log_prob: kernels::gather_log_prob(logits, targets), entropy };
             }
@@ -275,7 +317,7 @@ impl Decoder {
     /// The packed head over the vocabulary, where it is packed and the product with it is all there is.
     pub(crate) fn packed_head(&self) -> Option<&Arc<Packed>> {
         match &self.head {
-            _ if self.config.head != Head::Language => None,
+            _ if self.config.head != Head::Language || self.config.logit_cap().is_some() => None,
             None => self.tied.as_ref(),
             Some(head) => head.is_plain().then(|| head.packed()).flatten(),
         }
@@ -303,6 +345,9 @@ impl Decoder {
                 &at("post_attention_layernorm.weight"),
                 Slot::Vector(&mut layer.post_attention_layernorm),
             );
+            for (name, norm) in FEEDFORWARD_NORMS.iter().zip(layer.feedforward_norms.iter_mut().flatten()) {
+                visitor(&at(name), Slot::Vector(norm));
+            }
             layer.mlp.gate_proj.visit(&at("mlp.gate_proj"), visitor);
             layer.mlp.up_proj.visit(&at("mlp.up_proj"), visitor);
             layer.mlp.down_proj.visit(&at("mlp.down_proj"), visitor);
@@ -380,12 +425,12 @@ impl Decoder {
     }
 
     /// Whether both are language models that are only run, multiply by the same packed weights, held once, and differ in
-    /// adapters at most.
+    /// adapters at most; never of a family whose layers are composed of their operations.
     pub fn shares_weights(&self, other: &Self) -> bool {
         let (a, b) = (self, other);
         let languages = a.config.head == Head::Language && b.config.head == Head::Language;
         let trained = a.device().is_autodiff() || b.device().is_autodiff();
-        if !languages || trained || a.layers.len() != b.layers.len() {
+        if !languages || trained || a.config.gemma.is_some() || a.layers.len() != b.layers.len() {
             return false;
         }
         let heads = match (&a.head, &b.head) {
@@ -486,7 +531,7 @@ impl Decoder {
     pub fn token_values(&self, hidden: Tensor<2>, tokens: &[u32]) -> Option<Tensor<1>> {
         let head = self.head.as_ref().filter(|_| self.config.head == Head::Vocabulary)?;
         let (count, device) = (tokens.len(), self.device());
-        let h = kernels::rms_norm(hidden, self.norm.clone(), self.config.rms_norm_eps);
+        let h = self.normed(hidden);
         let ids: Vec<i32> = tokens.iter().map(|id| *id as i32).collect();
         let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [count]), &device);
         let own = head.weight.clone().select(0, ids);

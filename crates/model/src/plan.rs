@@ -20,11 +20,15 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// The plan of decoders of one backbone; `None` where a layer has to be composed of its operations: weights are not packed,
-    /// or an adapter lies in the way of gradients or depends on weights of objectives.
+    /// the family has norms or gates that the kernel has not, or an adapter lies in the way of gradients or depends on weights of objectives.
     pub(crate) fn of(decoders: &[&Decoder]) -> Option<Self> {
         let first = decoders.first()?;
         let (config, device) = (&first.config, first.device());
-        if device.is_autodiff() || !kernels::packs(&device) || first.embed_tokens.dtype() != DType::F32 {
+        if config.gemma.is_some()
+            || device.is_autodiff()
+            || !kernels::packs(&device)
+            || first.embed_tokens.dtype() != DType::F32
+        {
             return None;
         }
         let map = |index: usize, map: Map| -> Option<LayerMap> {

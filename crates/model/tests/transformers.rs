@@ -10,7 +10,7 @@ use model::weights::Float;
 use model::{Decoder, Policy};
 use serde_json::Value;
 
-const MODELS: [&str; 8] = [
+const MODELS: [&str; 9] = [
     "llama_gqa",
     "llama_tied",
     "llama3_rope",
@@ -19,6 +19,7 @@ const MODELS: [&str; 8] = [
     "qwen3",
     "mistral_nowindow",
     "mistral_swa",
+    "gemma2",
 ];
 
 fn expected(path: &Path) -> Value {
@@ -304,11 +305,35 @@ fn saved_models_load_with_equal_logits() {
     assert!(missing.contains("no model.safetensors"), "{missing}");
 }
 
+/// What families have beside llama: norms of heads, windows, norms behind blocks, GeGLU and soft caps.
 #[test]
-fn a_saved_qwen3_is_the_same_and_its_head_norms_have_their_gradients() {
+fn saved_families_are_the_same_and_their_own_parts_have_gradients() {
+    let families: [(&str, &[&str]); 3] = [
+        ("qwen3", &["layers.0.self_attn.q_norm", "layers.1.self_attn.k_norm"]),
+        ("mistral_swa", &["layers.0.self_attn.k_proj", "layers.2.self_attn.q_proj"]),
+        (
+            "gemma2",
+            &[
+                "embed_tokens",
+                "layers.0.input_layernorm",
+                "layers.0.self_attn.k_proj",
+                "layers.1.self_attn.q_proj",
+                "layers.1.pre_feedforward_layernorm",
+                "layers.1.post_feedforward_layernorm",
+                "layers.2.mlp.gate_proj",
+                "norm",
+            ],
+        ),
+    ];
+    for (family, parts) in families {
+        let Some(path) = testkit::shared(&format!("fixtures/models/{family}")) else { return };
+        a_saved_family_is_the_same_and_its_parts_have_gradients(&path, parts);
+    }
+}
+
+fn a_saved_family_is_the_same_and_its_parts_have_gradients(path: &Path, parts: &[&str]) {
     use model::learn::{Row, log_probs};
-    let Some(path) = testkit::shared("fixtures/models/qwen3") else { return };
-    let decoder = load(&path, &Device::flex()).expect("a model");
+    let decoder = load(path, &Device::flex()).expect("a model");
     let values = |decoder: &Decoder| model::files::named(&mut decoder.clone(), &|_| true);
     let count: usize = values(&decoder).iter().map(|tensor| tensor.values.len()).sum();
     assert_eq!(count, decoder.config.parameters());
@@ -326,10 +351,10 @@ fn a_saved_qwen3_is_the_same_and_its_head_norms_have_their_gradients() {
         let weights = model::weights::Weights::open(path).expect("weights");
         weights.names().map(str::to_owned).collect()
     };
-    assert_eq!(stored(folder.path()), stored(&path), "the hub's own names");
+    assert_eq!(stored(folder.path()), stored(path), "the hub's own names");
 
-    // The gradient of the norms of heads, against a change of one of their weights.
-    let row = ids(&expected(&path)["sequences"][0]);
+    // The gradients against a change of the weight with the largest.
+    let row = ids(&expected(path)["sequences"][0]);
     let wanted: Vec<bool> = (0..row.len()).map(|at| at > 0).collect();
     let rows = [Row { ids: &row, loss: &wanted }];
     let mut trained = decoder.clone();
@@ -338,8 +363,9 @@ fn a_saved_qwen3_is_the_same_and_its_head_norms_have_their_gradients() {
         let forward = log_probs(&trained, &rows, checkpointing);
         let ones = vec![1.0; forward.values.len()];
         let grads = forward.backward(&mut trained, &ones);
-        for name in ["model.layers.0.self_attn.q_norm.weight", "model.layers.1.self_attn.k_norm.weight"] {
-            let gradient: Vec<f32> = grads.get(name).expect(name).to_data().iter::<f32>().collect();
+        for part in parts {
+            let name = format!("model.{part}.weight");
+            let gradient: Vec<f32> = grads.get(&name).expect(&name).to_data().iter::<f32>().collect();
             let place = (0..gradient.len())
                 .max_by(|a, b| gradient[*a].abs().total_cmp(&gradient[*b].abs()))
                 .expect("values");
