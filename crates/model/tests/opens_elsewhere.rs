@@ -74,8 +74,9 @@ fn shipped() -> PathBuf {
 
 #[test]
 fn models_open_in_transformers_with_equal_logits() {
-    let qwen3 = testkit::shared("fixtures/models/qwen3");
-    for directory in [Some(shipped()), testkit::smollm2(), qwen3].into_iter().flatten() {
+    let families =
+        ["qwen3", "gemma2", "mistral_swa"].map(|name| testkit::shared(&format!("fixtures/models/{name}")));
+    for directory in [Some(shipped()), testkit::smollm2()].into_iter().chain(families).flatten() {
         let decoder = load(&directory, &Device::flex()).expect("a model");
         let rows = rows(decoder.config.vocab_size as u64);
         let folder = saved(model_files(&decoder, Float::F32).expect("files"));
