@@ -83,7 +83,7 @@ fn attention_forward(bencher: Bencher<'_, '_>, shape: usize) {
         (values(s.batch * s.time * s.heads * s.head_dim), values(s.batch * s.time * s.kv_heads * s.head_dim));
     let (mut o, mut log_sum) = (q.clone(), vec![0.0; s.batch * s.heads * s.time]);
     bencher.counter(ItemsCount::new(operations(s))).bench_local(|| {
-        attention(black_box(&q), &kv, &kv, s, AttentionRule::scaled(0.125), &mut o, &mut log_sum)
+        attention(black_box(&q), &kv, &kv, s, AttentionRule::scaled(0.125), &mut o, &mut log_sum);
     });
 }
 

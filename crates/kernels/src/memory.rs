@@ -11,12 +11,24 @@ const VARIABLE: &str = "MIMALLOC_PURGE_DELAY";
 /// `mi_option_purge_delay`, which the bindings do not name.
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 
+/// How long freed memory is kept where the peak matters more than the time, in milliseconds.
+const BRIEFLY: i64 = 1000;
+
 /// Keeps freed memory for the next tensors until the process ends, unless the environment has `MIMALLOC_PURGE_DELAY`. Has an effect
-/// in programs whose global allocator is [`Allocator`]; called once, as they start.
+/// in programs whose global allocator is [`Allocator`].
 pub fn keep() {
+    keep_for(-1);
+}
+
+/// Keeps freed memory for a second, unless the environment says otherwise: what lies in the heap of one thread is then there for another.
+pub fn keep_briefly() {
+    keep_for(BRIEFLY);
+}
+
+fn keep_for(milliseconds: i64) {
     if std::env::var_os(VARIABLE).is_none() {
         // SAFETY: mimalloc keeps its options in an array of its own; the index is one of them, and any time is allowed.
-        unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
+        unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, milliseconds as _) };
     }
 }
 

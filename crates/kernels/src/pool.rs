@@ -16,7 +16,7 @@ pub struct PagedPool(Held);
 #[derive(Clone, Debug)]
 enum Held {
     Host(KvPool),
-    Tensors(PoolTensors),
+    Tensors(Box<PoolTensors>),
 }
 
 /// A pool as tensors, for devices without kernels of their own.
@@ -62,13 +62,14 @@ fn grown(held: usize, pages: usize) -> usize {
 }
 
 impl PagedPool {
-    /// A pool without pages. On flex keys and values are held in 32 bits for [`Precision::F32`] and in bf16 for fewer bits; elsewhere
+    /// A pool that has to grow before it is written to. On flex keys and values are held in 32 bits for [`Precision::F32`] and in bf16 for fewer bits; elsewhere
     /// in the device's default float type.
     pub fn new(kv_heads: usize, head_dim: usize, precision: Precision, device: &Device) -> Self {
         Self(if crate::packs(device) {
             Held::Host(KvPool::new(kv_heads, head_dim, precision))
         } else {
-            Held::Tensors(PoolTensors::new(0, kv_heads, head_dim, device))
+            // Not every device has tensors of nothing.
+            Held::Tensors(Box::new(PoolTensors::new(1, kv_heads, head_dim, device)))
         })
     }
 
@@ -101,7 +102,7 @@ impl PagedPool {
         match &mut self.0 {
             Held::Host(pool) => pool.copy(from, to),
             Held::Tensors(_) if from.is_empty() => {}
-            Held::Tensors(pool) => *pool = naive::copy(pool.take(), from, to),
+            Held::Tensors(pool) => **pool = naive::copy(pool.take(), from, to),
         }
     }
 
@@ -130,7 +131,7 @@ impl PagedPool {
         let (k, v) = (plain(k), plain(v));
         match &mut self.0 {
             Held::Host(pool) => pool.write(&floats(k), &floats(v), slots),
-            Held::Tensors(pool) => *pool = naive::write(pool.take(), k, v, slots),
+            Held::Tensors(pool) => **pool = naive::write(pool.take(), k, v, slots),
         }
     }
 

@@ -152,6 +152,12 @@ pub fn run(
     task: &mut dyn Task,
     device: &Device,
 ) -> Result<Outcome, Error> {
+    // Who checkpoints gradients has little memory.
+    if plan.optim.gradient_checkpointing {
+        kernels::memory::keep_briefly();
+    } else {
+        kernels::memory::keep();
+    }
     let total = task.total_steps();
     let mut moments = Moments::default();
     let mut state =

@@ -94,6 +94,15 @@ struct Stage<'a> {
     first: usize,
 }
 
+impl Stage<'_> {
+    /// Fetches the page after the one at `index`, where each is read once: several blocks of rows have it in the cache.
+    fn fetch_after<'p, const R: usize, E: 'p>(&self, index: usize, of: impl Fn(u32) -> &'p [E]) {
+        if let (true, Some(&next)) = (self.rows.len() <= R, self.pages.get(index + 1)) {
+            fetch(of(next));
+        }
+    }
+}
+
 impl<E: Stored> Rows<'_, E> {
     /// First element of a row in queries and outputs.
     fn at(&self, row: usize) -> usize {
@@ -161,16 +170,6 @@ impl<E: Stored> Rows<'_, E> {
         }
     }
 
-    /// Fetches the page after the one at `index`, where each is read once: several blocks of rows have it in the cache.
-    fn fetch_after<'s, const R: usize>(&self, stage: &Stage<'_>, index: usize, of: impl Fn(u32) -> &'s [E])
-    where
-        E: 's,
-    {
-        if let (true, Some(&next)) = (stage.rows.len() <= R, stage.pages.get(index + 1)) {
-            fetch(of(next));
-        }
-    }
-
     /// The places of a stage's pages that hold keys of a block of rows.
     fn seen(&self, stage: &Stage<'_>, block: &Range<usize>) -> Range<usize> {
         let keys = || block.clone().map(|row| self.keys(row));
@@ -190,7 +189,7 @@ impl<E: Stored> Rows<'_, E> {
                 abreast.iter_mut().zip(q).for_each(|(abreast, &q)| abreast[lane] = q);
             }
             for index in self.seen(stage, &block) {
-                self.fetch_after::<R>(stage, index, |page| self.pages.keys(page));
+                stage.fetch_after::<R, E>(index, |page| self.pages.keys(page));
                 let scores = &mut scores[first * stride + (stage.first + index) * PAGE..];
                 score_page::<E, R>(self.isa, &abreast, self.pages.keys(stage.pages[index]), scores, stride);
             }
@@ -230,7 +229,7 @@ impl<E: Stored> Rows<'_, E> {
             let begin = (stage.first + index) * PAGE;
             let within = |key: usize| key.saturating_sub(begin).min(PAGE);
             let values = self.pages.values(stage.pages[index]);
-            self.fetch_after::<R>(stage, index, |page| self.pages.values(page));
+            stage.fetch_after::<R, E>(index, |page| self.pages.values(page));
             let scores = &scores[block.start * stride + begin..];
             // Each row's keys in their order: those before the ones that all rows see, these, and those behind them.
             let common = within(all.start)..within(all.end);

@@ -155,8 +155,8 @@ mod tests {
         let one = |tokens| Bundle { tokens, shared: 0, alone: true };
         let given = tables.bundles(8);
         assert_eq!(given, [several(0..8, 3), several(8..10, 1), one(10..26), one(26..30)]);
-        assert_eq!(given[0].sequences().collect::<Vec<_>>().len(), 8);
-        assert_eq!(given[2].sequences().collect::<Vec<_>>(), [10..26]);
+        assert_eq!(given[0].sequences().count(), 8);
+        assert_eq!(given[2].sequences().last(), Some(10..26));
         assert_eq!(tables.longest(10..26), [30]);
         // Fewer heads leave fewer tasks: 12 runs of 2 heads are 24, so that two go together.
         assert_eq!(tables.bundles(2)[..2], [several(0..2, 3), several(2..4, 3)]);

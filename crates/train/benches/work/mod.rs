@@ -149,6 +149,11 @@ impl Training {
 
     /// Forward, backward, clipping and AdamW on `rows` rows of `tokens` tokens.
     pub(crate) fn step(&mut self, (rows, tokens): (usize, usize), checkpointing: bool) {
+        if checkpointing {
+            kernels::memory::keep_briefly();
+        } else {
+            kernels::memory::keep();
+        }
         let texts: Vec<Vec<u32>> = (0..rows as u64).map(|row| text(row, tokens)).collect();
         let loss: Vec<bool> = (0..tokens).map(|at| at > 0).collect();
         let batch: Vec<Row<'_>> = texts.iter().map(|ids| Row { ids, loss: &loss }).collect();
