@@ -176,7 +176,8 @@ impl Fields<'_> {
         let gemma = model_type == "gemma2";
         let window: Option<usize> = match self.get("sliding_window")? {
             Some(window) if used && model_type != "llama" => Some(window),
-            None if gemma && !self.map.contains_key("sliding_window") => Some(4096),
+            // The default of all these families in transformers.
+            None if used && model_type != "llama" && !self.map.contains_key("sliding_window") => Some(4096),
             _ => None,
         };
         if window == Some(0) {

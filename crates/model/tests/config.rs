@@ -1,0 +1,75 @@
+//! What `config.json` says about windows and caps, and what it must not say.
+
+use std::path::Path;
+
+use model::Config;
+use serde_json::{Value, json};
+
+/// A small model of a family with further fields.
+fn config(family: &str, fields: Value) -> Result<Config, String> {
+    let mut map = json!({
+        "model_type": family,
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": 30,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+    });
+    let Value::Object(fields) = fields else { panic!("fields") };
+    map.as_object_mut().expect("a map").extend(fields);
+    let Value::Object(map) = map else { panic!("a map") };
+    Config::from_json(map, Path::new("config.json")).map_err(|error| error.to_string())
+}
+
+fn windows(family: &str, fields: Value) -> Vec<Option<usize>> {
+    config(family, fields).expect("a config").windows
+}
+
+#[test]
+fn each_family_says_in_its_own_way_which_layers_have_a_window() {
+    let (no, five) = (None, Some(5));
+    assert_eq!(windows("llama", json!({ "sliding_window": 5 })), [no; 4]);
+    assert_eq!(windows("mistral", json!({ "sliding_window": 5 })), [five; 4]);
+    assert_eq!(windows("mistral", json!({ "sliding_window": null })), [no; 4]);
+    assert_eq!(windows("mistral", json!({})), [Some(4096); 4]);
+    assert_eq!(windows("qwen2", json!({ "sliding_window": 5, "max_window_layers": 1 })), [no; 4]);
+    let used = json!({ "sliding_window": 5, "max_window_layers": 1, "use_sliding_window": true });
+    assert_eq!(windows("qwen2", used.clone()), [no, five, five, five]);
+    assert_eq!(windows("qwen3", used), [no, five, five, five]);
+    assert_eq!(windows("gemma2", json!({ "sliding_window": 5 })), [five, no, five, no]);
+    let types = ["full_attention", "sliding_attention", "full_attention", "full_attention"];
+    assert_eq!(windows("gemma2", json!({ "sliding_window": 5, "layer_types": types })), [no, five, no, no]);
+}
+
+#[test]
+fn a_cap_of_null_is_none_and_a_missing_one_is_the_familys() {
+    let gemma = |fields| config("gemma2", fields).expect("a config").gemma.expect("a gemma");
+    let usual = gemma(json!({}));
+    assert_eq!((usual.attention_cap, usual.logit_cap, usual.query_scalar), (Some(50.0), Some(30.0), 256.0));
+    let own =
+        json!({ "attn_logit_softcapping": null, "final_logit_softcapping": 6, "query_pre_attn_scalar": 20 });
+    let own = gemma(own);
+    assert_eq!((own.attention_cap, own.logit_cap, own.query_scalar), (None, Some(6.0), 20.0));
+    assert_eq!(config("llama", json!({})).expect("a config").gemma, None);
+}
+
+#[test]
+fn what_cannot_be_is_refused_by_field_and_value() {
+    for (family, fields, expected) in [
+        ("mistral", json!({ "sliding_window": 0 }), ["sliding_window", "at least 1"]),
+        ("gemma2", json!({ "layer_types": ["full_attention"] }), ["layer_types", "num_hidden_layers = 4"]),
+        (
+            "gemma2",
+            json!({ "layer_types": ["full_attention", "full_attention", "chunked_attention", "full_attention"] }),
+            ["chunked_attention", "sliding_attention and full_attention"],
+        ),
+        ("gemma2", json!({ "final_logit_softcapping": -1.0 }), ["final_logit_softcapping", "above 0"]),
+        ("gemma2", json!({ "query_pre_attn_scalar": 0 }), ["query_pre_attn_scalar", "above 0"]),
+        ("gemma2", json!({ "hidden_activation": "silu" }), ["hidden_activation", "gelu_pytorch_tanh"]),
+        ("phi", json!({}), ["phi", "gemma2"]),
+    ] {
+        let error = config(family, fields).expect_err("refused");
+        assert!(expected.iter().all(|part| error.contains(part)), "{error}");
+    }
+}
