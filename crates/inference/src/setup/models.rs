@@ -41,9 +41,9 @@ pub enum Dtype {
     /// 32 bits.
     #[default]
     F32,
-    /// 16 bits with the range of f32.
+    /// 16 bits with the range of f32, keys and values too.
     Bf16,
-    /// 8 bits, with a scale for every 128 weights.
+    /// 8 bits, with a scale for every 128 weights; keys and values in bf16.
     Int8,
 }
 
