@@ -4,6 +4,7 @@
 use super::columns::column_sums;
 use super::isa::multiversion;
 use super::math::{dot, sum};
+use super::norm::check_rows;
 use super::parallel::{Shared, for_each, rows_per_task};
 
 /// `y = (x − mean(x)) / √(var(x) + eps) · weight + bias`, row by row; the variance is that of the row itself, `Σ/d`.
@@ -17,7 +18,7 @@ pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f3
     let d = weight.len();
     assert!(x.len() == y.len(), "layer_norm: x has {} elements, y {}", x.len(), y.len());
     assert!(bias.len() == d, "layer_norm: weight has {d} elements, bias {}", bias.len());
-    check("layer_norm", x, d);
+    check_rows("layer_norm", x, d);
     if x.is_empty() {
         return;
     }
@@ -28,14 +29,6 @@ pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f3
         // SAFETY: each task has its own rows.
         forward(x, weight, bias, eps, unsafe { y.slice(task * step, x.len()) });
     });
-}
-
-fn check(what: &str, x: &[f32], d: usize) {
-    assert!(
-        d == 0 && x.is_empty() || d > 0 && x.len().is_multiple_of(d),
-        "{what}: {} elements in rows of {d}",
-        x.len()
-    );
 }
 
 /// Writes a row without its mean and returns one over its deviation.
@@ -87,7 +80,7 @@ pub struct LayerNormGrads<'a> {
 pub fn layer_norm_backward(x: &[f32], weight: &[f32], eps: f32, dy: &[f32], grads: LayerNormGrads<'_>) {
     let d = weight.len();
     assert!(x.len() == dy.len(), "layer_norm_backward: x has {} elements, dy {}", x.len(), dy.len());
-    check("layer_norm_backward", x, d);
+    check_rows("layer_norm_backward", x, d);
     if let Some(dbias) = grads.bias {
         assert_eq!(dbias.len(), d, "layer_norm_backward: dbias has {} elements, weight {d}", dbias.len());
         column_sums(dy, dbias);

@@ -15,11 +15,7 @@ use super::parallel::{Shared, for_each, rows_per_task};
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
     let d = weight.len();
     assert!(x.len() == y.len(), "rms_norm: x has {} elements, y {}", x.len(), y.len());
-    assert!(
-        d == 0 && x.is_empty() || d > 0 && x.len().is_multiple_of(d),
-        "rms_norm: {} elements in rows of {d}",
-        x.len()
-    );
+    check_rows("rms_norm", x, d);
     if x.is_empty() {
         return;
     }
@@ -30,6 +26,15 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
         // SAFETY: each task has its own rows.
         forward(x, weight, eps, unsafe { y.slice(task * step, x.len()) });
     });
+}
+
+/// Refuses elements that are no rows of `d`.
+pub(super) fn check_rows(what: &str, x: &[f32], d: usize) {
+    assert!(
+        d == 0 && x.is_empty() || d > 0 && x.len().is_multiple_of(d),
+        "{what}: {} elements in rows of {d}",
+        x.len()
+    );
 }
 
 multiversion! {
@@ -64,11 +69,7 @@ pub fn rms_norm_backward(
 ) {
     let d = weight.len();
     assert!(x.len() == dy.len(), "rms_norm_backward: x has {} elements, dy {}", x.len(), dy.len());
-    assert!(
-        d == 0 && x.is_empty() || d > 0 && x.len().is_multiple_of(d),
-        "rms_norm_backward: {} elements in rows of {d}",
-        x.len()
-    );
+    check_rows("rms_norm_backward", x, d);
     if x.is_empty() {
         if let Some(dweight) = dweight {
             dweight.fill(0.0);
