@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::attention::{AttentionRule, softmax_row};
 use super::isa::Isa;
 use super::kv_pool::{HeadPages, KvPool, PAGE, on_chunks};
-use super::page::{add_page, fetch, score_page};
+use super::page::{add_page, score_page};
 use super::parallel::{Shared, for_each};
 use super::stored::Stored;
 use super::tables::{Bundle, PageTables};
@@ -95,11 +95,15 @@ struct Stage<'a> {
 }
 
 impl Stage<'_> {
-    /// Fetches the page after the one at `index`, where each is read once: several blocks of rows have it in the cache.
-    fn fetch_after<'p, const R: usize, E: 'p>(&self, index: usize, of: impl Fn(u32) -> &'p [E]) {
-        if let (true, Some(&next)) = (self.rows.len() <= R, self.pages.get(index + 1)) {
-            fetch(of(next));
-        }
+    /// The page at `index`, and the one to fetch meanwhile: the one behind it, or itself where there is none, or where several
+    /// blocks of rows go over the pages and have them in the cache.
+    fn with_next<'p, const R: usize, E: 'p>(
+        &self,
+        index: usize,
+        of: impl Fn(u32) -> &'p [E],
+    ) -> [&'p [E]; 2] {
+        let next = if self.rows.len() <= R { (index + 1).min(self.pages.len() - 1) } else { index };
+        [of(self.pages[index]), of(self.pages[next])]
     }
 }
 
@@ -189,9 +193,9 @@ impl<E: Stored> Rows<'_, E> {
                 abreast.iter_mut().zip(q).for_each(|(abreast, &q)| abreast[lane] = q);
             }
             for index in self.seen(stage, &block) {
-                stage.fetch_after::<R, E>(index, |page| self.pages.keys(page));
+                let keys = stage.with_next::<R, E>(index, |page| self.pages.keys(page));
                 let scores = &mut scores[first * stride + (stage.first + index) * PAGE..];
-                score_page::<E, R>(self.isa, &abreast, self.pages.keys(stage.pages[index]), scores, stride);
+                score_page::<E, R>(self.isa, &abreast, keys, scores, stride);
             }
         }
     }
@@ -228,8 +232,7 @@ impl<E: Stored> Rows<'_, E> {
         for index in self.seen(stage, block) {
             let begin = (stage.first + index) * PAGE;
             let within = |key: usize| key.saturating_sub(begin).min(PAGE);
-            let values = self.pages.values(stage.pages[index]);
-            stage.fetch_after::<R, E>(index, |page| self.pages.values(page));
+            let values = stage.with_next::<R, E>(index, |page| self.pages.values(page));
             let scores = &scores[block.start * stride + begin..];
             // Each row's keys in their order: those before the ones that all rows see, these, and those behind them.
             let common = within(all.start)..within(all.end);
