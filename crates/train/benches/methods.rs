@@ -9,13 +9,13 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use generate::{Engine, Sampling, Source, Step};
 use model::{Decoder, Policy};
-use work::{MODEL, rewarded, sample, with_adapters};
+use work::{MODEL, PATH, rewarded, sample, with_adapters};
 
 #[global_allocator]
 static ALLOCATOR: kernels::memory::Allocator = kernels::memory::Allocator;
 
 /// The packed weights that a base and its adapters share.
-static BACKBONE: LazyLock<Decoder> = LazyLock::new(|| MODEL.1.frozen());
+static BACKBONE: LazyLock<Decoder> = LazyLock::new(|| MODEL.frozen());
 static ADAPTED: LazyLock<Decoder> = LazyLock::new(|| with_adapters(&["q_proj", "k_proj", "v_proj"]));
 static BASE: LazyLock<Policy> = LazyLock::new(|| Policy::new("base", &BACKBONE));
 static ADAPTER: LazyLock<Policy> =
@@ -24,7 +24,7 @@ static COPY: LazyLock<Policy> = LazyLock::new(|| Policy::new("copy", &ADAPTED));
 
 #[allow(clippy::print_stdout, reason = "the table below it is of this model")]
 fn main() {
-    println!("model: {}", MODEL.0.display());
+    println!("model: {}", PATH.display());
     kernels::memory::keep();
     divan::main();
 }

@@ -6,14 +6,14 @@ mod work;
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use model::Policy;
-use work::{BF16, MODEL, POLICY, Training, engine, sample};
+use work::{BF16, PATH, POLICY, Training, engine, sample};
 
 #[global_allocator]
 static ALLOCATOR: kernels::memory::Allocator = kernels::memory::Allocator;
 
 #[allow(clippy::print_stdout, reason = "the table below it is of this model")]
 fn main() {
-    println!("model: {}", MODEL.0.display());
+    println!("model: {}", PATH.display());
     kernels::memory::keep();
     divan::main();
 }

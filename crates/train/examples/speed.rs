@@ -10,7 +10,7 @@ use std::io::{BufRead, Write};
 use std::sync::LazyLock;
 use std::time::Instant;
 
-use work::{BF16, JUDGE, MODEL, POLICY, Training, engine, prefill, qalign, rewarded, sample};
+use work::{BF16, JUDGE, PATH, POLICY, Training, engine, prefill, qalign, rewarded, sample};
 
 #[global_allocator]
 static ALLOCATOR: kernels::memory::Allocator = kernels::memory::Allocator;
@@ -18,7 +18,7 @@ static ALLOCATOR: kernels::memory::Allocator = kernels::memory::Allocator;
 fn main() -> std::io::Result<()> {
     kernels::memory::keep();
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{}", MODEL.0.display())?;
+    writeln!(out, "{}", PATH.display())?;
     let (mut full, mut lora) = (None, None);
     for line in std::io::stdin().lock().lines() {
         let line = line?;

@@ -21,28 +21,38 @@ use serde_json::{Value, json};
 use train::lanes;
 use train::optimizer::{AdamW, Moments, clip};
 
-/// Where the model is, and the model without end-of-sequence tokens, so that every row runs to its budget.
-pub(crate) static MODEL: LazyLock<(PathBuf, Decoder)> = LazyLock::new(|| {
+/// Where the model is.
+pub(crate) static PATH: LazyLock<PathBuf> = LazyLock::new(|| {
     let named = std::env::var_os("PLUMB_BENCH_MODEL").map(PathBuf::from);
-    let path = named
+    named
         .or_else(testkit::smollm2)
-        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../checkpoints/tiny"));
-    let mut decoder = model::files::load(&path, &Device::flex()).expect("a model");
-    decoder.config.eos.clear();
-    (path, decoder)
+        .unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../checkpoints/tiny"))
 });
 
+static VOCABULARY: LazyLock<u64> =
+    LazyLock::new(|| model::Config::read(&PATH).expect("a model").vocab_size as u64);
+
+/// The model.
+pub(crate) static MODEL: LazyLock<Decoder> = LazyLock::new(load);
+
+/// The model, of weights of its own, without end-of-sequence tokens, so that every row runs to its budget.
+fn load() -> Decoder {
+    let mut decoder = model::files::load(&PATH, &Device::flex()).expect("a model");
+    decoder.config.eos.clear();
+    decoder
+}
+
 /// It as a policy.
-pub(crate) static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy::new("model", &MODEL.1));
+pub(crate) static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy::new("model", &MODEL));
 
 /// The same with weights in bf16.
 pub(crate) static BF16: LazyLock<Policy> =
-    LazyLock::new(|| Policy::with_precision("model", &MODEL.1, Precision::Bf16));
+    LazyLock::new(|| Policy::with_precision("model", &MODEL, Precision::Bf16));
 
 /// A sequence reward model of the model's size, with a head that is not trained.
 pub(crate) static JUDGE: LazyLock<Policy> = LazyLock::new(|| {
     let mut stream = Stream::new(0, Purpose::Init, 0, 0);
-    Policy::new("judge", &MODEL.1.clone().with_head(Head::Score, None, &mut || stream.normal()))
+    Policy::new("judge", &MODEL.clone().with_head(Head::Score, None, &mut || stream.normal()))
 });
 
 const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
@@ -50,8 +60,7 @@ const ADAMW: AdamW = AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 
 /// Tokens drawn at random.
 pub(crate) fn text(seed: u64, tokens: usize) -> Vec<u32> {
     let mut stream = Stream::new(seed, Purpose::Sample, 0, 0);
-    let vocab = MODEL.1.config.vocab_size as u64;
-    (0..tokens).map(|_| (stream.bits() % vocab) as u32).collect()
+    (0..tokens).map(|_| (stream.bits() % *VOCABULARY) as u32).collect()
 }
 
 /// Completions of `rows` different prompts of `prompt` tokens, sampled at temperature 1.
@@ -109,7 +118,7 @@ pub(crate) fn prefill(rows: usize, tokens: usize) -> f32 {
 
 /// The model with adapters of rank 16 on some of its maps.
 pub(crate) fn with_adapters(targets: &[&str]) -> Decoder {
-    let mut decoder = MODEL.1.clone();
+    let mut decoder = MODEL.clone();
     let config = model::files::AdapterConfig {
         r: 16,
         alpha: 32.0,
@@ -130,9 +139,9 @@ pub(crate) struct Training {
 }
 
 impl Training {
-    /// All weights are trained.
+    /// All weights are trained. Nobody else holds them, so that memory is that of training.
     pub(crate) fn full() -> Self {
-        Self::of(MODEL.1.clone(), |_| true)
+        Self::of(load(), |_| true)
     }
 
     /// Adapters of rank 16 on all projections are trained.
