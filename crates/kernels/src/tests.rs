@@ -140,6 +140,37 @@ fn silu_mul_equals_its_composition() {
 }
 
 #[test]
+fn the_product_of_a_gate_equals_its_composition_and_the_separate_operations_bit_for_bit() {
+    let device = Device::flex();
+    for (n, inn, out) in [(1, 3, 2), (7, 64, 65), (13, 33, 130)] {
+        let inputs = [
+            random([n, inn], 1, &device).mul_scalar(8.0),
+            random([n, inn], 2, &device),
+            random([out, inn], 3, &device),
+        ];
+        let packed = crate::pack(&inputs[2], Precision::F32).expect("flex packs");
+        for packed in [None, Some(&packed)] {
+            let fused =
+                |x: &[Tensor<2>]| crate::silu_mul_linear(x[0].clone(), x[1].clone(), x[2].clone(), packed);
+            compare("silu_mul_linear", &inputs, fused, |x| {
+                naive::linear(naive::silu_mul(x[0].clone(), x[1].clone()), x[2].clone(), None)
+            });
+            let run = |operation: &dyn Fn(&[Tensor<2>]) -> Tensor<2>| {
+                let inputs = inputs.clone().map(|input| Tensor::from_inner(input).require_grad());
+                let y = operation(&inputs);
+                let grads = (y.clone() * y.clone()).sum().backward();
+                let grads = inputs.map(|input| values(input.grad(&grads).expect("it is tracked")));
+                (values(y.inner()), grads)
+            };
+            let separate = run(&|x| {
+                crate::linear(crate::silu_mul(x[0].clone(), x[1].clone()), x[2].clone(), None, packed)
+            });
+            assert_eq!(run(&fused), separate);
+        }
+    }
+}
+
+#[test]
 fn layer_norm_equals_its_composition() {
     let device = Device::flex();
     for (n, d) in [(1, 4), (6, 33), (40, 64)] {

@@ -251,10 +251,10 @@ impl Decoder {
     fn feedforward(&self, layer: &Layer, h: Tensor<2>) -> Tensor<2> {
         let gate = layer.mlp.gate_proj.forward(h.clone());
         let up = layer.mlp.up_proj.forward(h);
-        layer.mlp.down_proj.forward(match self.config.gemma {
-            Some(_) => kernels::gelu_mul(gate, up, Gelu::Tanh),
-            None => kernels::silu_mul(gate, up),
-        })
+        match self.config.gemma {
+            Some(_) => layer.mlp.down_proj.forward(kernels::gelu_mul(gate, up, Gelu::Tanh)),
+            None => layer.mlp.down_proj.of_silu_mul(gate, up),
+        }
     }
 
     /// An RMS norm by its weight, in a Gemma by one plus its weight.

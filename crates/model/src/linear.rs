@@ -91,6 +91,14 @@ impl Linear {
         }
     }
 
+    /// [`Linear::forward`] of `silu(gate)·up`. What it is applied to is not kept for the gradient, unless an adapter needs it.
+    pub(crate) fn of_silu_mul(&self, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
+        if self.is_plain() {
+            return kernels::silu_mul_linear(gate, up, self.weight.clone(), self.packed.as_ref());
+        }
+        self.forward(kernels::silu_mul(gate, up))
+    }
+
     /// Whether it is the product with its weights alone.
     pub(crate) fn is_plain(&self) -> bool {
         self.bias.is_none() && self.lora.is_none()

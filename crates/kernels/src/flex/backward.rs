@@ -10,6 +10,7 @@ use burn::backend::{Autodiff, Flex};
 
 use super::Fused;
 use super::forward::{self, Flexible, attention_shape, contiguous, dims, floats, tensor};
+use super::gates::{GeluBackward, GeluMulBackward, SiluMulBackward, SiluMulLinearBackward};
 use crate::cpu::{
     self, AdamStep, AttentionRule, AttentionSaved, Gelu, HeadSaved, LayerNormGrads, LowRank, Packed,
     RopeTable, Rotation,
@@ -35,13 +36,13 @@ struct LinearBackward;
 
 /// The input if the weight is tracked, the weight if the input is.
 #[derive(Clone, Debug)]
-struct LinearState {
-    x: Option<Flexible>,
-    weight: Option<Flexible>,
+pub(super) struct LinearState {
+    pub(super) x: Option<Flexible>,
+    pub(super) weight: Option<Flexible>,
 }
 
 impl LinearState {
-    fn dx(&self, dy: &Flexible) -> Option<Flexible> {
+    pub(super) fn dx(&self, dy: &Flexible) -> Option<Flexible> {
         let weight = self.weight.as_ref()?;
         let [out, inn] = dims(weight);
         let [n, _] = dims(dy);
@@ -50,7 +51,7 @@ impl LinearState {
         Some(tensor(dx, [n, inn]))
     }
 
-    fn dweight(&self, dy: &Flexible) -> Option<Flexible> {
+    pub(super) fn dweight(&self, dy: &Flexible) -> Option<Flexible> {
         let x = self.x.as_ref()?;
         let ([n, inn], [_, out]) = (dims(x), dims(dy));
         let mut dweight = vec![0.0; out * inn];
@@ -124,26 +125,6 @@ impl Backward<Flex, 2> for RmsNormBackward {
     }
 }
 
-/// See [`cpu::silu_mul_backward`].
-#[derive(Debug)]
-struct SiluMulBackward;
-
-impl Backward<Flex, 2> for SiluMulBackward {
-    type State = (Flexible, Flexible);
-
-    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let dy = contiguous(grads.consume::<Flex>(&ops.node));
-        let ([gate_node, up_node], (gate, up)) = (ops.parents, ops.state);
-        let (mut dgate, mut dup) = (vec![0.0; floats(&gate).len()], vec![0.0; floats(&up).len()]);
-        cpu::silu_mul_backward(floats(&gate), floats(&up), floats(&dy), &mut dgate, &mut dup);
-        for (node, gradient) in [(gate_node, dgate), (up_node, dup)] {
-            if let Some(node) = node {
-                grads.register::<Flex>(node.id, tensor(gradient, dims::<2>(&gate)));
-            }
-        }
-    }
-}
-
 /// See [`cpu::layer_norm_backward`].
 #[derive(Debug)]
 struct LayerNormBackward;
@@ -170,44 +151,6 @@ impl Backward<Flex, 3> for LayerNormBackward {
         for (node, gradient) in [(weight_node, dweight), (bias_node, dbias)] {
             if let (Some(node), Some(gradient)) = (node, gradient) {
                 grads.register::<Flex>(node.id, tensor(gradient, [d]));
-            }
-        }
-    }
-}
-
-/// See [`cpu::gelu_backward`].
-#[derive(Debug)]
-struct GeluBackward;
-
-impl Backward<Flex, 1> for GeluBackward {
-    type State = (Flexible, Gelu);
-
-    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let dy = contiguous(grads.consume::<Flex>(&ops.node));
-        let ([node], (x, form)) = (ops.parents, ops.state);
-        if let Some(node) = node {
-            let mut dx = vec![0.0; floats(&x).len()];
-            cpu::gelu_backward(floats(&x), form, floats(&dy), &mut dx);
-            grads.register::<Flex>(node.id, tensor(dx, dims::<2>(&x)));
-        }
-    }
-}
-
-/// See [`cpu::gelu_mul_backward`].
-#[derive(Debug)]
-struct GeluMulBackward;
-
-impl Backward<Flex, 2> for GeluMulBackward {
-    type State = (Flexible, Flexible, Gelu);
-
-    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let dy = contiguous(grads.consume::<Flex>(&ops.node));
-        let ([gate_node, up_node], (gate, up, form)) = (ops.parents, ops.state);
-        let (mut dgate, mut dup) = (vec![0.0; floats(&gate).len()], vec![0.0; floats(&up).len()]);
-        cpu::gelu_mul_backward(floats(&gate), floats(&up), form, floats(&dy), &mut dgate, &mut dup);
-        for (node, gradient) in [(gate_node, dgate), (up_node, dup)] {
-            if let Some(node) = node {
-                grads.register::<Flex>(node.id, tensor(gradient, dims::<2>(&gate)));
             }
         }
     }
@@ -382,6 +325,19 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         let (gate, up) = (contiguous(gate), contiguous(up));
         let y = forward::silu_mul(&gate, &up);
         tracked!(SiluMulBackward, C, [gate_node, up_node], ((gate, up), y))
+    }
+
+    fn kernels_silu_mul_linear(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        packed: Option<Arc<Packed>>,
+    ) -> FloatTensor<Self> {
+        let ((gate, gate_node), (up, up_node), (weight, weight_node)) =
+            (gate.into_parts(), up.into_parts(), weight.into_parts());
+        let [gate, up, weight] = [gate, up, weight].map(contiguous);
+        let y = forward::linear(&forward::silu_mul(&gate, &up), &weight, None, packed.as_deref());
+        tracked!(SiluMulLinearBackward, C, [gate_node, up_node, weight_node], ([gate, up, weight], y))
     }
 
     fn kernels_layer_norm(

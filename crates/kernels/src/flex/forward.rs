@@ -198,6 +198,15 @@ impl Fused for Flex {
         silu_mul(&contiguous(gate), &contiguous(up))
     }
 
+    fn kernels_silu_mul_linear(
+        gate: Flexible,
+        up: Flexible,
+        weight: Flexible,
+        packed: Option<Arc<Packed>>,
+    ) -> Flexible {
+        Self::kernels_linear(Self::kernels_silu_mul(gate, up), weight, packed)
+    }
+
     fn kernels_layer_norm(x: Flexible, weight: Flexible, bias: Flexible, eps: f64) -> Flexible {
         layer_norm(&contiguous(x), &contiguous(weight), &contiguous(bias), eps)
     }

@@ -2,6 +2,7 @@
 
 mod backward;
 mod forward;
+mod gates;
 
 use std::sync::Arc;
 
@@ -33,6 +34,12 @@ pub(crate) trait Fused: burn::backend::Backend {
     ) -> FloatTensor<Self>;
     fn kernels_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self>;
     fn kernels_silu_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn kernels_silu_mul_linear(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        packed: Option<Arc<Packed>>,
+    ) -> FloatTensor<Self>;
     fn kernels_layer_norm(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,

@@ -1,0 +1,102 @@
+//! Gradients of the activations of feed-forward blocks.
+
+use burn::backend::Flex;
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops};
+
+use super::backward::LinearState;
+use super::forward::{self, Flexible, contiguous, dims, floats, tensor};
+use crate::cpu::{self, Gelu};
+
+/// See [`cpu::silu_mul_backward`].
+#[derive(Debug)]
+pub(super) struct SiluMulBackward;
+
+/// The gradients of the gate and of what it multiplies.
+fn silu_mul_gradients(gate: &Flexible, up: &Flexible, dy: &Flexible) -> [Flexible; 2] {
+    let (mut dgate, mut dup) = (vec![0.0; floats(gate).len()], vec![0.0; floats(up).len()]);
+    cpu::silu_mul_backward(floats(gate), floats(up), floats(dy), &mut dgate, &mut dup);
+    [dgate, dup].map(|gradient| tensor(gradient, dims::<2>(gate)))
+}
+
+impl Backward<Flex, 2> for SiluMulBackward {
+    type State = (Flexible, Flexible);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let ([gate_node, up_node], (gate, up)) = (ops.parents, ops.state);
+        for (node, gradient) in [gate_node, up_node].into_iter().zip(silu_mul_gradients(&gate, &up, &dy)) {
+            if let Some(node) = node {
+                grads.register::<Flex>(node.id, gradient);
+            }
+        }
+    }
+}
+
+/// That of the product, whose left operand is computed again, and that of the gate.
+#[derive(Debug)]
+pub(super) struct SiluMulLinearBackward;
+
+impl Backward<Flex, 3> for SiluMulLinearBackward {
+    /// Gate, what it multiplies, and the weight.
+    type State = [Flexible; 3];
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let ([gate_node, up_node, weight_node], [gate, up, weight]) = (ops.parents, ops.state);
+        if let Some(node) = weight_node {
+            let product = LinearState { x: Some(forward::silu_mul(&gate, &up)), weight: None };
+            if let Some(dweight) = product.dweight(&dy) {
+                grads.register::<Flex>(node.id, dweight);
+            }
+        }
+        if gate_node.is_none() && up_node.is_none() {
+            return;
+        }
+        let Some(dx) = (LinearState { x: None, weight: Some(weight) }).dx(&dy) else { return };
+        for (node, gradient) in [gate_node, up_node].into_iter().zip(silu_mul_gradients(&gate, &up, &dx)) {
+            if let Some(node) = node {
+                grads.register::<Flex>(node.id, gradient);
+            }
+        }
+    }
+}
+
+/// See [`cpu::gelu_backward`].
+#[derive(Debug)]
+pub(super) struct GeluBackward;
+
+impl Backward<Flex, 1> for GeluBackward {
+    type State = (Flexible, Gelu);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let ([node], (x, form)) = (ops.parents, ops.state);
+        if let Some(node) = node {
+            let mut dx = vec![0.0; floats(&x).len()];
+            cpu::gelu_backward(floats(&x), form, floats(&dy), &mut dx);
+            grads.register::<Flex>(node.id, tensor(dx, dims::<2>(&x)));
+        }
+    }
+}
+
+/// See [`cpu::gelu_mul_backward`].
+#[derive(Debug)]
+pub(super) struct GeluMulBackward;
+
+impl Backward<Flex, 2> for GeluMulBackward {
+    type State = (Flexible, Flexible, Gelu);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let ([gate_node, up_node], (gate, up, form)) = (ops.parents, ops.state);
+        let (mut dgate, mut dup) = (vec![0.0; floats(&gate).len()], vec![0.0; floats(&up).len()]);
+        cpu::gelu_mul_backward(floats(&gate), floats(&up), form, floats(&dy), &mut dgate, &mut dup);
+        for (node, gradient) in [(gate_node, dgate), (up_node, dup)] {
+            if let Some(node) = node {
+                grads.register::<Flex>(node.id, tensor(gradient, dims::<2>(&gate)));
+            }
+        }
+    }
+}
