@@ -107,10 +107,13 @@ pub fn scale(x: Tensor<1>, factor: f64) -> Tensor<1> {
 /// See [`crate::rope`].
 ///
 /// # Shapes
-/// - `x`, result: `[n, heads, d]`; `positions`: `[n]`; `inv_freq`: `[d / 2]`
+/// - `x`, result: `[n, heads, d]`; `positions`: `[n]`; `inv_freq`: `[rot / 2]`, `rot` at most `d`
 pub fn rope(x: Tensor<3>, positions: &[u32], inv_freq: &[f32], attention_factor: f32) -> Tensor<3> {
     let ([n, _, d], device) = (x.dims(), x.device());
-    let half = d / 2;
+    let half = inv_freq.len();
+    if half == 0 {
+        return x;
+    }
     let table = |turn: fn(f64) -> f64| {
         let values: Vec<f32> = positions
             .iter()
@@ -122,10 +125,12 @@ pub fn rope(x: Tensor<3>, positions: &[u32], inv_freq: &[f32], attention_factor:
     };
     let (cos, sin) = (table(f64::cos), table(f64::sin));
     let (x, dtype) = widen(x);
-    let (low, high) = (x.clone().narrow(2, 0, half), x.narrow(2, half, half));
-    let turned =
-        Tensor::cat(vec![low.clone() * cos.clone() - high.clone() * sin.clone(), high * cos + low * sin], 2);
-    narrow(turned, dtype)
+    let (low, high) = (x.clone().narrow(2, 0, half), x.clone().narrow(2, half, half));
+    let mut parts = vec![low.clone() * cos.clone() - high.clone() * sin.clone(), high * cos + low * sin];
+    if 2 * half < d {
+        parts.push(x.narrow(2, 2 * half, d - 2 * half));
+    }
+    narrow(Tensor::cat(parts, 2), dtype)
 }
 
 /// See [`crate::attention`].

@@ -219,17 +219,19 @@ pub fn gelu_mul(gate: Tensor<2>, up: Tensor<2>, form: Gelu) -> Tensor<2> {
     naive::gelu_mul(gate, up, form)
 }
 
-/// Rotary position embedding (Su et al. 2021), dimension `i` paired with `i + d/2` as in Hugging Face checkpoints.
+/// Rotary position embedding (Su et al. 2021), dimension `i` paired with `i + rot/2` as in Hugging Face checkpoints;
+/// dimensions of a head from `rot` on stay as they are.
 ///
-/// `inv_freq` holds `d/2` inverse frequencies in radians per position; cosines and sines are multiplied by
+/// `inv_freq` holds `rot/2` inverse frequencies in radians per position; cosines and sines are multiplied by
 /// `attention_factor` (1 for models without scaled context).
 ///
 /// # Shapes
-/// - `x`, result: `[n, heads, d]`; `positions`: `[n]`; `inv_freq`: `[d / 2]`
+/// - `x`, result: `[n, heads, d]`; `positions`: `[n]`; `inv_freq`: `[rot / 2]`, `rot` at most `d`
 pub fn rope(x: Tensor<3>, positions: &[u32], inv_freq: &[f32], attention_factor: f32) -> Tensor<3> {
     let [n, heads, d] = x.dims();
     assert_eq!(positions.len(), n, "rope: positions [n] against x [n {n}, heads {heads}, d {d}]");
-    assert_eq!(2 * inv_freq.len(), d, "rope: twice inv_freq [d / 2] against x [n {n}, heads {heads}, d {d}]");
+    let rot = 2 * inv_freq.len();
+    assert!(rot <= d, "rope: {rot} dimensions to rotate of x [n {n}, heads {heads}, d {d}]");
     #[cfg(feature = "flex")]
     if is_fused(&x.device(), &[x.dtype()]) {
         let table = RopeTable::kept(inv_freq, attention_factor, positions);

@@ -219,6 +219,14 @@ fn rope_equals_its_composition_and_leaves_shared_memory_alone() {
         |x| naive::rope(x[0].clone(), &positions, &inv_freq, 1.2),
     );
     assert_eq!(values(inputs[0].clone()), before);
+    for width in [7, 11, 33] {
+        compare(
+            "rope of a part of each head",
+            &[random([4, 3, width], 1, &device)],
+            |x| crate::rope(x[0].clone(), &positions, &inv_freq, 1.2),
+            |x| naive::rope(x[0].clone(), &positions, &inv_freq, 1.2),
+        );
+    }
     let strided = random([2, 4, 6], 1, &device).swap_dims(0, 1);
     let expected = naive::rope(strided.clone(), &positions, &inv_freq, 1.2);
     assert_close("strided", crate::rope(strided, &positions, &inv_freq, 1.2), expected, 1e-5);

@@ -17,7 +17,7 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// The table of positions `0..positions` for the inverse frequencies `inv_freq` (`head_dim / 2` of them, radians per
+    /// The table of positions `0..positions` for the inverse frequencies `inv_freq` (half of the dimensions that are rotated, radians per
     /// position), each value multiplied by `attention_factor` (1 unless the model scales its context, YaRN eq. 22).
     ///
     /// The angle is the `f32` product position × frequency, as in transformers; its cosine and sine are exact to the last bit or so.
@@ -63,7 +63,7 @@ impl RopeTable {
         self.positions
     }
 
-    /// Half the head dimension.
+    /// Half of the dimensions of a head that are rotated.
     pub fn half(&self) -> usize {
         self.half
     }
@@ -89,23 +89,24 @@ pub enum Rotation {
     Backward,
 }
 
-/// Rotates dimension `i` with dimension `i + head_dim/2` by the angle of the token's position, in place.
+/// Rotates dimension `i` with dimension `i + rot/2` by the angle of the token's position, in place, where `rot` is twice
+/// `table.half()`. Dimensions of a head from `rot` on stay as they are (partial rotary embedding, as in GPT-NeoX).
 ///
 /// # Shapes
 /// - `x`: `[n, heads, head_dim]`; `positions`: `[n]`
 ///
 /// # Panics
-/// When `x` is not `n · heads · 2 · table.half()` long or a position is beyond the table.
+/// When `x` is not `n · heads` heads of one width, of at least `2 · table.half()`, or a position is beyond the table.
 pub fn rope(x: &mut [f32], heads: usize, positions: &[u32], table: &RopeTable, rotation: Rotation) {
-    let (n, row) = (positions.len(), heads * 2 * table.half);
-    assert_eq!(
-        x.len(),
-        n * row,
-        "rope: {} elements for [n {n}, heads {heads}, head_dim {}]",
-        x.len(),
-        2 * table.half
+    let (n, rot) = (positions.len(), 2 * table.half);
+    let width = x.len() / (n * heads).max(1);
+    assert!(
+        x.len() == n * heads * width && (x.is_empty() || width >= rot),
+        "rope: {} elements for [n {n}, heads {heads}, head_dim of at least {rot}]",
+        x.len()
     );
-    if row == 0 {
+    let row = heads * width;
+    if row == 0 || rot == 0 {
         return;
     }
     let rows = rows_per_task(row);
@@ -116,16 +117,16 @@ pub fn rope(x: &mut [f32], heads: usize, positions: &[u32], table: &RopeTable, r
         let x = unsafe { x.slice(tokens.start * row, tokens.len() * row) };
         for (x, &position) in x.chunks_exact_mut(row).zip(&positions[tokens]) {
             let (cos, sin) = table.at(position);
-            rotate(x, cos, sin, if rotation == Rotation::Forward { 1.0 } else { -1.0 });
+            rotate(x, width, cos, sin, if rotation == Rotation::Forward { 1.0 } else { -1.0 });
         }
     });
 }
 
 multiversion! {
-    fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
+    fn rotate(x: &mut [f32], width: usize, cos: &[f32], sin: &[f32], sign: f32) {
         let half = cos.len();
-        for head in x.chunks_exact_mut(2 * half) {
-            let (low, high) = head.split_at_mut(half);
+        for head in x.chunks_exact_mut(width) {
+            let (low, high) = head[..2 * half].split_at_mut(half);
             for (((a, b), &cos), &sin) in low.iter_mut().zip(high).zip(cos).zip(sin) {
                 let sin = sign * sin;
                 let (x, y) = (*a, *b);
@@ -180,6 +181,37 @@ mod tests {
         rope(&mut y, 2, &[0, 17, 49], &table, Rotation::Backward);
         let exact: Vec<f64> = x.iter().map(|&v| v.into()).collect();
         assert_near("there and back", &y, &exact, 1e-6);
+    }
+
+    #[test]
+    fn only_the_first_dimensions_of_a_head_may_be_rotated() {
+        for (n, heads, half, width) in
+            [(0, 1, 2, 5), (1, 1, 1, 3), (3, 2, 3, 11), (5, 3, 17, 35), (3, 2, 0, 7)]
+        {
+            let table = RopeTable::new(&frequencies(half), 1.2, 50);
+            let positions: Vec<u32> = (0..n as u32).map(|i| (i * 23) % 50).collect();
+            let x = noise(n * heads * width, 2);
+            for rotation in [Rotation::Forward, Rotation::Backward] {
+                let y = forced::same_bits(|| {
+                    let mut y = x.clone();
+                    rope(&mut y, heads, &positions, &table, rotation);
+                    y
+                });
+                let mut first: Vec<f32> =
+                    x.chunks(width).flat_map(|head| &head[..2 * half]).copied().collect();
+                rope(&mut first, heads, &positions, &table, rotation);
+                for (index, (y, x)) in y.chunks(width).zip(x.chunks(width)).enumerate() {
+                    assert_bits("rotated", &y[..2 * half], &first[index * 2 * half..][..2 * half]);
+                    assert_bits("kept", &y[2 * half..], &x[2 * half..]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "3 elements for [n 1, heads 1, head_dim of at least 4]")]
+    fn a_head_narrower_than_what_is_rotated_is_refused() {
+        rope(&mut [0.0; 3], 1, &[0], &RopeTable::new(&frequencies(2), 1.0, 50), Rotation::Forward);
     }
 
     #[test]
