@@ -1,7 +1,10 @@
-//! The llama-family decoder. Fields have the names of the checkpoint, so that loading needs no table of names.
+//! The decoder. A layer is norms and linear maps, whatever a family's files call them (`crate::family`).
 //!
 //! One forward serves training, scoring and decoding: it works on flat rows of tokens, `[tokens, hidden]`, and leaves
 //! the mixing of positions to the caller ([`Mix`]): a padded batch that gradients flow through, or a paged cache.
+
+mod build;
+mod copies;
 
 use std::sync::Arc;
 
@@ -9,68 +12,33 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use kernels::{Gelu, HeadLogProb, HeadOptions, Packed, Precision};
 
 use crate::config::{Config, Head};
+use crate::family::{FEEDFORWARD_NORMS, HEAD_NORMS};
 use crate::linear::Linear;
+use crate::maps::{Maps, Qkv, Up};
+use crate::norm::Norm;
 use crate::params::{Slot, Visitor};
+pub use build::Values;
 
 /// Self-attention of a layer: queries `[tokens, heads, head_dim]`, keys and values `[tokens, kv_heads, head_dim]`, all
 /// rotated, to outputs `[tokens, heads, head_dim]`.
 pub type Mix<'m> = dyn FnMut(usize, Tensor<3>, Tensor<3>, Tensor<3>) -> Tensor<3> + 'm;
 
-/// One of a layer's linear maps.
-pub(crate) type Map = fn(&Layer) -> &Linear;
-
 /// Where the parameters of a value head are visited, by the name that TRL has for them.
 pub const VALUE_HEAD: &str = "v_head.summary";
-
-/// Where the norms of the heads of queries and keys are, in a layer.
-const HEAD_NORMS: [&str; 2] = ["self_attn.q_norm.weight", "self_attn.k_norm.weight"];
-
-/// The paths of [`Layer::feedforward_norms`] in a layer.
-const FEEDFORWARD_NORMS: [&str; 2] =
-    ["pre_feedforward_layernorm.weight", "post_feedforward_layernorm.weight"];
-
-/// Gives the flat values of the parameter of a name and shape.
-pub type Values<'v, E> = dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, E> + 'v;
-
-/// `self_attn` of a layer.
-#[derive(Debug, Clone)]
-pub struct SelfAttention {
-    /// Queries.
-    pub q_proj: Linear,
-    /// Keys.
-    pub k_proj: Linear,
-    /// Values.
-    pub v_proj: Linear,
-    /// Outputs.
-    pub o_proj: Linear,
-    /// `q_norm` and `k_norm`, `[head_dim]`: norms of every head before it is rotated, where the family has them.
-    pub head_norms: Option<[Tensor<1>; 2]>,
-}
-
-/// `mlp` of a layer.
-#[derive(Debug, Clone)]
-pub struct Mlp {
-    /// What is passed through SiLU.
-    pub gate_proj: Linear,
-    /// What it multiplies.
-    pub up_proj: Linear,
-    /// Back to the residual stream.
-    pub down_proj: Linear,
-}
 
 /// A layer.
 #[derive(Debug, Clone)]
 pub struct Layer {
     /// Norm before attention.
-    pub input_layernorm: Tensor<1>,
-    /// Attention.
-    pub self_attn: SelfAttention,
+    pub input_norm: Norm,
     /// Norm before the feed-forward block; where [`Layer::feedforward_norms`] are, norm of what attention gives.
-    pub post_attention_layernorm: Tensor<1>,
-    /// Norms before the feed-forward block and of what it gives, `pre_feedforward_layernorm` and `post_feedforward_layernorm`.
-    pub feedforward_norms: Option<[Tensor<1>; 2]>,
-    /// Feed-forward block.
-    pub mlp: Mlp,
+    pub post_norm: Norm,
+    /// Norms before the feed-forward block and of what it gives.
+    pub feedforward_norms: Option<[Norm; 2]>,
+    /// Norms, `[head_dim]`, of every head of queries and keys before it is rotated, where the family has them.
+    pub head_norms: Option<[Norm; 2]>,
+    /// The linear maps.
+    pub maps: Maps<Linear>,
 }
 
 /// A decoder with its head.
@@ -83,8 +51,8 @@ pub struct Decoder {
     /// The layers.
     pub layers: Vec<Layer>,
     /// The last norm.
-    pub norm: Tensor<1>,
-    /// `lm_head` or `score`; `None` where the output matrix is the embedding.
+    pub norm: Norm,
+    /// The head over the vocabulary or `score`; `None` where the output matrix is the embedding.
     pub head: Option<Linear>,
     /// A scalar head beside the language head, on the same hidden states: the value of a text so far, for PPO. It belongs to
     /// training and is no part of the model's own files.
@@ -96,93 +64,6 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder whose parameters are given by name: `weight(name, shape)` returns the flat values.
-    pub fn build<E>(config: Config, device: &Device, weight: &mut Values<'_, E>) -> Result<Self, E> {
-        let (d, f) = (config.hidden_size, config.intermediate_size);
-        let q = config.num_attention_heads * config.head_dim;
-        let kv = config.num_key_value_heads * config.head_dim;
-        let mut build = Builder { weight, device };
-        let embed_tokens = build.matrix("model.embed_tokens.weight", config.vocab_size, d)?;
-        let mut layers = Vec::with_capacity(config.num_hidden_layers);
-        for index in 0..config.num_hidden_layers {
-            let at = |part: &str| format!("model.layers.{index}.{part}");
-            layers.push(Layer {
-                input_layernorm: build.vector(&at("input_layernorm.weight"), d)?,
-                self_attn: SelfAttention {
-                    q_proj: build.linear(&at("self_attn.q_proj"), q, d, config.qkv_bias)?,
-                    k_proj: build.linear(&at("self_attn.k_proj"), kv, d, config.qkv_bias)?,
-                    v_proj: build.linear(&at("self_attn.v_proj"), kv, d, config.qkv_bias)?,
-                    o_proj: build.linear(&at("self_attn.o_proj"), d, q, config.o_bias)?,
-                    head_norms: if config.head_norms {
-                        let mut norm = |name| build.vector(&at(name), config.head_dim);
-                        Some([norm(HEAD_NORMS[0])?, norm(HEAD_NORMS[1])?])
-                    } else {
-                        None
-                    },
-                },
-                post_attention_layernorm: build.vector(&at("post_attention_layernorm.weight"), d)?,
-                feedforward_norms: if config.gemma.is_some() {
-                    let mut norm = |name| build.vector(&at(name), d);
-                    Some([norm(FEEDFORWARD_NORMS[0])?, norm(FEEDFORWARD_NORMS[1])?])
-                } else {
-                    None
-                },
-                mlp: Mlp {
-                    gate_proj: build.linear(&at("mlp.gate_proj"), f, d, config.mlp_bias)?,
-                    up_proj: build.linear(&at("mlp.up_proj"), f, d, config.mlp_bias)?,
-                    down_proj: build.linear(&at("mlp.down_proj"), d, f, config.mlp_bias)?,
-                },
-            });
-        }
-        let norm = build.vector("model.norm.weight", d)?;
-        let head = match config.head {
-            Head::Score | Head::Vocabulary | Head::Quantile { .. } => {
-                Some(build.linear("score", config.head.outputs(config.vocab_size), d, false)?)
-            }
-            Head::Language if config.tie_word_embeddings => None,
-            Head::Language => Some(build.linear("lm_head", config.vocab_size, d, false)?),
-        };
-        let inverse_frequencies = config.rope_scaling.inverse_frequencies(config.rope_theta, config.head_dim);
-        Ok(Self {
-            config,
-            embed_tokens,
-            layers,
-            norm,
-            head,
-            value: None,
-            tied: None,
-            cache: Precision::F32,
-            inverse_frequencies,
-        })
-    }
-
-    /// A decoder with new weights: normal with deviation 0.02, the projections back into the residual stream divided by
-    /// `√(2 · layers)`, norms that change nothing, biases zero.
-    pub fn random(config: Config, device: &Device, draw: &mut dyn FnMut() -> f64) -> Self {
-        let depth = (2.0 * config.num_hidden_layers as f64).sqrt();
-        let norm = if config.gemma.is_some() { 0.0 } else { 1.0 };
-        let result = Self::build(config, device, &mut |name, shape| {
-            let count = shape.iter().product();
-            let std = if name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight") {
-                0.02 / depth
-            } else {
-                0.02
-            };
-            let values = if name.contains("norm") {
-                vec![norm; count]
-            } else if name.ends_with("bias") {
-                vec![0.0; count]
-            } else {
-                (0..count).map(|_| (draw() * std) as f32).collect()
-            };
-            Ok::<_, std::convert::Infallible>(values)
-        });
-        match result {
-            Ok(decoder) => decoder,
-            Err(never) => match never {},
-        }
-    }
-
     /// The device its weights are on.
     pub fn device(&self) -> Device {
         self.embed_tokens.device()
@@ -223,52 +104,59 @@ impl Decoder {
         let layer = &self.layers[index];
         let config = &self.config;
         let [tokens, _] = x.dims();
-        let heads = |rows: Tensor<2>, count: usize| rows.reshape([tokens, count, config.head_dim]);
         let (frequencies, factor) = self.rotation();
 
-        let h = self.rms_norm(x.clone(), &layer.input_layernorm);
-        let q = heads(layer.self_attn.q_proj.forward(h.clone()), config.num_attention_heads);
-        let k = heads(layer.self_attn.k_proj.forward(h.clone()), config.num_key_value_heads);
-        let v = heads(layer.self_attn.v_proj.forward(h), config.num_key_value_heads);
-        let (q, k) = match &layer.self_attn.head_norms {
+        let [q, k, v] = self.queries_keys_values(layer, layer.input_norm.forward(x.clone()));
+        let (q, k) = match &layer.head_norms {
             None => (q, k),
-            Some([of_q, of_k]) => (self.head_norm(q, of_q), self.head_norm(k, of_k)),
+            Some([of_q, of_k]) => (of_q.of_heads(q), of_k.of_heads(k)),
         };
         let q = kernels::rope(q, positions, frequencies, factor);
         let k = kernels::rope(k, positions, frequencies, factor);
         let o = mix(index, q, k, v).reshape([tokens, config.num_attention_heads * config.head_dim]);
-        let o = layer.self_attn.o_proj.forward(o);
-        let Some([before, after]) = &layer.feedforward_norms else {
-            let x = x + o;
-            let h = self.rms_norm(x.clone(), &layer.post_attention_layernorm);
-            return x + self.feedforward(layer, h);
-        };
-        let x = x + self.rms_norm(o, &layer.post_attention_layernorm);
-        let h = self.rms_norm(x.clone(), before);
-        x + self.rms_norm(self.feedforward(layer, h), after)
+        let o = layer.maps.output.forward(o);
+        if let Some([before, after]) = &layer.feedforward_norms {
+            let x = x + layer.post_norm.forward(o);
+            let h = before.forward(x.clone());
+            return x + after.forward(self.feedforward(layer, h));
+        }
+        let attended = x.clone() + o;
+        let parallel = config.gpt.is_some_and(|gpt| gpt.parallel_residual);
+        let h = layer.post_norm.forward(if parallel { x } else { attended.clone() });
+        attended + self.feedforward(layer, h)
     }
 
-    fn feedforward(&self, layer: &Layer, h: Tensor<2>) -> Tensor<2> {
-        let gate = layer.mlp.gate_proj.forward(h.clone());
-        let up = layer.mlp.up_proj.forward(h);
-        match self.config.gemma {
-            Some(_) => layer.mlp.down_proj.forward(kernels::gelu_mul(gate, up, Gelu::Tanh)),
-            None => layer.mlp.down_proj.of_silu_mul(gate, up),
+    /// Queries `[tokens, heads, head_dim]`, keys and values `[tokens, kv_heads, head_dim]` of rows `[tokens, hidden]`.
+    fn queries_keys_values(&self, layer: &Layer, h: Tensor<2>) -> [Tensor<3>; 3] {
+        let (config, [tokens, _]) = (&self.config, h.dims());
+        match &layer.maps.qkv {
+            Qkv::Separate([q, k, v]) => {
+                let heads = |map: &Linear, count: usize| {
+                    map.forward(h.clone()).reshape([tokens, count, config.head_dim])
+                };
+                let kv_heads = config.num_key_value_heads;
+                [heads(q, config.num_attention_heads), heads(k, kv_heads), heads(v, kv_heads)]
+            }
+            Qkv::Fused(map, fusion) => fusion.split(map.forward(h), config.num_attention_heads),
         }
     }
 
-    /// An RMS norm by its weight, in a Gemma by one plus its weight.
-    fn rms_norm(&self, rows: Tensor<2>, weight: &Tensor<1>) -> Tensor<2> {
-        let weight = weight.clone();
-        let weight = if self.config.gemma.is_some() { weight.add_scalar(1.0) } else { weight };
-        kernels::rms_norm(rows, weight, self.config.rms_norm_eps)
-    }
-
-    /// The norm of every head, `[tokens, heads, head_dim]`.
-    fn head_norm(&self, heads: Tensor<3>, weight: &Tensor<1>) -> Tensor<3> {
-        let shape @ [tokens, count, width] = heads.dims();
-        let rows = heads.reshape([tokens * count, width]);
-        self.rms_norm(rows, weight).reshape(shape)
+    /// The feed-forward block on rows `[tokens, hidden]`.
+    fn feedforward(&self, layer: &Layer, h: Tensor<2>) -> Tensor<2> {
+        let down = &layer.maps.down;
+        match &layer.maps.up {
+            Up::Gated([gate, up]) => {
+                let (gate, up) = (gate.forward(h.clone()), up.forward(h));
+                match self.config.gemma {
+                    Some(_) => down.forward(kernels::gelu_mul(gate, up, Gelu::Tanh)),
+                    None => down.of_silu_mul(gate, up),
+                }
+            }
+            Up::Plain(up) => {
+                let form = self.config.gpt.map_or(Gelu::Exact, |gpt| gpt.gelu);
+                down.forward(kernels::gelu(up.forward(h), form))
+            }
+        }
     }
 
     /// Norm and head on rows of [`Decoder::hidden`]: `[rows, width]`.
@@ -278,7 +166,7 @@ impl Decoder {
 
     /// What the heads get: the last norm of rows of [`Decoder::hidden`].
     pub(crate) fn normed(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.rms_norm(hidden, &self.norm)
+        self.norm.forward(hidden)
     }
 
     /// The head on rows of [`Decoder::normed`].
@@ -330,30 +218,25 @@ impl Decoder {
 
     /// Calls `visitor` with every parameter.
     pub fn visit(&mut self, visitor: &mut Visitor<'_>) {
-        visitor("model.embed_tokens.weight", Slot::Weight(&mut self.embed_tokens, &mut self.tied));
+        let names = self.config.names();
+        let embedding = format!("{}.weight", names.top(names.embedding));
+        visitor(&embedding, Slot::Weight(&mut self.embed_tokens, &mut self.tied));
         for (index, layer) in self.layers.iter_mut().enumerate() {
-            let at = |part: &str| format!("model.layers.{index}.{part}");
-            visitor(&at("input_layernorm.weight"), Slot::Vector(&mut layer.input_layernorm));
-            layer.self_attn.q_proj.visit(&at("self_attn.q_proj"), visitor);
-            layer.self_attn.k_proj.visit(&at("self_attn.k_proj"), visitor);
-            layer.self_attn.v_proj.visit(&at("self_attn.v_proj"), visitor);
-            layer.self_attn.o_proj.visit(&at("self_attn.o_proj"), visitor);
-            for (name, norm) in HEAD_NORMS.iter().zip(layer.self_attn.head_norms.iter_mut().flatten()) {
-                visitor(&at(name), Slot::Vector(norm));
+            let at = |part: &str| names.layer(index, part);
+            layer.input_norm.visit(&at(names.input_norm), visitor);
+            for (name, norm) in HEAD_NORMS.iter().zip(layer.head_norms.iter_mut().flatten()) {
+                norm.visit(&at(name), visitor);
             }
-            visitor(
-                &at("post_attention_layernorm.weight"),
-                Slot::Vector(&mut layer.post_attention_layernorm),
-            );
+            layer.post_norm.visit(&at(names.post_norm), visitor);
             for (name, norm) in FEEDFORWARD_NORMS.iter().zip(layer.feedforward_norms.iter_mut().flatten()) {
-                visitor(&at(name), Slot::Vector(norm));
+                norm.visit(&at(name), visitor);
             }
-            layer.mlp.gate_proj.visit(&at("mlp.gate_proj"), visitor);
-            layer.mlp.up_proj.visit(&at("mlp.up_proj"), visitor);
-            layer.mlp.down_proj.visit(&at("mlp.down_proj"), visitor);
+            for (name, map) in names.maps.iter().zip(layer.maps.iter_mut()) {
+                map.visit(&at(name), visitor);
+            }
         }
-        visitor("model.norm.weight", Slot::Vector(&mut self.norm));
-        let name = if self.config.head.is_score() { "score" } else { "lm_head" };
+        self.norm.visit(&names.top(names.norm), visitor);
+        let name = self.head_name();
         if let Some(head) = &mut self.head {
             head.visit(name, visitor);
         }
@@ -364,24 +247,21 @@ impl Decoder {
 
     /// Calls `apply` with the path of every linear map of the layers (`model.layers.0.self_attn.q_proj`) and of the head.
     pub fn each_linear(&mut self, apply: &mut dyn FnMut(&str, &mut Linear)) {
+        let names = self.config.names();
         for (index, layer) in self.layers.iter_mut().enumerate() {
-            let maps = [
-                ("self_attn.q_proj", &mut layer.self_attn.q_proj),
-                ("self_attn.k_proj", &mut layer.self_attn.k_proj),
-                ("self_attn.v_proj", &mut layer.self_attn.v_proj),
-                ("self_attn.o_proj", &mut layer.self_attn.o_proj),
-                ("mlp.gate_proj", &mut layer.mlp.gate_proj),
-                ("mlp.up_proj", &mut layer.mlp.up_proj),
-                ("mlp.down_proj", &mut layer.mlp.down_proj),
-            ];
-            for (part, linear) in maps {
-                apply(&format!("model.layers.{index}.{part}"), linear);
+            for (name, map) in names.maps.iter().zip(layer.maps.iter_mut()) {
+                apply(&names.layer(index, name), map);
             }
         }
-        let name = if self.config.head.is_score() { "score" } else { "lm_head" };
+        let name = self.head_name();
         if let Some(head) = &mut self.head {
             apply(name, head);
         }
+    }
+
+    /// What the head is called in files.
+    fn head_name(&self) -> &'static str {
+        if self.config.head.is_score() { "score" } else { self.config.names().head() }
     }
 
     /// Sets the weights of objectives that adapters depend on ([`crate::bilinear`]): one for each objective, or so many for
@@ -393,137 +273,6 @@ impl Decoder {
                 bilinear.prefer(&weights);
             }
         });
-    }
-
-    /// A copy without adapters.
-    #[must_use]
-    pub fn without_adapter(&self) -> Self {
-        let mut copy = self.clone();
-        copy.each_linear(&mut |_, linear| linear.lora = None);
-        copy
-    }
-
-    /// A copy with the adapter of `other`, a decoder of the same shape, in the place of its own; the weights are held once.
-    #[must_use]
-    pub fn with_adapter_of(&self, other: &Self) -> Self {
-        let mut loras = std::collections::BTreeMap::new();
-        other.clone().each_linear(&mut |path, linear| {
-            if let Some(lora) = linear.lora.take() {
-                loras.insert(path.to_owned(), lora);
-            }
-        });
-        let mut copy = self.clone();
-        copy.each_linear(&mut |path, linear| {
-            linear.lora = loras.remove(path);
-            if linear.packed().is_some()
-                && let Some(lora) = &mut linear.lora
-            {
-                lora.pack();
-            }
-        });
-        copy
-    }
-
-    /// Whether both are language models that are only run, multiply by the same packed weights, held once, and differ in
-    /// adapters at most; never of a family whose layers are composed of their operations.
-    pub fn shares_weights(&self, other: &Self) -> bool {
-        let (a, b) = (self, other);
-        let languages = a.config.head == Head::Language && b.config.head == Head::Language;
-        let trained = a.device().is_autodiff() || b.device().is_autodiff();
-        if !languages || trained || a.config.gemma.is_some() || a.layers.len() != b.layers.len() {
-            return false;
-        }
-        let heads = match (&a.head, &b.head) {
-            (Some(a), Some(b)) => a.shares_weights(b),
-            (None, None) => matches!((&self.tied, &other.tied), (Some(a), Some(b)) if Arc::ptr_eq(a, b)),
-            _ => false,
-        };
-        let maps: [Map; 7] = [
-            |layer| &layer.self_attn.q_proj,
-            |layer| &layer.self_attn.k_proj,
-            |layer| &layer.self_attn.v_proj,
-            |layer| &layer.self_attn.o_proj,
-            |layer| &layer.mlp.gate_proj,
-            |layer| &layer.mlp.up_proj,
-            |layer| &layer.mlp.down_proj,
-        ];
-        let layers = || a.layers.iter().zip(&b.layers);
-        let shared = layers().all(|(a, b)| maps.iter().all(|map| map(a).shares_weights(map(b))));
-        if !heads || !shared {
-            return false;
-        }
-        // What is not packed is small, but for embeddings that are not the head's.
-        let same = |a: &Tensor<1>, b: &Tensor<1>| a.clone().into_data() == b.clone().into_data();
-        let norms = layers().all(|(a, b)| {
-            let head_norms = match (&a.self_attn.head_norms, &b.self_attn.head_norms) {
-                (None, None) => true,
-                (Some(a), Some(b)) => a.iter().zip(b).all(|(a, b)| same(a, b)),
-                _ => false,
-            };
-            head_norms
-                && same(&a.input_layernorm, &b.input_layernorm)
-                && same(&a.post_attention_layernorm, &b.post_attention_layernorm)
-        });
-        let embeddings =
-            || a.head.is_none() || a.embed_tokens.clone().into_data() == b.embed_tokens.clone().into_data();
-        norms && same(&a.norm, &b.norm) && embeddings()
-    }
-
-    /// A copy for inference: off the differentiating device, weights packed, without a value head.
-    #[must_use]
-    pub fn frozen(&self) -> Self {
-        self.frozen_as(Precision::F32)
-    }
-
-    /// [`Decoder::frozen`] with the matrices of its products in a number format, where the device has packed weights.
-    /// Embeddings that are looked up, norms and adapters stay as they are.
-    #[must_use]
-    pub fn frozen_as(&self, precision: Precision) -> Self {
-        let mut copy = self.clone();
-        copy.value = None;
-        copy.cache = precision;
-        copy.visit(&mut |_, mut slot| slot.freeze());
-        copy.pack_where(precision, |_| true);
-        copy
-    }
-
-    /// The number format that keys and values of its sessions are held in: 32 bits, or bf16 where the weights have fewer bits.
-    pub(crate) fn cache_precision(&self) -> Precision {
-        self.cache
-    }
-
-    /// The same decoder with a new value head of zeros: at first it says nothing, so that it misleads no advantage.
-    #[must_use]
-    pub fn with_value_head(mut self) -> Self {
-        let (device, width) = (self.device(), self.config.hidden_size);
-        self.value = Some(Linear::new(Tensor::zeros([1, width], &device), Some(Tensor::zeros([1], &device))));
-        self
-    }
-
-    /// Whether its device holds the weights of policies in any [`Precision`].
-    pub fn packs(&self) -> bool {
-        kernels::packs(&self.embed_tokens.device())
-    }
-
-    /// Packs the weights for decoding, where the device profits from it.
-    pub fn pack(&mut self) {
-        self.pack_where(Precision::F32, |_| true);
-    }
-
-    /// Packs the weights that are not trained: they are multiplied by at every step and never change.
-    pub fn pack_frozen(&mut self) {
-        self.pack_where(Precision::F32, |weight| !weight.is_require_grad());
-    }
-
-    fn pack_where(&mut self, precision: Precision, wanted: impl Fn(&Tensor<2>) -> bool) {
-        self.each_linear(&mut |_, linear| {
-            if wanted(&linear.weight) {
-                linear.pack(precision);
-            }
-        });
-        if self.head.is_none() && self.tied.is_none() && wanted(&self.embed_tokens) {
-            self.tied = kernels::pack(&self.embed_tokens, precision);
-        }
     }
 
     /// The value of one next token for each row of [`Decoder::hidden`], `[rows]`, by a head of values of all of them
@@ -561,29 +310,5 @@ impl Decoder {
         self.head = Some(Linear::new(crate::linear::tensor(values, [rows, width], &device), None));
         self.tied = None;
         self
-    }
-}
-
-/// Makes parameters of named values.
-struct Builder<'b, E> {
-    weight: &'b mut Values<'b, E>,
-    device: &'b Device,
-}
-
-impl<E> Builder<'_, E> {
-    fn vector(&mut self, name: &str, n: usize) -> Result<Tensor<1>, E> {
-        let values = (self.weight)(name, &[n])?;
-        Ok(Tensor::from_data(TensorData::new(values, [n]), self.device))
-    }
-
-    fn matrix(&mut self, name: &str, out: usize, inn: usize) -> Result<Tensor<2>, E> {
-        let values = (self.weight)(name, &[out, inn])?;
-        Ok(Tensor::from_data(TensorData::new(values, [out, inn]), self.device))
-    }
-
-    fn linear(&mut self, name: &str, out: usize, inn: usize, bias: bool) -> Result<Linear, E> {
-        let weight = self.matrix(&format!("{name}.weight"), out, inn)?;
-        let bias = if bias { Some(self.vector(&format!("{name}.bias"), out)?) } else { None };
-        Ok(Linear::new(weight, bias))
     }
 }

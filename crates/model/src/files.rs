@@ -76,10 +76,19 @@ impl AdapterConfig {
 pub fn load(directory: &Path, device: &Device) -> Result<Decoder, Error> {
     let config = Config::read(directory)?;
     let weights = Weights::open(directory)?;
+    let names = config.names();
     // A bare decoder is stored without the prefix of the causal model.
-    let bare = !weights.has("model.embed_tokens.weight") && weights.has("embed_tokens.weight");
+    let prefix = format!("{}.", names.base);
+    let embedding = format!("{}.weight", names.embedding);
+    let bare = weights.has(&embedding) && !weights.has(&format!("{prefix}{embedding}"));
+    let heads = || names.heads.iter().map(|head| format!("{head}.weight"));
+    let stored_head = heads().find(|head| weights.has(head));
     Decoder::build(config, device, &mut |name, shape| {
-        let name = if bare { name.strip_prefix("model.").unwrap_or(name) } else { name };
+        let name = match name.strip_prefix(&prefix) {
+            Some(rest) if bare => rest,
+            None if heads().any(|head| head == name) => stored_head.as_deref().unwrap_or(name),
+            _ => name,
+        };
         weights.read(name, shape)
     })
 }
@@ -267,13 +276,25 @@ pub fn attach(
     });
     match matched.into_iter().find(|(_, count)| *count == 0) {
         None => Ok(()),
-        Some((target, _)) => Err(Error::Unsupported {
-            path: PathBuf::from("lora"),
-            field: "targets".into(),
-            value: target.into(),
-            hint: "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj can be adapted".into(),
-        }),
+        Some((target, _)) => {
+            let names: Vec<&str> = decoder.config.names().maps.iter().map(|name| last_part(name)).collect();
+            Err(Error::Unsupported {
+                path: PathBuf::from("lora"),
+                field: "targets".into(),
+                value: target.into(),
+                hint: format!(
+                    "maps of a {} that can be adapted: {}",
+                    decoder.config.model_type,
+                    names.join(", ")
+                ),
+            })
+        }
     }
+}
+
+/// What a path ends with.
+fn last_part(path: &str) -> &str {
+    path.rsplit_once('.').map_or(path, |(_, last)| last)
 }
 
 /// The files of a whole model, by name: `config.json`, `generation_config.json`, weights. A value head is left out.

@@ -1,4 +1,4 @@
-//! Llama-family decoder on burn: Hugging Face files, paged key-value cache, LoRA, devices.
+//! Decoders on burn (llama and its relatives, GPT-NeoX): Hugging Face files, paged key-value cache, LoRA, devices.
 //!
 //! One forward ([`Decoder`]) serves training ([`learn`]) and decoding ([`Policy`], whose sessions implement the traits of
 //! `generate`). On a CPU all of it runs on the fused kernels of `kernels`, whose results do not depend on how many rows
@@ -10,12 +10,15 @@ pub mod config;
 pub mod decoder;
 pub mod device;
 pub mod error;
+mod family;
 pub mod files;
 pub mod hub;
 mod joint;
 pub mod learn;
 pub mod linear;
+pub mod maps;
 pub mod merge;
+pub mod norm;
 pub mod pages;
 pub mod params;
 mod plan;

@@ -8,7 +8,9 @@ use kernels::cpu::RopeTable;
 use kernels::{LayerMap, LayerWeights, LowRank, PagedPool, PassTokens};
 
 use crate::cache::{Appended, host};
-use crate::decoder::{Decoder, Map};
+use crate::decoder::Decoder;
+use crate::linear::Linear;
+use crate::norm::Norm;
 
 /// The layers of decoders that share their packed weights and differ in adapters at most.
 #[derive(Debug)]
@@ -25,16 +27,18 @@ impl Plan {
         let first = decoders.first()?;
         let (config, device) = (&first.config, first.device());
         if config.gemma.is_some()
+            || config.gpt.is_some()
             || device.is_autodiff()
             || !kernels::packs(&device)
             || first.embed_tokens.dtype() != DType::F32
         {
             return None;
         }
-        let map = |index: usize, map: Map| -> Option<LayerMap> {
-            let own = map(&first.layers[index]);
-            let adapter = |decoder: &&Decoder| -> Option<Option<LowRank>> {
-                match &map(&decoder.layers[index]).lora {
+        // One map of a layer, as each of the decoders has it.
+        let map = |each: &[&Linear]| -> Option<LayerMap> {
+            let own = each.first()?;
+            let adapter = |map: &&Linear| -> Option<Option<LowRank>> {
+                match &map.lora {
                     None => Some(None),
                     Some(lora) => lora.change_of(0..0).map(Some),
                 }
@@ -42,26 +46,26 @@ impl Plan {
             Some(LayerMap {
                 weight: own.packed()?.clone(),
                 bias: own.bias.as_ref().map(|bias| host(bias.clone()).into()),
-                adapters: decoders.iter().map(adapter).collect::<Option<_>>()?,
+                adapters: each.iter().map(adapter).collect::<Option<_>>()?,
             })
         };
         let layer = |index: usize| -> Option<Arc<LayerWeights>> {
             let layer = &first.layers[index];
-            let norm = |weights: &Tensor<1>| host(weights.clone());
+            let norm = |norm: &Norm| host(norm.weight.clone());
+            let mut each: Vec<_> = decoders.iter().map(|other| other.layers[index].maps.iter()).collect();
+            let maps = std::iter::from_fn(|| each.iter_mut().map(Iterator::next).collect::<Option<Vec<_>>>());
+            let maps: Vec<LayerMap> = maps.map(|each| map(&each)).collect::<Option<_>>()?;
+            let [q, k, v, o, gate, up, down] = <[LayerMap; 7]>::try_from(maps).ok()?;
             Some(Arc::new(LayerWeights {
-                input_norm: norm(&layer.input_layernorm),
-                post_norm: norm(&layer.post_attention_layernorm),
-                head_norms: layer.self_attn.head_norms.as_ref().map(|norms| norms.each_ref().map(norm)),
-                eps: config.rms_norm_eps as f32,
+                input_norm: norm(&layer.input_norm),
+                post_norm: norm(&layer.post_norm),
+                head_norms: layer.head_norms.as_ref().map(|norms| norms.each_ref().map(norm)),
+                eps: config.norm_eps as f32,
                 rule: config.attention_rule(index),
-                qkv: [
-                    map(index, |layer| &layer.self_attn.q_proj)?,
-                    map(index, |layer| &layer.self_attn.k_proj)?,
-                    map(index, |layer| &layer.self_attn.v_proj)?,
-                ],
-                o: map(index, |layer| &layer.self_attn.o_proj)?,
-                gate_up: [map(index, |layer| &layer.mlp.gate_proj)?, map(index, |layer| &layer.mlp.up_proj)?],
-                down: map(index, |layer| &layer.mlp.down_proj)?,
+                qkv: [q, k, v],
+                o,
+                gate_up: [gate, up],
+                down,
             }))
         };
         let (inverse_frequencies, factor) = first.rotation();

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use kernels::Gelu;
 use model::Config;
 use serde_json::{Value, json};
 
@@ -55,6 +56,30 @@ fn a_cap_of_null_is_none_and_a_missing_one_is_the_familys() {
 }
 
 #[test]
+fn a_neox_says_how_much_of_a_head_is_rotated_and_what_it_leaves_out_is_the_familys() {
+    let neox = |fields| config("gpt_neox", fields).expect("a config");
+    let usual = neox(json!({}));
+    let gpt = usual.gpt.expect("a GPT");
+    assert_eq!((usual.rotary_dims, usual.head_dim, usual.rope_theta), (2, 8, 10_000.0));
+    assert_eq!((gpt.gelu, gpt.parallel_residual), (Gelu::Exact, true));
+    assert_eq!((usual.norm_eps, usual.tie_word_embeddings, usual.eos.as_slice()), (1e-5, false, &[2][..]));
+    assert!(usual.qkv_bias && usual.o_bias && usual.mlp_bias);
+    let own = neox(json!({
+        "rotary_pct": 0.5, "rotary_emb_base": 500, "use_parallel_residual": false, "hidden_act": "gelu_fast",
+        "layer_norm_eps": 1e-3, "attention_bias": false, "tie_word_embeddings": true, "eos_token_id": null,
+    }));
+    let gpt = own.gpt.expect("a GPT");
+    assert_eq!((own.rotary_dims, own.rope_theta), (4, 500.0));
+    assert_eq!((gpt.gelu, gpt.parallel_residual), (Gelu::Tanh, false));
+    assert_eq!((own.norm_eps, own.tie_word_embeddings, own.eos.len()), (1e-3, true, 0));
+    assert!(!own.qkv_bias && !own.o_bias && own.mlp_bias);
+    // The table of transformers 5 goes before what older files have.
+    let table = json!({ "partial_rotary_factor": 1.0, "rope_theta": 300, "rope_type": "default" });
+    let both = neox(json!({ "rope_parameters": table, "rotary_pct": 0.5, "rotary_emb_base": 500 }));
+    assert_eq!((both.rotary_dims, both.rope_theta), (8, 300.0));
+}
+
+#[test]
 fn what_cannot_be_is_refused_by_field_and_value() {
     for (family, fields, expected) in [
         ("mistral", json!({ "sliding_window": 0 }), ["sliding_window", "at least 1"]),
@@ -67,7 +92,19 @@ fn what_cannot_be_is_refused_by_field_and_value() {
         ("gemma2", json!({ "final_logit_softcapping": -1.0 }), ["final_logit_softcapping", "above 0"]),
         ("gemma2", json!({ "query_pre_attn_scalar": 0 }), ["query_pre_attn_scalar", "above 0"]),
         ("gemma2", json!({ "hidden_activation": "silu" }), ["hidden_activation", "gelu_pytorch_tanh"]),
-        ("phi", json!({}), ["phi", "gemma2"]),
+        ("phi", json!({}), ["phi", "gemma2, gpt_neox"]),
+        ("gpt_neox", json!({ "hidden_act": "quick_gelu" }), ["hidden_act = quick_gelu", "gelu_pytorch_tanh"]),
+        ("gpt_neox", json!({ "rotary_pct": 1.5 }), ["rotary_pct = 1.5", "head_dim = 8"]),
+        ("gpt_neox", json!({ "rotary_pct": 0.4 }), ["rotary_pct = 0.4", "even"]),
+        (
+            "gpt_neox",
+            json!({ "rope_parameters": { "partial_rotary_factor": 0.1 } }),
+            ["partial_rotary_factor = 0.1", "even"],
+        ),
+        ("gpt_neox", json!({ "num_attention_heads": 3 }), ["num_attention_heads = 3", "hidden_size = 16"]),
+        ("gpt_neox", json!({ "layer_norm_eps": -1.0 }), ["layer_norm_eps = -1", "at least 0"]),
+        ("gpt_neox", json!({ "use_parallel_residual": 3 }), ["use_parallel_residual = 3", "boolean"]),
+        ("gpt_neox", json!({ "vocab_size": 0 }), ["vocab_size = 0", "at least 1"]),
     ] {
         let error = config(family, fields).expect_err("refused");
         assert!(expected.iter().all(|part| error.contains(part)), "{error}");
