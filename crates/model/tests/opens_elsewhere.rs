@@ -9,7 +9,8 @@ use burn::tensor::Device;
 use generate::{Purpose, Step, Stream};
 use model::files::{AdapterConfig, adapter_files, attach, load, load_adapter, load_for_score, model_files};
 use model::weights::Float;
-use model::{Decoder, Head, Policy};
+use model::{Config, Decoder, Head, Policy};
+use serde_json::{Value, json};
 
 /// Outputs after the last token of each row, by `open.py`; `None`, with a visible line, where Python cannot.
 fn theirs(arguments: &[&Path], kind: &str, rows: &[Vec<u32>]) -> Option<Vec<Vec<f64>>> {
@@ -74,8 +75,8 @@ fn shipped() -> PathBuf {
 
 #[test]
 fn models_open_in_transformers_with_equal_logits() {
-    let families =
-        ["qwen3", "gemma2", "mistral_swa"].map(|name| testkit::shared(&format!("fixtures/models/{name}")));
+    let families = ["qwen3", "gemma2", "mistral_swa", "gpt_neox"]
+        .map(|name| testkit::shared(&format!("fixtures/models/{name}")));
     for directory in [Some(shipped()), testkit::smollm2()].into_iter().chain(families).flatten() {
         let decoder = load(&directory, &Device::flex()).expect("a model");
         let rows = rows(decoder.config.vocab_size as u64);
@@ -85,30 +86,73 @@ fn models_open_in_transformers_with_equal_logits() {
     }
 }
 
+/// What fields of a GPT change, beside the fixtures: weights that are all drawn, saved by us and opened there.
 #[test]
-fn reward_models_open_as_llama_for_sequence_classification() {
-    let mut stream = Stream::new(2, Purpose::Init, 0, 0);
-    let decoder =
-        load_for_score(&shipped(), Head::Score, Some(0), &Device::flex(), &mut || 0.1 * stream.normal())
-            .expect("a reward model");
-    let rows = rows(decoder.config.vocab_size as u64);
-    let folder = saved(model_files(&decoder, Float::F32).expect("files"));
-    let Some(theirs) = theirs(&[folder.path()], "score", &rows) else { return };
-    assert_equal("reward head", &ours(&decoder, &rows), &theirs, 1e-3);
+fn variants_of_a_gpt_open_in_transformers_with_equal_logits() {
+    for fields in [
+        json!({ "model_type": "gpt_neox", "use_parallel_residual": false, "rotary_pct": 1.0 }),
+        json!({ "model_type": "gpt_neox", "attention_bias": false, "hidden_act": "gelu_fast" }),
+        json!({ "model_type": "gpt_neox", "tie_word_embeddings": true, "rotary_emb_base": 100 }),
+        json!({
+            "model_type": "gpt_neox", "rotary_pct": 0.5, "layer_norm_eps": 0.1, "hidden_act": "gelu_new",
+            "rope_scaling": { "type": "linear", "factor": 2.0 },
+        }),
+    ] {
+        let mut map = json!({
+            "vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
+            "num_attention_heads": 4, "max_position_embeddings": 64,
+        });
+        let (Value::Object(map), Value::Object(own)) = (&mut map, &fields) else { panic!("fields") };
+        map.extend(own.clone());
+        let config = Config::from_json(map.clone(), Path::new("config.json")).expect("a config");
+        let config = config.with_head(Head::Language, None);
+        let mut stream = Stream::new(7, Purpose::Init, 0, 0);
+        let mut draw = |_: &str, shape: &[usize]| {
+            Ok::<_, String>((0..shape.iter().product()).map(|_| 0.4 * stream.normal() as f32).collect())
+        };
+        let decoder = Decoder::build(config, &Device::flex(), &mut draw).expect("drawn");
+        let rows = rows(60);
+        let folder = saved(model_files(&decoder, Float::F32).expect("files"));
+        let Some(theirs) = theirs(&[folder.path()], "causal", &rows) else { return };
+        assert_equal(&fields.to_string(), &ours(&decoder, &rows), &theirs, 1e-4);
+    }
 }
 
 #[test]
-fn adapters_of_qwen3_open_in_peft() {
-    let Some(base) = testkit::shared("fixtures/models/qwen3") else { return };
+fn reward_models_open_as_for_sequence_classification() {
+    let family = |name: &str| testkit::shared(&format!("fixtures/models/{name}"));
+    for base in [Some(shipped()), family("gpt_neox")].into_iter().flatten() {
+        let mut stream = Stream::new(2, Purpose::Init, 0, 0);
+        let mut draw = || 0.1 * stream.normal();
+        let decoder = load_for_score(&base, Head::Score, Some(0), &Device::flex(), &mut draw);
+        let decoder = decoder.expect("a reward model");
+        let rows = rows(decoder.config.vocab_size as u64);
+        let folder = saved(model_files(&decoder, Float::F32).expect("files"));
+        let Some(theirs) = theirs(&[folder.path()], "score", &rows) else { return };
+        assert_equal("reward head", &ours(&decoder, &rows), &theirs, 1e-3);
+    }
+}
+
+#[test]
+fn adapters_of_families_open_in_peft() {
+    for (family, targets) in
+        [("qwen3", ["q_proj", "o_proj"]), ("gpt_neox", ["query_key_value", "dense_4h_to_h"])]
+    {
+        let Some(base) = testkit::shared(&format!("fixtures/models/{family}")) else { return };
+        adapters_open_in_peft(&base, &targets);
+    }
+}
+
+fn adapters_open_in_peft(base: &Path, targets: &[&str]) {
     let mut stream = Stream::new(4, Purpose::Init, 0, 0);
-    let mut decoder = load(&base, &Device::flex()).expect("a model");
+    let mut decoder = load(base, &Device::flex()).expect("a model");
     let rows = rows(decoder.config.vocab_size as u64);
     let plain = ours(&decoder, &rows);
     let config = AdapterConfig {
         r: 3,
         alpha: 6.0,
         use_rslora: false,
-        targets: vec!["q_proj".into(), "o_proj".into()],
+        targets: targets.iter().map(|target| (*target).to_owned()).collect(),
         base: base.display().to_string(),
         bilinear: None,
     };
@@ -120,8 +164,8 @@ fn adapters_of_qwen3_open_in_peft() {
     });
     assert_ne!(plain, ours(&decoder, &rows), "the adapter does something");
     let folder = saved(adapter_files(&decoder, &config).expect("files"));
-    let Some(theirs) = theirs(&[folder.path(), &base], "adapter", &rows) else { return };
-    assert_equal("adapter", &ours(&decoder, &rows), &theirs, 1e-4);
+    let Some(theirs) = theirs(&[folder.path(), base], "adapter", &rows) else { return };
+    assert_equal(&format!("adapter of {targets:?}"), &ours(&decoder, &rows), &theirs, 1e-4);
 }
 
 #[test]
