@@ -105,7 +105,7 @@ impl<'a> CacheSession<'a> {
     /// they have to be composed of their operations.
     pub(crate) fn run_planned(&mut self, new: &Appended, users: &[Range<usize>]) -> Option<Tensor<2>> {
         let plan = self.plan.as_ref()?;
-        Some(plan.run(self.members[0].1.embed(&new.ids), new, users, &mut self.pools))
+        Some(plan.run(self.members[0].1.embed(&new.ids, &new.positions), new, users, &mut self.pools))
     }
 
     /// Refuses tokens that the decoder does not know, or has no room for.

@@ -17,7 +17,7 @@ pub(crate) use read::read_json;
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "they are the fields of the file")]
 pub struct Config {
-    /// `model_type` of the file: `llama`, `qwen2`, `qwen3`, `mistral`, `gemma2` or `gpt_neox`.
+    /// `model_type` of the file: `llama`, `qwen2`, `qwen3`, `mistral`, `gemma2`, `gpt_neox` or `gpt2`.
     pub model_type: String,
     /// Number of token embeddings.
     pub vocab_size: usize,
@@ -39,7 +39,8 @@ pub struct Config {
     pub max_position_embeddings: usize,
     /// Epsilon of the norms.
     pub norm_eps: f64,
-    /// Dimensions of a head that are rotated, its first ones: all but in a GPT-NeoX.
+    /// Dimensions of a head that are rotated, its first ones: all but in a GPT-NeoX, and none where positions
+    /// are learned.
     pub rotary_dims: usize,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
@@ -49,7 +50,7 @@ pub struct Config {
     pub tie_word_embeddings: bool,
     /// What a Gemma 2 has of its own.
     pub gemma: Option<Gemma>,
-    /// What a GPT-NeoX has of its own.
+    /// What a GPT-NeoX or a GPT-2 has of its own.
     pub gpt: Option<Gpt>,
     /// RMS norms on every head of queries and keys (`q_norm`, `k_norm`).
     pub head_norms: bool,
@@ -79,14 +80,18 @@ pub struct Gemma {
     pub logit_cap: Option<f64>,
 }
 
-/// What a GPT-NeoX has of its own (arXiv 2204.06745, section 2), beside LayerNorms, one map for queries, keys and values, a feed-forward
-/// block without a gate, and heads of which a part is rotated.
+/// What a GPT-NeoX (arXiv 2204.06745, section 2) or a GPT-2 has of its own, beside LayerNorms, one map for queries, keys and values, and
+/// a feed-forward block without a gate. Of a GPT-NeoX's heads a part is rotated; a GPT-2 adds embeddings of positions to those of tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gpt {
     /// The activation of the feed-forward block.
     pub gelu: Gelu,
     /// Whether the feed-forward block gets what attention gets and not what attention made of it (`use_parallel_residual`).
     pub parallel_residual: bool,
+    /// Whether scores are divided by the root of the width of a head (`scale_attn_weights`).
+    pub scaled: bool,
+    /// Whether scores are divided by the number of their layer, from 1 on (`scale_attn_by_inverse_layer_idx`).
+    pub scaled_by_layer: bool,
 }
 
 /// A linear map of every layer.
@@ -206,9 +211,15 @@ impl Config {
     /// How a layer's scores become weights.
     pub fn attention_rule(&self, layer: usize) -> AttentionRule {
         let window = self.windows.get(layer).copied().flatten();
-        let divisor = self.gemma.map_or(self.head_dim as f64, |gemma| gemma.query_scalar);
+        let divisor = match (self.gemma, self.gpt) {
+            (Some(gemma), _) => gemma.query_scalar,
+            (_, Some(Gpt { scaled: false, .. })) => 1.0,
+            _ => self.head_dim as f64,
+        };
+        let by_layer = self.gpt.is_some_and(|gpt| gpt.scaled_by_layer);
+        let scale = divisor.powf(-0.5) / if by_layer { layer as f64 + 1.0 } else { 1.0 };
         let soft_cap = self.gemma.and_then(|gemma| gemma.attention_cap).map(|cap| cap as f32);
-        AttentionRule { window, soft_cap, ..AttentionRule::scaled(divisor.powf(-0.5)) }
+        AttentionRule { window, soft_cap, ..AttentionRule::scaled(scale) }
     }
 
     /// The soft cap of the logits over the vocabulary.
@@ -282,7 +293,8 @@ impl Config {
             Head::Language if self.tie_word_embeddings => 0,
             Head::Language => self.vocab_size * d,
         };
-        self.vocab_size * d + self.num_hidden_layers * layer + norm + head
+        let positions = if self.names().positions.is_some() { self.max_position_embeddings } else { 0 };
+        (self.vocab_size + positions) * d + self.num_hidden_layers * layer + norm + head
     }
 }
 

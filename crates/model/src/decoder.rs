@@ -48,6 +48,8 @@ pub struct Decoder {
     pub config: Config,
     /// Token embeddings, `[vocab, hidden]`.
     pub embed_tokens: Tensor<2>,
+    /// Embeddings of positions, `[max_position_embeddings, hidden]`, where they are learned.
+    pub positions: Option<Tensor<2>>,
     /// The layers.
     pub layers: Vec<Layer>,
     /// The last norm.
@@ -74,20 +76,35 @@ impl Decoder {
     /// # Shapes
     /// `ids` and `positions` have one entry a token; returns `[tokens, hidden]`.
     pub fn hidden(&self, ids: &[u32], positions: &[u32], mix: &mut Mix<'_>) -> Tensor<2> {
-        let mut x = self.embed(ids);
+        let mut x = self.embed(ids, positions);
         for index in 0..self.layers.len() {
             x = self.layer(index, x, positions, mix);
         }
         x
     }
 
-    /// The embeddings of `ids`, `[tokens, hidden]`.
-    pub fn embed(&self, ids: &[u32]) -> Tensor<2> {
+    /// What the first layer gets: the embeddings of tokens, and where positions are learned theirs.
+    ///
+    /// # Shapes
+    /// `ids` and `positions` have one entry a token; returns `[tokens, hidden]`.
+    ///
+    /// # Panics
+    /// A learned position is beyond [`Config::max_position_embeddings`]; sessions and the data's own limits refuse such rows before.
+    pub fn embed(&self, ids: &[u32], positions: &[u32]) -> Tensor<2> {
         let device = self.device();
-        let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
-        let count = ids.len();
-        let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [count]), &device);
-        let x = self.embed_tokens.clone().select(0, ids);
+        let rows = |table: &Tensor<2>, places: &[u32]| {
+            let places: Vec<i32> = places.iter().map(|place| *place as i32).collect();
+            let count = places.len();
+            let places = Tensor::<1, Int>::from_data(TensorData::new(places, [count]), &device);
+            table.clone().select(0, places)
+        };
+        let x = rows(&self.embed_tokens, ids);
+        if let Some(table) = &self.positions {
+            let (limit, last) = (self.config.max_position_embeddings, positions.iter().max());
+            let room = last.is_none_or(|last| (*last as usize) < limit);
+            assert!(room, "position {last:?} of a decoder that has learned {limit}");
+            return x + rows(table, positions);
+        }
         match self.config.gemma {
             Some(_) => x.mul_scalar((self.config.hidden_size as f64).sqrt()),
             None => x,
@@ -111,8 +128,11 @@ impl Decoder {
             None => (q, k),
             Some([of_q, of_k]) => (of_q.of_heads(q), of_k.of_heads(k)),
         };
-        let q = kernels::rope(q, positions, frequencies, factor);
-        let k = kernels::rope(k, positions, frequencies, factor);
+        let rotated = |x: Tensor<3>| match frequencies {
+            [] => x,
+            _ => kernels::rope(x, positions, frequencies, factor),
+        };
+        let (q, k) = (rotated(q), rotated(k));
         let o = mix(index, q, k, v).reshape([tokens, config.num_attention_heads * config.head_dim]);
         let o = layer.maps.output.forward(o);
         if let Some([before, after]) = &layer.feedforward_norms {
@@ -221,6 +241,9 @@ impl Decoder {
         let names = self.config.names();
         let embedding = format!("{}.weight", names.top(names.embedding));
         visitor(&embedding, Slot::Weight(&mut self.embed_tokens, &mut self.tied));
+        if let (Some(name), Some(positions)) = (names.positions, &mut self.positions) {
+            visitor(&format!("{}.weight", names.top(name)), Slot::Matrix(positions));
+        }
         for (index, layer) in self.layers.iter_mut().enumerate() {
             let at = |part: &str| names.layer(index, part);
             layer.input_norm.visit(&at(names.input_norm), visitor);

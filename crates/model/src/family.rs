@@ -13,7 +13,7 @@ pub(crate) struct Family {
     pub(crate) causal: &'static str,
     /// Names in its weight files.
     pub(crate) names: Names,
-    /// Fields of its `config.json` that others call otherwise: `(theirs, its own)`.
+    /// Fields of its `config.json` whose names are not those of [`Config`](crate::Config): `(ours, its own)`.
     pub(crate) fields: &'static [(&'static str, &'static str)],
     /// Fields that its files may leave out, as transformers fills them in.
     pub(crate) defaults: &'static [(&'static str, usize)],
@@ -30,6 +30,8 @@ pub(crate) struct Names {
     pub(crate) base: &'static str,
     /// Token embeddings.
     pub(crate) embedding: &'static str,
+    /// Embeddings of positions, where they are learned.
+    pub(crate) positions: Option<&'static str>,
     /// The layers.
     pub(crate) layers: &'static str,
     /// The last norm.
@@ -42,6 +44,8 @@ pub(crate) struct Names {
     pub(crate) post_norm: &'static str,
     /// The linear maps.
     pub(crate) maps: Maps<&'static str>,
+    /// Whether the linear maps of the layers are stored `[in, out]`.
+    pub(crate) transposed: bool,
 }
 
 /// Where the norms of the heads of queries and keys are, in a layer that has them.
@@ -53,6 +57,7 @@ pub(crate) const FEEDFORWARD_NORMS: [&str; 2] = ["pre_feedforward_layernorm", "p
 const LLAMA: Names = Names {
     base: "model",
     embedding: "embed_tokens",
+    positions: None,
     layers: "layers",
     norm: "norm",
     heads: &["lm_head"],
@@ -64,11 +69,13 @@ const LLAMA: Names = Names {
         up: Up::Gated(["mlp.gate_proj", "mlp.up_proj"]),
         down: "mlp.down_proj",
     },
+    transposed: false,
 };
 
 const GPT_NEOX: Names = Names {
     base: "gpt_neox",
     embedding: "embed_in",
+    positions: None,
     layers: "layers",
     norm: "final_layer_norm",
     heads: &["embed_out", "lm_head"],
@@ -80,6 +87,25 @@ const GPT_NEOX: Names = Names {
         up: Up::Plain("mlp.dense_h_to_4h"),
         down: "mlp.dense_4h_to_h",
     },
+    transposed: false,
+};
+
+const GPT2: Names = Names {
+    base: "transformer",
+    embedding: "wte",
+    positions: Some("wpe"),
+    layers: "h",
+    norm: "ln_f",
+    heads: &["lm_head"],
+    input_norm: "ln_1",
+    post_norm: "ln_2",
+    maps: Maps {
+        qkv: Qkv::Fused("attn.c_attn", Fusion::ByPart),
+        output: "attn.c_proj",
+        up: Up::Plain("mlp.c_fc"),
+        down: "mlp.c_proj",
+    },
+    transposed: true,
 };
 
 const ALL: &[&str] = &["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
@@ -90,7 +116,7 @@ const fn llama(model_type: &'static str, class: &'static str) -> Family {
         class,
         causal: "ForCausalLM",
         names: LLAMA,
-        fields: &[],
+        fields: &[("norm_eps", "rms_norm_eps")],
         defaults: &[("max_position_embeddings", 2048)],
         tied: false,
         adapted: ALL,
@@ -98,7 +124,7 @@ const fn llama(model_type: &'static str, class: &'static str) -> Family {
 }
 
 /// The families that are run.
-pub(crate) static FAMILIES: [Family; 6] = [
+pub(crate) static FAMILIES: [Family; 7] = [
     llama("llama", "Llama"),
     llama("qwen2", "Qwen2"),
     Family { defaults: &[("max_position_embeddings", 2048), ("head_dim", 128)], ..llama("qwen3", "Qwen3") },
@@ -119,8 +145,32 @@ pub(crate) static FAMILIES: [Family; 6] = [
             ("max_position_embeddings", 2048),
             ("eos_token_id", 2),
         ],
+        fields: &[("norm_eps", "layer_norm_eps")],
         adapted: &["query_key_value"],
         ..llama("gpt_neox", "GPTNeoX")
+    },
+    Family {
+        causal: "LMHeadModel",
+        names: GPT2,
+        fields: &[
+            ("hidden_size", "n_embd"),
+            ("num_hidden_layers", "n_layer"),
+            ("num_attention_heads", "n_head"),
+            ("max_position_embeddings", "n_positions"),
+            ("hidden_act", "activation_function"),
+            ("norm_eps", "layer_norm_epsilon"),
+        ],
+        defaults: &[
+            ("vocab_size", 50257),
+            ("hidden_size", 768),
+            ("num_hidden_layers", 12),
+            ("num_attention_heads", 12),
+            ("max_position_embeddings", 1024),
+            ("eos_token_id", 50256),
+        ],
+        tied: true,
+        adapted: &["c_attn"],
+        ..llama("gpt2", "GPT2")
     },
 ];
 
@@ -132,7 +182,7 @@ impl Family {
 
     /// What its files call a field of `config.json`.
     pub(crate) fn field(&self, name: &'static str) -> &'static str {
-        self.fields.iter().find(|(theirs, _)| *theirs == name).map_or(name, |(_, own)| own)
+        self.fields.iter().find(|(ours, _)| *ours == name).map_or(name, |(_, own)| own)
     }
 
     /// The value of a field that a file leaves out.
@@ -155,6 +205,11 @@ impl Names {
     /// The path of the head over the vocabulary.
     pub(crate) fn head(&self) -> &'static str {
         self.heads[0]
+    }
+
+    /// Whether a parameter is the weight of a linear map of a layer.
+    pub(crate) fn is_map(&self, name: &str) -> bool {
+        self.maps.iter().any(|map| is_weight(name, map))
     }
 
     /// Whether a parameter is the weight of a map back to the residual stream.

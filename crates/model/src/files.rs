@@ -89,8 +89,18 @@ pub fn load(directory: &Path, device: &Device) -> Result<Decoder, Error> {
             None if heads().any(|head| head == name) => stored_head.as_deref().unwrap_or(name),
             _ => name,
         };
-        weights.read(name, shape)
+        match shape {
+            [out, inn] if names.transposed && names.is_map(name) => {
+                Ok(transposed(&weights.read(name, &[*inn, *out])?, *out))
+            }
+            _ => weights.read(name, shape),
+        }
     })
+}
+
+/// The values of a matrix of so many columns, column after column.
+fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
+    (0..columns).flat_map(|column| values.iter().skip(column).step_by(columns)).copied().collect()
 }
 
 /// Loads a language model's body for a model with the head `head`: it is taken if the directory has one such, else it is new.
@@ -145,7 +155,8 @@ pub fn adapter_config(directory: &Path) -> Result<AdapterConfig, Error> {
     if !matches!(kind, Some("LORA" | "PBLORA")) {
         return Err(unsupported("peft_type", "LORA and PBLORA are supported"));
     }
-    for field in ["use_dora", "fan_in_fan_out", "lora_bias"] {
+    // `fan_in_fan_out` says how PEFT finds the base's weights; what an adapter adds does not depend on it.
+    for field in ["use_dora", "lora_bias"] {
         if map.get(field).and_then(Value::as_bool) == Some(true) {
             return Err(unsupported(field, "false is supported"));
         }
@@ -277,7 +288,9 @@ pub fn attach(
     match matched.into_iter().find(|(_, count)| *count == 0) {
         None => Ok(()),
         Some((target, _)) => {
-            let names: Vec<&str> = decoder.config.names().maps.iter().map(|name| last_part(name)).collect();
+            let mut names: Vec<&str> =
+                decoder.config.names().maps.iter().map(|name| last_part(name)).collect();
+            names.dedup();
             Err(Error::Unsupported {
                 path: PathBuf::from("lora"),
                 field: "targets".into(),
@@ -301,7 +314,12 @@ fn last_part(path: &str) -> &str {
 pub fn model_files(decoder: &Decoder, float: Float) -> Result<Vec<(String, Vec<u8>)>, Error> {
     let mut merged = decoder.clone();
     merged.each_linear(&mut |_, linear| linear.merge());
-    let tensors = named(&mut merged, &|name| !name.starts_with(VALUE_HEAD));
+    let mut tensors = named(&mut merged, &|name| !name.starts_with(VALUE_HEAD));
+    let names = decoder.config.names();
+    for tensor in tensors.iter_mut().filter(|tensor| names.transposed && names.is_map(&tensor.name)) {
+        tensor.values = transposed(&tensor.values, tensor.shape[1]);
+        tensor.shape.reverse();
+    }
     let mut config = decoder.config.raw.clone();
     let dtype = match float {
         Float::F32 => "float32",
@@ -340,7 +358,7 @@ pub fn adapter_files(decoder: &Decoder, config: &AdapterConfig) -> Result<Vec<(S
     let mut fields = json!({
         "base_model_name_or_path": config.base,
         "bias": "none",
-        "fan_in_fan_out": false,
+        "fan_in_fan_out": decoder.config.names().transposed,
         "inference_mode": true,
         "init_lora_weights": true,
         "lora_alpha": config.alpha,

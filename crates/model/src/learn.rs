@@ -296,7 +296,7 @@ fn forward(
     let mut plain = decoder.clone();
     plain.visit(&mut |_, mut slot| slot.freeze());
     let mut inputs = Vec::with_capacity(plain.layers.len());
-    let mut x = plain.embed(&batch.ids);
+    let mut x = plain.embed(&batch.ids, &batch.positions);
     for index in 0..plain.layers.len() {
         inputs.push(x.clone());
         x = plain.layer(index, x, &batch.positions, &mut |layer, q, k, v| batch.mix(&plain, layer, q, k, v));
@@ -341,7 +341,7 @@ impl Forward {
             }
         }
         if decoder.embed_tokens.is_require_grad() {
-            let embedded = decoder.embed(&tape.batch.ids);
+            let embedded = decoder.embed(&tape.batch.ids, &tape.batch.positions);
             let gradients = (embedded * Tensor::from_inner(flow)).sum().backward();
             collect(decoder, &gradients, &mut grads);
         }

@@ -1,4 +1,4 @@
-//! Decoders on burn (llama and its relatives, GPT-NeoX): Hugging Face files, paged key-value cache, LoRA, devices.
+//! Decoders on burn (llama and its relatives, GPT-NeoX, GPT-2): Hugging Face files, paged key-value cache, LoRA, devices.
 //!
 //! One forward ([`Decoder`]) serves training ([`learn`]) and decoding ([`Policy`], whose sessions implement the traits of
 //! `generate`). On a CPU all of it runs on the fused kernels of `kernels`, whose results do not depend on how many rows

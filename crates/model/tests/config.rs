@@ -80,6 +80,32 @@ fn a_neox_says_how_much_of_a_head_is_rotated_and_what_it_leaves_out_is_the_famil
 }
 
 #[test]
+fn a_gpt2_has_its_own_names_for_sizes_and_ways_to_scale() {
+    let read = |fields: Value| {
+        let Value::Object(map) = fields else { panic!("fields") };
+        Config::from_json(map, Path::new("config.json")).expect("a config")
+    };
+    let usual = read(json!({ "model_type": "gpt2" }));
+    assert_eq!((usual.vocab_size, usual.hidden_size, usual.intermediate_size), (50257, 768, 3072));
+    assert_eq!((usual.num_hidden_layers, usual.num_attention_heads, usual.head_dim), (12, 12, 64));
+    assert_eq!((usual.max_position_embeddings, usual.rotary_dims, usual.norm_eps), (1024, 0, 1e-5));
+    assert_eq!((usual.tie_word_embeddings, usual.eos.as_slice()), (true, &[50256][..]));
+    // What the hub says of this model.
+    assert_eq!(usual.parameters(), 124_439_808);
+    let scale = |config: &Config, layer: usize| config.attention_rule(layer).scale;
+    assert_eq!((scale(&usual, 0), scale(&usual, 3)), (0.125, 0.125));
+    let own = read(json!({
+        "model_type": "gpt2", "vocab_size": 90, "n_embd": 12, "n_head": 4, "n_layer": 2, "n_positions": 20, "n_inner": 7,
+        "activation_function": "gelu", "layer_norm_epsilon": 1e-3, "scale_attn_weights": false,
+        "scale_attn_by_inverse_layer_idx": true,
+    }));
+    assert_eq!((own.hidden_size, own.intermediate_size, own.head_dim), (12, 7, 3));
+    assert_eq!((own.max_position_embeddings, own.norm_eps, own.eos.len()), (20, 1e-3, 0));
+    assert_eq!((scale(&own, 0), scale(&own, 1)), (1.0, 0.5));
+    assert_eq!(own.gpt.expect("a GPT").gelu, Gelu::Exact);
+}
+
+#[test]
 fn what_cannot_be_is_refused_by_field_and_value() {
     for (family, fields, expected) in [
         ("mistral", json!({ "sliding_window": 0 }), ["sliding_window", "at least 1"]),
@@ -92,7 +118,7 @@ fn what_cannot_be_is_refused_by_field_and_value() {
         ("gemma2", json!({ "final_logit_softcapping": -1.0 }), ["final_logit_softcapping", "above 0"]),
         ("gemma2", json!({ "query_pre_attn_scalar": 0 }), ["query_pre_attn_scalar", "above 0"]),
         ("gemma2", json!({ "hidden_activation": "silu" }), ["hidden_activation", "gelu_pytorch_tanh"]),
-        ("phi", json!({}), ["phi", "gemma2, gpt_neox"]),
+        ("phi", json!({}), ["phi", "gemma2, gpt_neox, gpt2"]),
         ("gpt_neox", json!({ "hidden_act": "quick_gelu" }), ["hidden_act = quick_gelu", "gelu_pytorch_tanh"]),
         ("gpt_neox", json!({ "rotary_pct": 1.5 }), ["rotary_pct = 1.5", "head_dim = 8"]),
         ("gpt_neox", json!({ "rotary_pct": 0.4 }), ["rotary_pct = 0.4", "even"]),
@@ -104,6 +130,17 @@ fn what_cannot_be_is_refused_by_field_and_value() {
         ("gpt_neox", json!({ "num_attention_heads": 3 }), ["num_attention_heads = 3", "hidden_size = 16"]),
         ("gpt_neox", json!({ "layer_norm_eps": -1.0 }), ["layer_norm_eps = -1", "at least 0"]),
         ("gpt_neox", json!({ "use_parallel_residual": 3 }), ["use_parallel_residual = 3", "boolean"]),
+        ("gpt2", json!({ "activation_function": "relu" }), ["activation_function = relu", "gelu_new"]),
+        ("gpt2", json!({ "n_head": 3 }), ["n_head = 3", "hidden_size = 16"]),
+        ("gpt2", json!({ "n_positions": 0 }), ["n_positions = 0", "at least 1"]),
+        ("gpt2", json!({ "n_inner": 0 }), ["n_inner = 0", "at least 1"]),
+        ("gpt2", json!({ "n_inner": "wide" }), ["n_inner = \"wide\"", "invalid type"]),
+        ("gpt2", json!({ "layer_norm_epsilon": -1.0 }), ["layer_norm_epsilon = -1", "at least 0"]),
+        (
+            "gpt2",
+            json!({ "add_cross_attention": true }),
+            ["add_cross_attention = true", "without an encoder"],
+        ),
         ("gpt_neox", json!({ "vocab_size": 0 }), ["vocab_size = 0", "at least 1"]),
     ] {
         let error = config(family, fields).expect_err("refused");

@@ -10,7 +10,7 @@ use model::weights::Float;
 use model::{Config, Decoder, Policy};
 use serde_json::{Value, json};
 
-const MODELS: [&str; 10] = [
+const MODELS: [&str; 12] = [
     "llama_gqa",
     "llama_tied",
     "llama3_rope",
@@ -21,6 +21,8 @@ const MODELS: [&str; 10] = [
     "mistral_swa",
     "gemma2",
     "gpt_neox",
+    "gpt2",
+    "gpt2_hubkeys",
 ];
 
 fn expected(path: &Path) -> Value {
@@ -167,6 +169,10 @@ fn randoms() -> Vec<Decoder> {
         random(llama, &["q_proj", "down_proj"]),
         random(neox, &["query_key_value", "dense_4h_to_h"]),
         random(apart, &["dense", "dense_h_to_4h"]),
+        random(
+            json!({ "model_type": "gpt2", "n_inner": 80, "scale_attn_by_inverse_layer_idx": true }),
+            &["c_attn", "c_proj"],
+        ),
     ]
 }
 
@@ -189,7 +195,7 @@ fn random(fields: Value, targets: &[&str]) -> Decoder {
     let mut decoder = Decoder::random(config, &Device::flex(), &mut || 4.0 * stream.normal());
     // Biases are new too, and so nothing yet.
     decoder.visit(&mut |name, mut slot| {
-        if name.ends_with(".bias") {
+        if name.ends_with("bias") {
             let values: Vec<f32> =
                 (0..slot.shape().iter().product()).map(|_| 0.1 * stream.normal() as f32).collect();
             slot.set_flat(tensor(values));
@@ -347,11 +353,22 @@ fn a_saved_model_loads_with_equal_logits(decoder: &Decoder) {
     assert!(missing.contains("no model.safetensors"), "{missing}");
 }
 
+#[test]
+fn rows_end_where_learned_positions_do() {
+    let Some(path) = testkit::shared("fixtures/models/gpt2") else { return };
+    let policy = Policy::new("gpt2", &load(&path, &Device::flex()).expect("a model"));
+    let mut session = policy.session();
+    let row = session.open();
+    session.extend(&[(row, &[3; 48])]).expect("as many as were learned");
+    let error = session.extend(&[(row, &[3])]).expect_err("one more").to_string();
+    assert!(error.contains("48") && error.contains("49"), "{error}");
+}
+
 /// What families have beside llama: norms of heads, windows, norms behind blocks, GeGLU and soft caps; LayerNorms, fused maps,
-/// GELU, heads rotated in part.
+/// GELU, heads rotated in part, learned positions.
 #[test]
 fn saved_families_are_the_same_and_their_own_parts_have_gradients() {
-    let families: [(&str, &[&str]); 4] = [
+    let families: [(&str, &[&str]); 5] = [
         ("qwen3", &["model.layers.0.self_attn.q_norm.weight", "model.layers.1.self_attn.k_norm.weight"]),
         (
             "mistral_swa",
@@ -382,6 +399,20 @@ fn saved_families_are_the_same_and_their_own_parts_have_gradients() {
                 "gpt_neox.layers.1.mlp.dense_h_to_4h.weight",
                 "gpt_neox.final_layer_norm.weight",
                 "embed_out.weight",
+            ],
+        ),
+        (
+            "gpt2",
+            &[
+                "transformer.wte.weight",
+                "transformer.wpe.weight",
+                "transformer.h.0.ln_1.bias",
+                "transformer.h.0.attn.c_attn.weight",
+                "transformer.h.1.attn.c_attn.bias",
+                "transformer.h.1.attn.c_proj.weight",
+                "transformer.h.1.mlp.c_fc.weight",
+                "transformer.h.1.mlp.c_proj.bias",
+                "transformer.ln_f.weight",
             ],
         ),
     ];

@@ -29,11 +29,19 @@ impl Fields<'_> {
     }
 
     /// A size, or what the family takes where it is left out.
-    fn need(&self, key: &'static str) -> Result<usize, Error> {
+    fn size(&self, key: &'static str) -> Result<Option<usize>, Error> {
         let own = self.family.field(key);
         match self.get(own)?.or(self.get(key)?).or(self.family.default(key)) {
             Some(0) => Err(self.unsupported(own, "0", "a number of at least 1")),
-            Some(value) => Ok(value),
+            size => Ok(size),
+        }
+    }
+
+    /// [`Fields::size`] of a field that has to be there.
+    fn need(&self, key: &'static str) -> Result<usize, Error> {
+        let own = self.family.field(key);
+        match self.size(key)? {
+            Some(size) => Ok(size),
             None => Err(Error::Missing {
                 path: self.path.into(),
                 message: format!(
@@ -64,7 +72,24 @@ impl Fields<'_> {
     /// The fields of a GPT-NeoX.
     fn gpt_neox(&self) -> Result<Gpt, Error> {
         let parallel_residual = self.get("use_parallel_residual")?.unwrap_or(true);
-        Ok(Gpt { gelu: self.gelu("gelu")?, parallel_residual })
+        Ok(Gpt { gelu: self.gelu("gelu")?, parallel_residual, scaled: true, scaled_by_layer: false })
+    }
+
+    /// The fields of a GPT-2.
+    fn gpt2(&self) -> Result<Gpt, Error> {
+        if self.get("add_cross_attention")?.unwrap_or(false) {
+            return Err(self.unsupported(
+                "add_cross_attention",
+                true,
+                "a decoder without an encoder is supported",
+            ));
+        }
+        Ok(Gpt {
+            gelu: self.gelu("gelu_new")?,
+            parallel_residual: false,
+            scaled: self.get("scale_attn_weights")?.unwrap_or(true),
+            scaled_by_layer: self.get("scale_attn_by_inverse_layer_idx")?.unwrap_or(false),
+        })
     }
 
     /// How many dimensions of a GPT-NeoX's heads are rotated; `parameters` is its `rope_parameters`.
@@ -74,7 +99,7 @@ impl Fields<'_> {
             None => ("rotary_pct", self.get("rotary_pct")?.unwrap_or(0.25)),
         };
         let dims = (head_dim as f64 * factor) as usize;
-        if !(factor > 0.0 && factor <= 1.0) || dims == 0 || dims % 2 != 0 {
+        if factor <= 0.0 || factor > 1.0 || dims == 0 || !dims.is_multiple_of(2) {
             let hint = format!("a share of head_dim = {head_dim} that is an even number of dimensions");
             return Err(self.unsupported(field, factor, &hint));
         }
@@ -198,7 +223,13 @@ impl Config {
         })?;
         let (qwen2, qwen3) = (model_type == "qwen2", model_type == "qwen3");
         let gemma = if model_type == "gemma2" { Some(fields.gemma()?) } else { None };
-        let gpt = if model_type == "gpt_neox" { Some(fields.gpt_neox()?) } else { None };
+        let gpt = match model_type.as_str() {
+            "gpt_neox" => Some(fields.gpt_neox()?),
+            "gpt2" => Some(fields.gpt2()?),
+            _ => None,
+        };
+        // Positions are added to the embeddings, and no head is rotated.
+        let learned = fields.family.names.positions.is_some();
         let max_position_embeddings = fields.need("max_position_embeddings")?;
         let activation: String = fields.get("hidden_act")?.unwrap_or_else(|| "silu".into());
         if gemma.is_none() && gpt.is_none() && activation != "silu" {
@@ -247,7 +278,7 @@ impl Config {
             let hint = format!("it must divide num_attention_heads = {heads}");
             return Err(fields.unsupported("num_key_value_heads", key_value_heads, &hint));
         }
-        if head_dim == 0 || head_dim % 2 != 0 {
+        if head_dim == 0 || (head_dim % 2 != 0 && !learned) {
             return Err(fields.unsupported("head_dim", head_dim, "rotary positions need an even number"));
         }
         // transformers 5 keeps all rotary fields in one table, older files have them at the top.
@@ -259,7 +290,11 @@ impl Config {
             }
             None => fields.get("rope_theta")?.unwrap_or(10_000.0),
         };
-        let rotary_dims = if gpt.is_some() { fields.rotary_dims(head_dim, &parameters)? } else { head_dim };
+        let rotary_dims = match gpt {
+            _ if learned => 0,
+            Some(_) => fields.rotary_dims(head_dim, &parameters)?,
+            None => head_dim,
+        };
         let scaling = match fields.get::<Map<String, Value>>("rope_scaling")? {
             Some(scaling) => scaling,
             None => parameters,
@@ -267,15 +302,20 @@ impl Config {
         let rope_scaling = Scaling::from_json(&scaling, max_position_embeddings)
             .map_err(|(value, hint)| fields.unsupported("rope_scaling", value, &hint))?;
         let attention_bias: bool = fields.get("attention_bias")?.unwrap_or(gpt.is_some());
-        let epsilon = if gpt.is_some() { ("layer_norm_eps", 1e-5) } else { ("rms_norm_eps", 1e-6) };
-        let norm_eps = fields.get(epsilon.0)?.unwrap_or(epsilon.1);
-        if !(norm_eps >= 0.0) {
-            return Err(fields.unsupported(epsilon.0, norm_eps, "a number of at least 0"));
+        let epsilon = fields.family.field("norm_eps");
+        let norm_eps = fields.get(epsilon)?.unwrap_or(if gpt.is_some() { 1e-5 } else { 1e-6 });
+        if norm_eps < 0.0 {
+            return Err(fields.unsupported(epsilon, norm_eps, "a number of at least 0"));
         }
+        let intermediate_size = if model_type == "gpt2" {
+            fields.size("n_inner")?.unwrap_or(4 * hidden_size)
+        } else {
+            fields.need("intermediate_size")?
+        };
         Ok(Self {
             vocab_size,
             hidden_size,
-            intermediate_size: fields.need("intermediate_size")?,
+            intermediate_size,
             num_hidden_layers: layers,
             windows: fields.windows(layers)?,
             num_attention_heads: heads,

@@ -23,6 +23,10 @@ impl Decoder {
         };
         let mut build = Builder { weight, device, norms };
         let embed_tokens = build.matrix(&names.top(names.embedding), config.vocab_size, d)?;
+        let positions = match names.positions {
+            Some(name) => Some(build.matrix(&names.top(name), config.max_position_embeddings, d)?),
+            None => None,
+        };
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for index in 0..config.num_hidden_layers {
             let at = |part: &str| names.layer(index, part);
@@ -57,6 +61,7 @@ impl Decoder {
         Ok(Self {
             config,
             embed_tokens,
+            positions,
             layers,
             norm,
             head,
@@ -77,7 +82,7 @@ impl Decoder {
             let std = if names.is_residual(name) { 0.02 / depth } else { 0.02 };
             let values = if names.is_norm(name) {
                 vec![norm; count]
-            } else if name.ends_with(".bias") {
+            } else if name.ends_with("bias") {
                 vec![0.0; count]
             } else {
                 (0..count).map(|_| (draw() * std) as f32).collect()
