@@ -75,15 +75,25 @@ fn shipped() -> PathBuf {
 
 #[test]
 fn models_open_in_transformers_with_equal_logits() {
-    let families = ["qwen3", "gemma2", "mistral_swa", "gpt_neox"]
-        .map(|name| testkit::shared(&format!("fixtures/models/{name}")));
-    for directory in [Some(shipped()), testkit::smollm2()].into_iter().chain(families).flatten() {
-        let decoder = load(&directory, &Device::flex()).expect("a model");
-        let rows = rows(decoder.config.vocab_size as u64);
-        let folder = saved(model_files(&decoder, Float::F32).expect("files"));
-        let Some(theirs) = theirs(&[folder.path()], "causal", &rows) else { return };
-        assert_equal(&directory.display().to_string(), &ours(&decoder, &rows), &theirs, 1e-3);
+    for directory in [Some(shipped()), testkit::smollm2()].into_iter().flatten() {
+        a_model_opens_with_equal_logits(&directory);
     }
+}
+
+#[test]
+fn families_open_in_transformers_with_equal_logits() {
+    for name in ["qwen3", "gemma2", "mistral_swa", "gpt_neox", "gpt2", "gpt2_hubkeys"] {
+        let Some(directory) = testkit::shared(&format!("fixtures/models/{name}")) else { return };
+        a_model_opens_with_equal_logits(&directory);
+    }
+}
+
+fn a_model_opens_with_equal_logits(directory: &Path) {
+    let decoder = load(directory, &Device::flex()).expect("a model");
+    let rows = rows(decoder.config.vocab_size as u64);
+    let folder = saved(model_files(&decoder, Float::F32).expect("files"));
+    let Some(theirs) = theirs(&[folder.path()], "causal", &rows) else { return };
+    assert_equal(&directory.display().to_string(), &ours(&decoder, &rows), &theirs, 1e-3);
 }
 
 /// What fields of a GPT change, beside the fixtures: weights that are all drawn, saved by us and opened there.
@@ -96,6 +106,11 @@ fn variants_of_a_gpt_open_in_transformers_with_equal_logits() {
         json!({
             "model_type": "gpt_neox", "rotary_pct": 0.5, "layer_norm_eps": 0.1, "hidden_act": "gelu_new",
             "rope_scaling": { "type": "linear", "factor": 2.0 },
+        }),
+        json!({ "model_type": "gpt2", "scale_attn_weights": false, "n_inner": 40, "activation_function": "gelu" }),
+        json!({
+            "model_type": "gpt2", "scale_attn_by_inverse_layer_idx": true, "tie_word_embeddings": false,
+            "layer_norm_epsilon": 0.1,
         }),
     ] {
         let mut map = json!({
@@ -121,7 +136,7 @@ fn variants_of_a_gpt_open_in_transformers_with_equal_logits() {
 #[test]
 fn reward_models_open_as_for_sequence_classification() {
     let family = |name: &str| testkit::shared(&format!("fixtures/models/{name}"));
-    for base in [Some(shipped()), family("gpt_neox")].into_iter().flatten() {
+    for base in [Some(shipped()), family("gpt_neox"), family("gpt2")].into_iter().flatten() {
         let mut stream = Stream::new(2, Purpose::Init, 0, 0);
         let mut draw = || 0.1 * stream.normal();
         let decoder = load_for_score(&base, Head::Score, Some(0), &Device::flex(), &mut draw);
@@ -135,9 +150,11 @@ fn reward_models_open_as_for_sequence_classification() {
 
 #[test]
 fn adapters_of_families_open_in_peft() {
-    for (family, targets) in
-        [("qwen3", ["q_proj", "o_proj"]), ("gpt_neox", ["query_key_value", "dense_4h_to_h"])]
-    {
+    for (family, targets) in [
+        ("qwen3", ["q_proj", "o_proj"]),
+        ("gpt_neox", ["query_key_value", "dense_4h_to_h"]),
+        ("gpt2", ["c_attn", "c_proj"]),
+    ] {
         let Some(base) = testkit::shared(&format!("fixtures/models/{family}")) else { return };
         adapters_open_in_peft(&base, &targets);
     }
