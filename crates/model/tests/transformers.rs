@@ -354,6 +354,39 @@ fn a_saved_model_loads_with_equal_logits(decoder: &Decoder) {
 }
 
 #[test]
+fn every_family_may_have_any_head() {
+    use model::Head;
+    use model::learn::{Row, actor_critic, log_probs, scores};
+    let row = [3, 9, 4, 22, 7];
+    for decoder in randoms() {
+        for head in [Head::Score, Head::Vocabulary, Head::Quantile { outputs: 6 }] {
+            let mut stream = Stream::new(8, Purpose::Init, 0, 0);
+            let decoder = decoder.clone().without_adapter();
+            let decoder = decoder.with_head(head, Some(0), &mut || stream.normal());
+            let folder = tempfile::tempdir().expect("a folder");
+            for (name, bytes) in model_files(&decoder, Float::F32).expect("files") {
+                fs_err::write(folder.path().join(name), bytes).expect("written");
+            }
+            let again = load(folder.path(), &Device::flex()).expect("a model");
+            assert_eq!(again.config.head, head);
+            let outputs = |decoder: &Decoder| scores(decoder, &[&row], false).values;
+            assert_eq!(outputs(&decoder).len(), head.outputs(97));
+            assert_eq!(outputs(&again), outputs(&decoder), "{}", decoder.config.model_type);
+        }
+        // A value head says nothing at first, and its gradient reaches its weights through what the language head gets.
+        let mut decoder = decoder.with_value_head();
+        decoder.visit(&mut |_, mut slot| slot.set_trained(true));
+        let rows = [Row { ids: &row, loss: &[false, true, true, true, true] }];
+        let both = actor_critic(&decoder, &rows, false);
+        assert_eq!(both.log_probs(), log_probs(&decoder, &rows, false).values);
+        assert_eq!(both.values(), [0.0; 4]);
+        let grads = both.forward.backward(&mut decoder, &[0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]);
+        let gradient = grads.get("v_head.summary.weight").expect("a leaf").to_data();
+        assert!(gradient.iter::<f32>().any(|g| g.abs() > 0.1));
+    }
+}
+
+#[test]
 fn rows_end_where_learned_positions_do() {
     let Some(path) = testkit::shared("fixtures/models/gpt2") else { return };
     let policy = Policy::new("gpt2", &load(&path, &Device::flex()).expect("a model"));
