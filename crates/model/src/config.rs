@@ -107,13 +107,6 @@ pub struct MapShape {
     pub bias: bool,
 }
 
-impl MapShape {
-    /// Whether `target` is the last part of its name, or more of it.
-    pub fn is(&self, target: &str) -> bool {
-        self.name.strip_suffix(target).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-    }
-}
-
 impl Config {
     /// A llama of a given shape, as pre-training makes it.
     pub fn llama(shape: &Shape) -> Self {

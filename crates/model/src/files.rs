@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value, json};
 
 use crate::bilinear::Bilinear;
-use crate::config::{Config, Head, read_json};
+use crate::config::{Config, Head, MapShape, read_json};
 use crate::decoder::{Decoder, VALUE_HEAD};
 use crate::error::Error;
 use crate::linear::{Lora, tensor};
@@ -261,48 +261,61 @@ fn read_lora(
     Ok(Lora { bilinear: Some(Bilinear::new(shared, own)), ..lora })
 }
 
-/// Attaches new adapters; the error names targets that match nothing.
+/// Attaches new adapters; the error names a target that matches nothing.
 pub fn attach(
     decoder: &mut Decoder,
     config: &AdapterConfig,
     uniform: &mut dyn FnMut() -> f64,
 ) -> Result<(), Error> {
-    let mut matched: BTreeMap<&str, usize> =
-        config.targets.iter().map(|target| (target.as_str(), 0)).collect();
+    let adapted = adapted(&decoder.config, &config.targets)?;
     decoder.each_linear(&mut |path, linear| {
-        for (target, count) in &mut matched {
-            if path.ends_with(&format!(".{target}")) {
-                *count += 1;
-                match &config.bilinear {
-                    None => linear.attach(config.r, config.scaling(), uniform),
-                    Some(bilinear) => linear.attach_bilinear(
-                        (config.r, bilinear.r),
-                        bilinear.objectives.len(),
-                        config.scaling(),
-                        uniform,
-                    ),
-                }
-            }
+        if !adapted.contains_key(path) {
+            return;
+        }
+        match &config.bilinear {
+            None => linear.attach(config.r, config.scaling(), uniform),
+            Some(bilinear) => linear.attach_bilinear(
+                (config.r, bilinear.r),
+                bilinear.objectives.len(),
+                config.scaling(),
+                uniform,
+            ),
         }
     });
-    match matched.into_iter().find(|(_, count)| *count == 0) {
-        None => Ok(()),
-        Some((target, _)) => {
-            let mut names: Vec<&str> =
-                decoder.config.names().maps.iter().map(|name| last_part(name)).collect();
-            names.dedup();
-            Err(Error::Unsupported {
+    Ok(())
+}
+
+/// The linear maps that `targets` name by the ends of their paths, by path.
+///
+/// # Errors
+/// A target is the end of none; the error names those that a family has.
+pub fn adapted(config: &Config, targets: &[String]) -> Result<BTreeMap<String, MapShape>, Error> {
+    let (names, maps) = (config.names(), config.maps());
+    let all = (0..config.num_hidden_layers)
+        .flat_map(|index| maps.iter().map(move |map| (names.layer(index, map.name), *map)));
+    let all: Vec<_> = all.collect();
+    let mut adapted = BTreeMap::new();
+    for target in targets {
+        let end = format!(".{target}");
+        let mut named = all.iter().filter(|(path, _)| path.ends_with(&end)).peekable();
+        if named.peek().is_none() {
+            let mut known: Vec<&str> = Vec::new();
+            for map in maps.iter() {
+                let last = last_part(map.name);
+                if !known.contains(&last) {
+                    known.push(last);
+                }
+            }
+            return Err(Error::Unsupported {
                 path: PathBuf::from("lora"),
                 field: "targets".into(),
-                value: target.into(),
-                hint: format!(
-                    "maps of a {} that can be adapted: {}",
-                    decoder.config.model_type,
-                    names.join(", ")
-                ),
-            })
+                value: target.clone(),
+                hint: format!("{} has {}", config.model_type, known.join(", ")),
+            });
         }
+        adapted.extend(named.cloned());
     }
+    Ok(adapted)
 }
 
 /// What a path ends with.

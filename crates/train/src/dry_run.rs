@@ -107,7 +107,7 @@ pub fn describe(job: &Job) -> Result<String, Error> {
         return Ok(text);
     };
     let config = Config::read(&directory)?;
-    let trained = trained_parameters(recipe, &config);
+    let trained = trained_parameters(recipe, &config)?;
     if recipe.method.trains() {
         line("parameters", format!("{} trained of {}", trained, config.parameters()));
     }
@@ -252,13 +252,12 @@ fn here(job: &Job, name: &::recipe::ModelName) -> &'static str {
     }
 }
 
-fn trained_parameters(recipe: &Recipe, config: &Config) -> usize {
-    let (d, f) = (config.hidden_size, config.intermediate_size);
+/// How many numbers are trained; the error names a target of adapters that the model does not have.
+fn trained_parameters(recipe: &Recipe, config: &Config) -> Result<usize, Error> {
+    let d = config.hidden_size;
     let has_values = recipe.method.on_policy().is_some_and(|settings| settings.ppo().is_some());
     let value_head = if has_values { d + 1 } else { 0 };
-    let Some(lora) = &recipe.model.lora else { return config.parameters() + value_head };
-    let (q, kv) =
-        (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
+    let Some(lora) = &recipe.model.lora else { return Ok(config.parameters() + value_head) };
     // What lies between the factors of an adapter, and the rank that it adds.
     let (own_r, between) = match &recipe.method {
         Method::Parm(parm) => {
@@ -268,23 +267,16 @@ fn trained_parameters(recipe: &Recipe, config: &Config) -> usize {
         _ => (0, 0),
     };
     let r = lora.r + own_r;
-    let per_layer: usize = lora
-        .targets
-        .iter()
-        .map(|target| match target.as_str() {
-            "q_proj" | "o_proj" => r * (d + q) + between,
-            "k_proj" | "v_proj" => r * (d + kv) + between,
-            "gate_proj" | "up_proj" | "down_proj" => r * (d + f) + between,
-            _ => 0,
-        })
-        .sum();
+    let targets = lora.targets.clone().unwrap_or_else(|| config.adapted());
+    let adapted = model::files::adapted(config, &targets)?;
+    let adapters: usize = adapted.values().map(|map| r * (map.out + map.inn) + between).sum();
     let rows = match &recipe.method {
         Method::Reward(_) => 1,
         Method::PrefixScorer(scorer) => Head::from(scorer.head).outputs(config.vocab_size),
         Method::Quantile(quantile) => 3 * quantile.components,
         _ => 0,
     };
-    config.num_hidden_layers * per_layer + value_head + rows * d
+    Ok(adapters + value_head + rows * d)
 }
 
 /// Bytes: weights, gradients and moments of what is trained, and what a micro-batch of `tokens` keeps for backward.
@@ -295,4 +287,63 @@ fn memory(config: &Config, trained: usize, tokens: f64, checkpointing: bool) -> 
     let kept = if checkpointing { layers * d + per_layer } else { layers * per_layer };
     let logits = 3.0 * config.vocab_size as f64;
     4.0 * (2.0 * config.parameters() as f64 + 4.0 * trained as f64 + tokens * (kept + logits))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use burn::tensor::Device;
+    use model::Decoder;
+    use model::files::{AdapterConfig, attach};
+    use serde_json::json;
+
+    use super::*;
+
+    fn config(model_type: &str) -> Config {
+        let fields = json!({
+            "model_type": model_type, "vocab_size": 30, "hidden_size": 16, "intermediate_size": 24, "n_inner": 40,
+            "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 32,
+        });
+        let fields = fields.as_object().cloned().expect("a map");
+        Config::from_json(fields, Path::new("config.json")).expect("a config")
+    }
+
+    fn recipe(lora: &str) -> Recipe {
+        let text = format!("[model]\nlora = {lora}\n[optim]\nsteps = 1\n[method.sft]\n");
+        let source = ::recipe::Source::from_text("sft.toml", text).set_default("run.name", "test");
+        let loaded = source.load::<Recipe>().unwrap_or_else(|errors| panic!("{errors}"));
+        loaded.value.clone()
+    }
+
+    #[test]
+    fn the_plan_counts_what_training_will_train() {
+        for (family, targets) in [("llama", "down_proj"), ("gpt_neox", "dense"), ("gpt2", "c_proj")] {
+            for lora in ["{ r = 3 }".to_owned(), format!("{{ r = 3, targets = [\"{targets}\"] }}")] {
+                let (config, recipe) = (config(family), recipe(&lora));
+                let planned = trained_parameters(&recipe, &config).expect("known targets");
+                let lora = recipe.model.lora.as_ref().expect("an adapter");
+                let adapter = AdapterConfig {
+                    r: lora.r,
+                    alpha: lora.alpha,
+                    use_rslora: false,
+                    targets: lora.targets.clone().unwrap_or_else(|| config.adapted()),
+                    base: String::new(),
+                    bilinear: None,
+                };
+                let mut decoder = Decoder::random(config, &Device::flex(), &mut || 0.5);
+                attach(&mut decoder, &adapter, &mut || 0.5).expect("known targets");
+                let mut held = 0;
+                decoder.visit(&mut |name, slot| {
+                    if name.contains("lora_") {
+                        held += slot.shape().iter().product::<usize>();
+                    }
+                });
+                assert_eq!(planned, held, "{family} {:?}", adapter.targets);
+            }
+        }
+        let error = trained_parameters(&recipe("{ targets = [\"q_proj\"] }"), &config("gpt2"));
+        let error = error.expect_err("a GPT-2 has none").to_string();
+        assert!(error.contains("q_proj") && error.contains("gpt2 has c_attn, c_proj, c_fc"), "{error}");
+    }
 }

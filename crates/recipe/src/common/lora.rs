@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::rules::{Rules, Validate, Violation};
 
-/// Low-rank adapters: a frozen weight `W` acts as `W + scale · B·A`. Names and defaults are PEFT's, targets all
-/// linear layers of the decoder.
+/// Low-rank adapters: a frozen weight `W` acts as `W + scale · B·A`. Names and defaults are PEFT's, but for
+/// the targets of llama's relatives.
 ///
 /// Source: Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, section 4.1.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -18,17 +18,17 @@ pub struct Lora {
     /// Strength: the adapter is scaled by `alpha / r`.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub alpha: f64,
-    /// The linear layers that get an adapter, by the last part of their name.
+    /// The linear layers that get an adapter, by the last part of their name. Where none are named, all of the llama family's
+    /// (`q_proj`, `k_proj`, `v_proj`, `o_proj`, `gate_proj`, `up_proj`, `down_proj`), `query_key_value` of GPT-NeoX and `c_attn` of GPT-2.
     #[schemars(length(min = 1))]
-    pub targets: Vec<String>,
+    pub targets: Option<Vec<String>>,
     /// Scale by `alpha / √r` instead, which keeps the size of updates as the rank grows.
     pub use_rslora: bool,
 }
 
 impl Default for Lora {
     fn default() -> Self {
-        let targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-        Self { r: 8, alpha: 16.0, targets: targets.map(str::to_owned).to_vec(), use_rslora: false }
+        Self { r: 8, alpha: 16.0, targets: None, use_rslora: false }
     }
 }
 
@@ -42,7 +42,7 @@ impl Lora {
 
 impl Validate for Lora {
     fn validate(&self, rules: &mut Rules) {
-        rules.check(&["targets"], targets_differ(&self.targets));
+        rules.check(&["targets"], targets_differ(self.targets.as_deref().unwrap_or_default()));
     }
 }
 

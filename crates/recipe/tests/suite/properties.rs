@@ -79,7 +79,7 @@ fn recipes() -> impl Strategy<Value = Sample> {
     let lora = proptest::option::of((1_usize..512, positive()).prop_map(|(r, alpha)| Lora {
         r,
         alpha,
-        targets: vec!["q_proj".into()],
+        targets: Some(vec!["q_proj".into()]),
         use_rslora: r % 2 == 0,
     }));
     let sampling = (proptest::collection::vec("(?s).{1,6}", 0..3), 1_usize..9999, 0.0..4.0).prop_map(

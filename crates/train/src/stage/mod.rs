@@ -275,7 +275,7 @@ fn learner(recipe: &Recipe, loaded: Loaded) -> Result<Learner, Error> {
                 r: lora.r,
                 alpha: lora.alpha,
                 use_rslora: lora.use_rslora,
-                targets: lora.targets.clone(),
+                targets: lora.targets.clone().unwrap_or_else(|| decoder.config.adapted()),
                 base: name.clone(),
                 bilinear: match &recipe.method {
                     Method::Parm(settings) => Some(settings.bilinear()),
