@@ -78,9 +78,11 @@ impl Tokenizer {
         let mut inner = files.tokenizer()?;
         let config = files.json("tokenizer_config.json")?;
         special::add_missing_tokens(&mut inner, &config)?;
-        let special = SpecialTokens::find(&inner, &config, &files.json("special_tokens_map.json")?)?;
+        let ends = special::ends(&files.json("generation_config.json")?)?;
+        let special = SpecialTokens::find(&inner, &config, &files.json("special_tokens_map.json")?, &ends)?;
         let special_ids = special::special_ids(&inner);
-        let stop_ids = special::stop_ids(&special, &files.json("generation_config.json")?)?;
+        let stop_ids: BTreeSet<u32> = special.eos.iter().map(|token| token.id).chain(ends).collect();
+        let stop_ids = stop_ids.into_iter().collect();
         let template = files.template(&config)?;
         let hash = files.hash(&inner)?;
         let empty = inner.encode_fast("", true).map_err(|source| TokenizerError::encode("", &source))?;

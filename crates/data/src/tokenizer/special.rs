@@ -30,11 +30,13 @@ pub struct SpecialTokens {
 }
 
 impl SpecialTokens {
-    /// Reads the roles from `tokenizer_config.json`, and from `special_tokens_map.json` those it does not mention.
+    /// Reads the roles from `tokenizer_config.json`, and from `special_tokens_map.json` those it does not mention. Where neither
+    /// mentions an end of text, as GPT-2's files do not, it is the first of the ids that end a generation.
     pub(super) fn find(
         tokenizer: &tokenizers::Tokenizer,
         config: &Value,
         map: &Value,
+        ends: &[u32],
     ) -> Result<Self, TokenizerError> {
         let find = |key: &str| -> Result<Option<SpecialToken>, TokenizerError> {
             let (entry, file) = match config.get(key) {
@@ -59,9 +61,12 @@ impl SpecialTokens {
             })?;
             Ok(Some(SpecialToken { text: text.to_owned(), id }))
         };
+        let said = config.get("eos_token").or(map.get("eos_token")).is_some();
+        let end = ends.first().filter(|_| !said);
+        let end = end.and_then(|id| Some(SpecialToken { text: tokenizer.id_to_token(*id)?, id: *id }));
         Ok(Self {
             bos: find("bos_token")?,
-            eos: find("eos_token")?,
+            eos: find("eos_token")?.or(end),
             pad: find("pad_token")?,
             unk: find("unk_token")?,
         })
@@ -139,22 +144,20 @@ pub(super) fn special_ids(tokenizer: &tokenizers::Tokenizer) -> BTreeSet<u32> {
         .collect()
 }
 
-/// The EOS and `eos_token_id` of the generation config, a number or a list of them.
-pub(super) fn stop_ids(special: &SpecialTokens, generation: &Value) -> Result<Vec<u32>, TokenizerError> {
-    let mut ids: BTreeSet<u32> = special.eos.iter().map(|token| token.id).collect();
+/// `eos_token_id` of the generation config, a number or a list of them, in its order.
+pub(super) fn ends(generation: &Value) -> Result<Vec<u32>, TokenizerError> {
     let listed = match generation.get("eos_token_id") {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::Array(list)) => list.clone(),
         Some(one) => vec![one.clone()],
     };
-    for id in listed {
-        let id = id.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
+    let id = |id: Value| {
+        id.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
             TokenizerError::file(
                 "generation_config.json",
                 format!("eos_token_id holds {id}; expected a token id or a list of token ids"),
             )
-        })?;
-        ids.insert(id);
-    }
-    Ok(ids.into_iter().collect())
+        })
+    };
+    listed.into_iter().map(id).collect()
 }

@@ -175,6 +175,13 @@ fn settings_are_read_from_every_file() {
 
     let dir = directory(&[("generation_config.json", json!({"eos_token_id": 391}))]);
     let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+    assert_eq!((tokenizer.stop_ids(), tokenizer.pad_id()), (&[391][..], 391));
+    // Whoever says that there is no end of text is believed.
+    let dir = directory(&[
+        ("tokenizer_config.json", json!({"eos_token": null})),
+        ("generation_config.json", json!({"eos_token_id": 391})),
+    ]);
+    let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
     assert_eq!((tokenizer.stop_ids(), tokenizer.pad_id()), (&[391][..], 0));
 }
 
