@@ -201,6 +201,11 @@ impl Config {
         self.family().adapted.iter().map(|name| (*name).to_owned()).collect()
     }
 
+    /// Whether a layer goes by its operations, having norms or blocks that the one call of a layer has not.
+    pub(crate) fn is_composed(&self) -> bool {
+        self.gemma.is_some() || self.gpt.is_some()
+    }
+
     /// How a layer's scores become weights.
     pub fn attention_rule(&self, layer: usize) -> AttentionRule {
         let window = self.windows.get(layer).copied().flatten();

@@ -26,8 +26,7 @@ impl Plan {
     pub(crate) fn of(decoders: &[&Decoder]) -> Option<Self> {
         let first = decoders.first()?;
         let (config, device) = (&first.config, first.device());
-        if config.gemma.is_some()
-            || config.gpt.is_some()
+        if config.is_composed()
             || device.is_autodiff()
             || !kernels::packs(&device)
             || first.embed_tokens.dtype() != DType::F32

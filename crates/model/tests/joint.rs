@@ -1,8 +1,13 @@
 //! Adapters of one backbone run as rows of one batch, and give what they give by themselves, bit for bit.
 
+use std::path::Path;
+
 use burn::tensor::Device;
-use generate::{Chance, Engine, Purpose, RowId, Sample, SampleAsk, Sampling, Source, Step, Stream, TokenId};
+use generate::{
+    Chance, Completion, Engine, Purpose, RowId, Sample, SampleAsk, Sampling, Source, Step, Stream, TokenId,
+};
 use model::{Config, Decoder, Policy, Precision, Shape};
+use serde_json::json;
 
 const VOCAB: usize = 70;
 
@@ -56,6 +61,14 @@ fn policies(tied: bool, precision: Precision) -> (Vec<Policy>, Vec<Policy>) {
         adapted(&base, &["q_proj", "v_proj"], &mut draw),
         adapted(&base, &["_proj"], &mut draw),
     ];
+    together_and_alone(&base, &decoders, precision)
+}
+
+fn together_and_alone(
+    base: &Decoder,
+    decoders: &[Decoder],
+    precision: Precision,
+) -> (Vec<Policy>, Vec<Policy>) {
     let backbone = base.frozen_as(precision);
     let shared =
         decoders.iter().map(|of| Policy::with_precision("shared", &backbone.with_adapter_of(of), precision));
@@ -125,24 +138,50 @@ fn a_joint_batch_gives_what_each_model_gives() {
     }
 }
 
+/// What a product of three policies draws, and its counts.
+fn drawn(policies: &[Policy]) -> (Vec<Completion>, [u64; 4]) {
+    let source = |(policy, weight)| Source { policy: policy as &dyn Step, weight };
+    let sources = policies.iter().zip([1.0, 0.7, -0.4]).map(source).collect();
+    let mut engine = Engine::product(sources, 0, Sampling::default()).expect("one vocabulary");
+    let ask = |row: u64| SampleAsk {
+        prefix: (0..3 + row as u32 % 4).map(|at| 2 + at * 5).collect(),
+        prompt_len: 3,
+        budget: 12,
+        stream: Stream::new(0, Purpose::Sample, 0, row),
+    };
+    let given = engine.sample((0..9).map(ask).collect(), &mut Chance::Streams).expect("room");
+    let ledger = *engine.ledger();
+    (given, [ledger.decode_tokens, ledger.prefill_tokens, ledger.cached_tokens, ledger.forward_passes])
+}
+
 #[test]
 fn guidance_by_adapters_draws_the_same_texts_at_the_same_count() {
     let (shared, alone) = policies(true, Precision::F32);
-    let draw = |policies: &[Policy]| {
-        let source = |(policy, weight)| Source { policy: policy as &dyn Step, weight };
-        let sources = policies.iter().zip([1.0, 0.7, -0.4]).map(source).collect();
-        let mut engine = Engine::product(sources, 0, Sampling::default()).expect("one vocabulary");
-        let ask = |row: u64| SampleAsk {
-            prefix: (0..3 + row as u32 % 4).map(|at| 2 + at * 5).collect(),
-            prompt_len: 3,
-            budget: 12,
-            stream: Stream::new(0, Purpose::Sample, 0, row),
-        };
-        let given = engine.sample((0..9).map(ask).collect(), &mut Chance::Streams).expect("room");
-        let ledger = *engine.ledger();
-        (given, (ledger.decode_tokens, ledger.prefill_tokens, ledger.cached_tokens, ledger.forward_passes))
-    };
-    assert_eq!(draw(&shared), draw(&alone));
+    assert_eq!(drawn(&shared), drawn(&alone));
+}
+
+#[test]
+fn adapters_of_families_without_the_one_call_of_a_layer_run_by_themselves() {
+    for (family, target) in [("gpt_neox", "query_key_value"), ("gpt2", "c_attn")] {
+        let fields = json!({
+            "model_type": family, "vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 64, "eos_token_id": 1,
+        });
+        let fields = fields.as_object().cloned().expect("a map");
+        let config = Config::from_json(fields, Path::new("config.json")).expect("a config");
+        let (_, mut draw) = random(true, 3.0);
+        let base = Decoder::random(config, &Device::flex(), &mut draw);
+        let decoders = [0, 1, 2].map(|place| match place {
+            0 => base.clone(),
+            _ => adapted(&base, &[target], &mut draw),
+        });
+        let (shared, alone) = together_and_alone(&base, &decoders, Precision::F32);
+        assert!(!shared[0].joins(&shared[1]), "{family}");
+        let (texts, counts) = drawn(&shared);
+        assert_eq!((&texts, counts), (&drawn(&alone).0, drawn(&alone).1), "{family}");
+        let unguided = [&decoders[0]; 3].map(|decoder| Policy::new("base", decoder));
+        assert_ne!(texts, drawn(&unguided).0, "{family}: the adapters change nothing");
+    }
 }
 
 #[test]

@@ -46,8 +46,7 @@ impl Decoder {
         let (a, b) = (self, other);
         let languages = a.config.head == Head::Language && b.config.head == Head::Language;
         let trained = a.device().is_autodiff() || b.device().is_autodiff();
-        let composed = a.config.gemma.is_some() || a.config.gpt.is_some();
-        if !languages || trained || composed || a.layers.len() != b.layers.len() {
+        if !languages || trained || a.config.is_composed() || a.layers.len() != b.layers.len() {
             return false;
         }
         let heads = match (&a.head, &b.head) {
