@@ -303,14 +303,14 @@ mod tests {
     fn config(model_type: &str) -> Config {
         let fields = json!({
             "model_type": model_type, "vocab_size": 30, "hidden_size": 16, "intermediate_size": 24, "n_inner": 40,
-            "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 32,
+            "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "rotary_pct": 0.5,
         });
         let fields = fields.as_object().cloned().expect("a map");
         Config::from_json(fields, Path::new("config.json")).expect("a config")
     }
 
     fn recipe(lora: &str) -> Recipe {
-        let text = format!("[model]\nlora = {lora}\n[optim]\nsteps = 1\n[method.sft]\n");
+        let text = format!("[model]\nlora = {lora}\n[optim]\nsteps = 1\n[data]\nlimit = 8\n[method.sft]\n");
         let source = ::recipe::Source::from_text("sft.toml", text).set_default("run.name", "test");
         let loaded = source.load::<Recipe>().unwrap_or_else(|errors| panic!("{errors}"));
         loaded.value.clone()
