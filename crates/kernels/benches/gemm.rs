@@ -1,10 +1,11 @@
 //! Speed of the matrix product: the items of a run are floating-point operations, so that divan's
 //! throughput column reads as FLOP/s.
 
-use divan::counter::ItemsCount;
+use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use kernels::Packed;
 use kernels::cpu::gemm;
+use rayon::prelude::*;
 
 fn main() {
     divan::main();
@@ -52,6 +53,23 @@ fn gemm_576x1536_from_memory(bencher: Bencher<'_, '_>, rows: usize) {
         for weight in &weights {
             gemm(black_box(&x), (inner, 1), rows, weight, None, black_box(&mut y));
         }
+    });
+}
+
+/// The bound of one row: 256 MiB read by all threads and added up, nothing else.
+#[divan::bench]
+fn reading_memory(bencher: Bencher<'_, '_>) {
+    const PART: usize = 1 << 20;
+    let values = vec![0.5_f32; 64 << 20];
+    bencher.counter(BytesCount::new(size_of_val(&values[..]))).bench_local(|| {
+        let part = |part: &[f32]| {
+            let mut sums = [0.0_f32; 64];
+            for lanes in part.as_chunks::<64>().0 {
+                sums.iter_mut().zip(lanes).for_each(|(sum, value)| *sum += value);
+            }
+            sums.iter().sum::<f32>()
+        };
+        black_box(&values).par_chunks(PART).map(part).sum::<f32>()
     });
 }
 

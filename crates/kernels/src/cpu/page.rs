@@ -45,6 +45,8 @@ pub(super) fn score_page<E: Stored, const R: usize>(
         }
         return;
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (isa, next);
     for row in 0..R {
         score_row(q.as_flattened(), (row, R), lanes, &mut scores[row * stride..][..PAGE]);
     }
@@ -160,6 +162,8 @@ pub(super) fn add_page<E: Stored, const R: usize>(
         }
         return;
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (isa, next);
     for (row, o) in o.chunks_exact_mut(d).enumerate() {
         add_row(&scores[row * stride..][keys.clone()], values, o);
     }
