@@ -279,14 +279,20 @@ fn trained_parameters(recipe: &Recipe, config: &Config) -> Result<usize, Error> 
     Ok(adapters + value_head + rows * d)
 }
 
-/// Bytes: weights, gradients and moments of what is trained, and what a micro-batch of `tokens` keeps for backward.
+/// Bytes at the peak: weights, those that are frozen packed besides; of what is trained the moments and the gradients of two halves of
+/// a micro-batch; and what its `tokens` keep for backward.
 fn memory(config: &Config, trained: usize, tokens: f64, checkpointing: bool) -> f64 {
     let (d, f) = (config.hidden_size as f64, config.intermediate_size as f64);
-    let per_layer = 10.0 * d + 4.0 * f;
+    let heads = (config.num_attention_heads + config.num_key_value_heads) * config.head_dim;
+    let adapters = trained < config.parameters();
+    // Residual stream and its norms, twice; queries, keys, values and what attention gives; gate and what it multiplies, whose
+    // product only adapters keep.
+    let per_layer = 4.0 * d + 2.0 * heads as f64 + if adapters { 3.0 } else { 2.0 } * f;
     let layers = config.num_hidden_layers as f64;
-    let kept = if checkpointing { layers * d + per_layer } else { layers * per_layer };
-    let logits = 3.0 * config.vocab_size as f64;
-    4.0 * (2.0 * config.parameters() as f64 + 4.0 * trained as f64 + tokens * (kept + logits))
+    let kept =
+        if checkpointing { layers * d + per_layer } else { layers * per_layer + config.vocab_size as f64 };
+    let weights = if adapters { 2.0 } else { 1.0 } * config.parameters() as f64;
+    4.0 * (weights + 4.0 * trained as f64 + tokens * kept)
 }
 
 #[cfg(test)]
