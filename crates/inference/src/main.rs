@@ -116,7 +116,7 @@ impl<E: std::error::Error + 'static> From<E> for Failure {
 }
 
 fn main() -> ExitCode {
-    kernels::memory::keep();
+    kernels::memory::keep_nothing();
     let arguments = Arguments::parse();
     let done = match &arguments.command {
         Some(Command::Generate(generate)) => answer_one(generate),
@@ -193,12 +193,14 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
         }
     })?;
     let device = recipe.run.device.to_string().parse::<DeviceName>()?.open()?;
-    let loaded = setup::load(&places, &recipe.model.path, &device)?.with_dtype(recipe.model.dtype)?;
+    let mut loaded = setup::load(&places, &recipe.model.path, &device)?.with_dtype(recipe.model.dtype)?;
     let room = loaded.decoder.config.max_position_embeddings.saturating_sub(recipe.sampling.max_new_tokens);
     let prompts = setup::prompts(&recipe.data, &places, &loaded, recipe.run.seed, room)?;
     if let Some(rounding) = loaded.rounding(&prompts.rows)? {
         say(&rounding.to_string());
     }
+    loaded.release();
+    kernels::memory::keep();
     let total = prompts.rows.len();
     let folder = recipe.run.folder();
     let text = recipe::resolved(&recipe)?;
@@ -287,7 +289,7 @@ fn answer_one(arguments: &Generate) -> Result<bool, Failure> {
     let text = format!("[model]\npath = {model}\n[data]\nlimit = 1\n[method.{}]\n", method.info().name);
     let recipe = load(Source::from_text("generate", text).set_all(&arguments.set))?;
     let device = recipe.run.device.to_string().parse::<DeviceName>()?.open()?;
-    let loaded =
+    let mut loaded =
         setup::load(&Places::default(), &recipe.model.path, &device)?.with_dtype(recipe.model.dtype)?;
     let renderer = loaded.renderer()?;
     let chat = loaded.tokenizer.chat_template().is_some() && !arguments.raw;
@@ -303,6 +305,8 @@ fn answer_one(arguments: &Generate) -> Result<bool, Failure> {
     if let Some(rounding) = loaded.rounding(&prompts)? {
         say(&rounding.to_string());
     }
+    loaded.release();
+    kernels::memory::keep();
     // What a completion in one piece shows as it grows; other methods take back what they have shown.
     let show = match (arguments.stream, recipe.method.samples()) {
         (true, _) => Show::Lines,

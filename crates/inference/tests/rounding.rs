@@ -1,15 +1,33 @@
 //! What weights in fewer bits cost is measured on the prompts, and said.
 
 use burn::tensor::Device;
-use generate::Prompt;
+use generate::{Prompt, Score};
 use inference::setup::{Dtype, Places, load};
-use model::DeviceName;
+use model::{DeviceName, Policy};
 use recipe::ModelName;
 
 fn rounding(dtype: Dtype, prompts: &[Prompt]) -> Option<inference::setup::Rounding> {
     let device: Device = DeviceName::cpu().open().expect("a CPU");
     let loaded = load(&Places::default(), &ModelName::tiny(), &device).expect("shipped");
     loaded.with_dtype(dtype).expect("a CPU").rounding(prompts).expect("tokens of the vocabulary")
+}
+
+#[test]
+fn policies_read_nothing_but_the_packed_weights() {
+    let device: Device = DeviceName::cpu().open().expect("a CPU");
+    for dtype in [Dtype::F32, Dtype::Bf16, Dtype::Int8] {
+        let loaded = load(&Places::default(), &ModelName::tiny(), &device).expect("shipped");
+        let mut loaded = loaded.with_dtype(dtype).expect("a CPU");
+        let exact = Policy::with_precision("exact", &loaded.decoder, dtype.precision());
+        let texts: [(&[u32], &[u32]); 2] = [(&[5, 6, 7], &[8, 9]), (&[40], &[41, 42, 43])];
+        let before = exact.score(&texts).expect("scores");
+        assert_eq!(loaded.policy("before").score(&texts).expect("scores"), before);
+        loaded.release();
+        assert_eq!(loaded.policy("after").score(&texts).expect("scores"), before);
+        // What reads a weight that is gone is not silently wrong.
+        let gone = Policy::new("gone", &loaded.decoder).score(&texts).expect("scores");
+        assert!(gone.iter().flatten().all(|score| score.is_nan()));
+    }
 }
 
 #[test]

@@ -25,6 +25,11 @@ pub fn keep_briefly() {
     keep_for(BRIEFLY);
 }
 
+/// Gives freed memory back at once, unless the environment says otherwise: while models are loaded, what they were made of is not wanted again.
+pub fn keep_nothing() {
+    keep_for(0);
+}
+
 fn keep_for(milliseconds: i64) {
     if std::env::var_os(VARIABLE).is_none() {
         // SAFETY: mimalloc keeps its options in an array of its own; the index is one of them, and any time is allowed.

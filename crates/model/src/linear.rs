@@ -196,6 +196,12 @@ impl Linear {
         }
     }
 
+    /// Lets go of the matrix, in whose place NaN stands from then on.
+    pub(crate) fn release(&mut self) {
+        let shape = self.weight.dims();
+        self.weight = Tensor::<2>::full([1, 1], f32::NAN, &self.weight.device()).expand(shape);
+    }
+
     pub(crate) fn packed(&self) -> Option<&Arc<Packed>> {
         self.packed.as_ref()
     }

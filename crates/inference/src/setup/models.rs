@@ -62,7 +62,8 @@ impl Dtype {
         }
     }
 
-    fn precision(self) -> Precision {
+    /// It as the kernels have it.
+    pub fn precision(self) -> Precision {
         match self {
             Self::F32 => Precision::F32,
             Self::Bf16 => Precision::Bf16,
@@ -240,9 +241,24 @@ impl Loaded {
 
     /// It as a policy, named so in errors.
     pub fn policy(&self, name: impl Into<String>) -> Policy {
-        let precision = self.dtype.precision();
-        let packed = self.backbone.get_or_init(|| self.decoder.without_adapter().frozen_as(precision));
-        Policy::with_precision(name, &packed.with_adapter_of(&self.decoder), precision)
+        let packed = self.backbone().with_adapter_of(&self.decoder);
+        Policy::with_precision(name, &packed, self.dtype.precision())
+    }
+
+    /// The weights that its policies multiply by, which are all that they hold.
+    fn backbone(&self) -> &Decoder {
+        self.backbone.get_or_init(|| {
+            let mut packed = self.decoder.without_adapter().frozen_as(self.dtype.precision());
+            packed.release();
+            packed
+        })
+    }
+
+    /// Lets go of the weights that its policies do not read, where all that is still to come are policies: a model that is only run
+    /// is then in memory once, in its number format.
+    pub fn release(&mut self) {
+        self.backbone();
+        self.decoder.release();
     }
 
     /// What its number format costs on the first tokens of `prompts`; `None` in f32, and where there is nothing to compare.

@@ -120,6 +120,14 @@ impl Decoder {
         self.pack_where(Precision::F32, |weight| !weight.is_require_grad());
     }
 
+    /// Lets go of the matrices of its linear maps on a device that packs weights: products read the packed ones, its own or those of
+    /// a copy. Nothing else may be done with the matrices afterwards; what reads them gets NaN.
+    pub fn release(&mut self) {
+        if self.packs() {
+            self.each_linear(&mut |_, linear| linear.release());
+        }
+    }
+
     fn pack_where(&mut self, precision: Precision, wanted: impl Fn(&Tensor<2>) -> bool) {
         self.each_linear(&mut |_, linear| {
             if wanted(&linear.weight) {
