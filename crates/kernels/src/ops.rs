@@ -159,11 +159,18 @@ pub fn silu_mul_linear(
     packed: Option<&Arc<Packed>>,
 ) -> Tensor<2> {
     #[cfg(feature = "flex")]
-    if gate.device().is_autodiff()
-        && gate.dims() == up.dims()
-        && gate.dims()[1] == weight.dims()[1]
-        && is_fused(&gate.device(), &[gate.dtype(), up.dtype(), weight.dtype()])
-    {
+    if is_fused(&gate.device(), &[gate.dtype(), up.dtype(), weight.dtype()]) {
+        let ([n, d], [out, inn]) = (gate.dims(), weight.dims());
+        assert_eq!([n, d], up.dims(), "silu_mul_linear: gate [n, in] against up [n, in]");
+        assert_eq!(d, inn, "silu_mul_linear: gate [n {n}, in {d}] against weight [out {out}, in {inn}]");
+        if let Some(packed) = packed {
+            let shape = (packed.columns(), packed.inner());
+            assert_eq!(
+                shape,
+                (out, inn),
+                "silu_mul_linear: packed (out, in) against weight [out {out}, in {inn}]"
+            );
+        }
         return Tensor::from_dispatch(<Dispatch as Fused>::kernels_silu_mul_linear(
             gate.into_dispatch(),
             up.into_dispatch(),

@@ -36,28 +36,35 @@ struct LinearBackward;
 
 /// The input if the weight is tracked, the weight if the input is.
 #[derive(Clone, Debug)]
-pub(super) struct LinearState {
-    pub(super) x: Option<Flexible>,
-    pub(super) weight: Option<Flexible>,
+struct LinearState {
+    x: Option<Flexible>,
+    weight: Option<Flexible>,
 }
 
 impl LinearState {
-    pub(super) fn dx(&self, dy: &Flexible) -> Option<Flexible> {
-        let weight = self.weight.as_ref()?;
-        let [out, inn] = dims(weight);
-        let [n, _] = dims(dy);
-        let mut dx = vec![0.0; n * inn];
-        cpu::gemm(floats(dy), (out, 1), n, &Packed::from_in_out(floats(weight), out, inn), None, &mut dx);
-        Some(tensor(dx, [n, inn]))
+    fn dx(&self, dy: &Flexible) -> Option<Flexible> {
+        self.weight.as_ref().map(|weight| product_dx(weight, dy))
     }
 
-    pub(super) fn dweight(&self, dy: &Flexible) -> Option<Flexible> {
-        let x = self.x.as_ref()?;
-        let ([n, inn], [_, out]) = (dims(x), dims(dy));
-        let mut dweight = vec![0.0; out * inn];
-        cpu::gemm(floats(dy), (1, out), out, &Packed::from_in_out(floats(x), n, inn), None, &mut dweight);
-        Some(tensor(dweight, [out, inn]))
+    fn dweight(&self, dy: &Flexible) -> Option<Flexible> {
+        self.x.as_ref().map(|x| product_dweight(x, dy))
     }
+}
+
+/// `dy·W`.
+pub(super) fn product_dx(weight: &Flexible, dy: &Flexible) -> Flexible {
+    let ([out, inn], [n, _]) = (dims(weight), dims(dy));
+    let mut dx = vec![0.0; n * inn];
+    cpu::gemm(floats(dy), (out, 1), n, &Packed::from_in_out(floats(weight), out, inn), None, &mut dx);
+    tensor(dx, [n, inn])
+}
+
+/// `dyᵀ·x`.
+pub(super) fn product_dweight(x: &Flexible, dy: &Flexible) -> Flexible {
+    let ([n, inn], [_, out]) = (dims(x), dims(dy));
+    let mut dweight = vec![0.0; out * inn];
+    cpu::gemm(floats(dy), (1, out), out, &Packed::from_in_out(floats(x), n, inn), None, &mut dweight);
+    tensor(dweight, [out, inn])
 }
 
 impl Backward<Flex, 2> for LinearBackward {

@@ -1,13 +1,23 @@
 //! Gradients of the activations of feed-forward blocks.
 
 use burn::backend::Flex;
+use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
 
-use super::backward::LinearState;
+use super::backward::{product_dweight, product_dx};
 use super::forward::{self, Flexible, contiguous, dims, floats, tensor};
 use crate::cpu::{self, Gelu};
+
+/// Registers the gradients of operands that are tracked.
+fn register(grads: &mut Gradients, nodes: [Option<NodeId>; 2], gradients: [Flexible; 2]) {
+    for (node, gradient) in nodes.into_iter().zip(gradients) {
+        if let Some(node) = node {
+            grads.register::<Flex>(node, gradient);
+        }
+    }
+}
 
 /// See [`cpu::silu_mul_backward`].
 #[derive(Debug)]
@@ -25,12 +35,8 @@ impl Backward<Flex, 2> for SiluMulBackward {
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
-        let ([gate_node, up_node], (gate, up)) = (ops.parents, ops.state);
-        for (node, gradient) in [gate_node, up_node].into_iter().zip(silu_mul_gradients(&gate, &up, &dy)) {
-            if let Some(node) = node {
-                grads.register::<Flex>(node.id, gradient);
-            }
-        }
+        let (nodes, (gate, up)) = (ops.parents.map(|node| node.map(|node| node.id)), ops.state);
+        register(grads, nodes, silu_mul_gradients(&gate, &up, &dy));
     }
 }
 
@@ -44,21 +50,14 @@ impl Backward<Flex, 3> for SiluMulLinearBackward {
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
-        let ([gate_node, up_node, weight_node], [gate, up, weight]) = (ops.parents, ops.state);
+        let [gate_node, up_node, weight_node] = ops.parents.map(|node| node.map(|node| node.id));
+        let [gate, up, weight] = ops.state;
         if let Some(node) = weight_node {
-            let product = LinearState { x: Some(forward::silu_mul(&gate, &up)), weight: None };
-            if let Some(dweight) = product.dweight(&dy) {
-                grads.register::<Flex>(node.id, dweight);
-            }
+            grads.register::<Flex>(node, product_dweight(&forward::silu_mul(&gate, &up), &dy));
         }
-        if gate_node.is_none() && up_node.is_none() {
-            return;
-        }
-        let Some(dx) = (LinearState { x: None, weight: Some(weight) }).dx(&dy) else { return };
-        for (node, gradient) in [gate_node, up_node].into_iter().zip(silu_mul_gradients(&gate, &up, &dx)) {
-            if let Some(node) = node {
-                grads.register::<Flex>(node.id, gradient);
-            }
+        if gate_node.is_some() || up_node.is_some() {
+            let dx = product_dx(&weight, &dy);
+            register(grads, [gate_node, up_node], silu_mul_gradients(&gate, &up, &dx));
         }
     }
 }
@@ -90,13 +89,10 @@ impl Backward<Flex, 2> for GeluMulBackward {
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
-        let ([gate_node, up_node], (gate, up, form)) = (ops.parents, ops.state);
+        let (nodes, (gate, up, form)) = (ops.parents.map(|node| node.map(|node| node.id)), ops.state);
         let (mut dgate, mut dup) = (vec![0.0; floats(&gate).len()], vec![0.0; floats(&up).len()]);
         cpu::gelu_mul_backward(floats(&gate), floats(&up), form, floats(&dy), &mut dgate, &mut dup);
-        for (node, gradient) in [(gate_node, dgate), (up_node, dup)] {
-            if let Some(node) = node {
-                grads.register::<Flex>(node.id, tensor(gradient, dims::<2>(&gate)));
-            }
-        }
+        let gradients = [dgate, dup].map(|gradient| tensor(gradient, dims::<2>(&gate)));
+        register(grads, nodes, gradients);
     }
 }
