@@ -343,6 +343,7 @@ fn answer_one(arguments: &Generate) -> Result<bool, Failure> {
 }
 
 fn score_file(arguments: &Score) -> Result<bool, Failure> {
+    kernels::memory::keep();
     let name: ModelName = arguments.model.parse()?;
     let device = arguments.device.parse::<DeviceName>()?.open()?;
     let text = setup::score_file(&name, &arguments.input, &device)?;

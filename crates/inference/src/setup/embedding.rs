@@ -42,7 +42,7 @@ pub fn embedder(
         );
         return Err(Error::Data { what: name.to_string(), message });
     }
-    let policy = Policy::new(model.name, &model.decoder);
+    let policy = model.policy(model.name.clone());
     Ok(Embedder { policy, ledger: Cell::default(), known: RefCell::default() })
 }
 

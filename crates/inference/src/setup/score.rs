@@ -47,7 +47,6 @@ pub fn score_file(name: &ModelName, input: &Path, device: &Device) -> Result<Str
         rows.push(row(map, line, input, renderer.as_ref())?);
     }
     let policy = Policy::new(name.to_string(), &decoder);
-    kernels::memory::keep();
     let mut text = String::new();
     let mut line = |mut map: Map<String, Value>, more: Value| {
         if let Some(more) = more.as_object() {
