@@ -7,7 +7,11 @@ use kernels::Packed;
 use kernels::cpu::gemm;
 use rayon::prelude::*;
 
+#[global_allocator]
+static ALLOCATOR: kernels::memory::Allocator = kernels::memory::Allocator;
+
 fn main() {
+    kernels::memory::keep();
     divan::main();
 }
 
@@ -56,20 +60,24 @@ fn gemm_576x1536_from_memory(bencher: Bencher<'_, '_>, rows: usize) {
     });
 }
 
-/// The bound of one row: 256 MiB read by all threads and added up, nothing else.
-#[divan::bench]
-fn reading_memory(bencher: Bencher<'_, '_>) {
-    const PART: usize = 1 << 20;
+/// The bound of decoding: 256 MiB read by all threads and added up, nothing else; one part after the other, as weights are, or at
+/// scattered places, as pages of keys and values are.
+#[divan::bench(args = [false, true])]
+fn reading_parts_of_4_kib(bencher: Bencher<'_, '_>, scattered: bool) {
+    const PART: usize = 1 << 10;
     let values = vec![0.5_f32; 64 << 20];
+    let parts = values.len() / PART;
+    // Odd, so that it meets every part of the power of two that there are.
+    let place = |part: usize| if scattered { part * 12_289 % parts } else { part };
     bencher.counter(BytesCount::new(size_of_val(&values[..]))).bench_local(|| {
-        let part = |part: &[f32]| {
+        let sum = |part: usize| {
             let mut sums = [0.0_f32; 64];
-            for lanes in part.as_chunks::<64>().0 {
+            for lanes in black_box(&values)[place(part) * PART..][..PART].as_chunks::<64>().0 {
                 sums.iter_mut().zip(lanes).for_each(|(sum, value)| *sum += value);
             }
             sums.iter().sum::<f32>()
         };
-        black_box(&values).par_chunks(PART).map(part).sum::<f32>()
+        (0..parts).into_par_iter().with_min_len(1 << 10).map(sum).sum::<f32>()
     });
 }
 
