@@ -3,8 +3,8 @@
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use kernels::Packed;
 use kernels::cpu::gemm;
+use kernels::{Packed, Precision};
 use rayon::prelude::*;
 
 #[global_allocator]
@@ -56,6 +56,31 @@ fn gemm_576x1536_from_memory(bencher: Bencher<'_, '_>, rows: usize) {
     bencher.counter(ItemsCount::new(2 * WEIGHTS * rows * inner * columns)).bench_local(|| {
         for weight in &weights {
             gemm(black_box(&x), (inner, 1), rows, weight, None, black_box(&mut y));
+        }
+    });
+}
+
+/// What the way back to the input packs before its product: of rows as they are in memory, and of what is packed for the way forth.
+#[divan::bench(args = ["rows", "f32", "bf16", "int8"])]
+fn packing_576x1536_for_the_way_back(bencher: Bencher<'_, '_>, of: &str) {
+    const WEIGHTS: usize = 32;
+    let (inner, columns) = (576, 1536);
+    let rows = vec![values(columns * inner); WEIGHTS];
+    let precision = match of {
+        "bf16" => Precision::Bf16,
+        "int8" => Precision::Int8,
+        _ => Precision::F32,
+    };
+    let pack = |rows: &Vec<f32>| Packed::from_out_in(rows, columns, inner).with_precision(precision);
+    let weights: Vec<Packed> = rows.iter().map(pack).collect();
+    let mut back = Packed::empty();
+    bencher.counter(ItemsCount::new(WEIGHTS * inner * columns)).bench_local(|| {
+        for (rows, weight) in rows.iter().zip(&weights) {
+            match of {
+                "rows" => back.fill(black_box(rows), inner, columns, 1, inner),
+                _ => back.fill_transposed(black_box(weight), 0..columns),
+            }
+            black_box(&mut back);
         }
     });
 }

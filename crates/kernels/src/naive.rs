@@ -29,6 +29,21 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
     }
 }
 
+/// See [`crate::lora_linear`].
+///
+/// # Shapes
+/// - `x`: `[n, in]`; `weight`: `[out, in]`; `bias`: `[out]`; `a`: `[r, in]`; `b`: `[out, r]`; result: `[n, out]`
+pub fn lora_linear(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    (a, b): (Tensor<2>, Tensor<2>),
+    scale: f64,
+) -> Tensor<2> {
+    let change = linear(linear(x.clone(), a, None), b, None) * scale;
+    linear(x, weight, bias) + change
+}
+
 /// See [`crate::rms_norm`].
 ///
 /// # Shapes

@@ -55,7 +55,8 @@ pub fn pack(weight: &Tensor<2>, precision: Precision) -> Option<Arc<Packed>> {
 /// `y = x·Wᵀ + bias`.
 ///
 /// With `packed` (from [`pack`] of the same weight) the forward product skips packing. The gradient of each operand is
-/// computed only if that operand is tracked: a frozen weight costs none.
+/// computed only if that operand is tracked: a frozen weight costs none. A weight that is packed and frozen is not read, way back
+/// included: what is multiplied by is what is packed, rounded as it may be.
 ///
 /// # Shapes
 /// - `x`: `[n, in]`; `weight`: `[out, in]`; `bias`: `[out]`; result: `[n, out]`
@@ -68,15 +69,7 @@ pub fn linear(
     bias: Option<Tensor<1>>,
     packed: Option<&Arc<Packed>>,
 ) -> Tensor<2> {
-    let ([n, x_in], [out, inn]) = (x.dims(), weight.dims());
-    assert_eq!(x_in, inn, "linear: x [n {n}, in {x_in}] against weight [out {out}, in {inn}]");
-    if let Some(bias) = &bias {
-        assert_eq!(bias.dims(), [out], "linear: bias against weight [out {out}, in {inn}]");
-    }
-    if let Some(packed) = packed {
-        let shape = (packed.columns(), packed.inner());
-        assert_eq!(shape, (out, inn), "linear: packed (out, in) against weight [out {out}, in {inn}]");
-    }
+    check_linear("linear", x.dims(), weight.dims(), bias.as_ref(), packed);
     #[cfg(feature = "flex")]
     if is_fused(&x.device(), &[x.dtype(), weight.dtype()]) {
         let (x, weight, packed) = (x.into_dispatch(), weight.into_dispatch(), packed.cloned());
@@ -86,6 +79,61 @@ pub fn linear(
         });
     }
     naive::linear(x, weight, bias)
+}
+
+/// [`linear`] with a low-rank change, `y = x·Wᵀ + bias + s·(x·Aᵀ)·Bᵀ` (LoRA, arXiv 2106.09685, eq. 3). The bits are those of
+/// [`add_low_rank`] onto [`linear`].
+///
+/// # Shapes
+/// - `x`: `[n, in]`; `weight`: `[out, in]`; `bias`: `[out]`; `a`: `[r, in]`; `b`: `[out, r]`; result: `[n, out]`
+///
+/// # Panics
+/// As [`linear`], and when a factor has another shape.
+pub fn lora_linear(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+    packed: Option<&Arc<Packed>>,
+    (a, b): (Tensor<2>, Tensor<2>),
+    scale: f64,
+) -> Tensor<2> {
+    check_linear("lora_linear", x.dims(), weight.dims(), bias.as_ref(), packed);
+    let ([out, inn], [r, a_in], [b_out, b_r]) = (weight.dims(), a.dims(), b.dims());
+    assert!(
+        a_in == inn && b_out == out && b_r == r,
+        "lora_linear: A [r {r}, in {a_in}], B [out {b_out}, r {b_r}] against weight [out {out}, in {inn}]"
+    );
+    #[cfg(feature = "flex")]
+    if is_fused(&x.device(), &[x.dtype(), weight.dtype(), a.dtype(), b.dtype()]) {
+        let (packed, a, b) = (packed.cloned(), a.into_dispatch(), b.into_dispatch());
+        let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+        return Tensor::from_dispatch(match bias {
+            None => <Dispatch as Fused>::kernels_lora_linear(x, weight, packed, a, b, scale),
+            Some(bias) => {
+                let bias = bias.into_dispatch();
+                <Dispatch as Fused>::kernels_lora_linear_biased(x, weight, packed, bias, a, b, scale)
+            }
+        });
+    }
+    naive::lora_linear(x, weight, bias, (a, b), scale)
+}
+
+/// Panics when the shapes of a product disagree.
+fn check_linear(
+    what: &str,
+    [n, x_in]: [usize; 2],
+    [out, inn]: [usize; 2],
+    bias: Option<&Tensor<1>>,
+    packed: Option<&Arc<Packed>>,
+) {
+    assert_eq!(x_in, inn, "{what}: x [n {n}, in {x_in}] against weight [out {out}, in {inn}]");
+    if let Some(bias) = bias {
+        assert_eq!(bias.dims(), [out], "{what}: bias against weight [out {out}, in {inn}]");
+    }
+    if let Some(packed) = packed {
+        let shape = (packed.columns(), packed.inner());
+        assert_eq!(shape, (out, inn), "{what}: packed (out, in) against weight [out {out}, in {inn}]");
+    }
 }
 
 /// Adds the changes of adapters to rows of `y`, products of `x`, in their place where nobody else holds them. Not
@@ -160,17 +208,8 @@ pub fn silu_mul_linear(
 ) -> Tensor<2> {
     #[cfg(feature = "flex")]
     if is_fused(&gate.device(), &[gate.dtype(), up.dtype(), weight.dtype()]) {
-        let ([n, d], [out, inn]) = (gate.dims(), weight.dims());
-        assert_eq!([n, d], up.dims(), "silu_mul_linear: gate [n, in] against up [n, in]");
-        assert_eq!(d, inn, "silu_mul_linear: gate [n {n}, in {d}] against weight [out {out}, in {inn}]");
-        if let Some(packed) = packed {
-            let shape = (packed.columns(), packed.inner());
-            assert_eq!(
-                shape,
-                (out, inn),
-                "silu_mul_linear: packed (out, in) against weight [out {out}, in {inn}]"
-            );
-        }
+        assert_eq!(gate.dims(), up.dims(), "silu_mul_linear: gate [n, in] against up [n, in]");
+        check_linear("silu_mul_linear", gate.dims(), weight.dims(), None, packed);
         return Tensor::from_dispatch(<Dispatch as Fused>::kernels_silu_mul_linear(
             gate.into_dispatch(),
             up.into_dispatch(),

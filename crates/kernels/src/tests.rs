@@ -1,9 +1,14 @@
 //! Fused operations against their compositions on flex: values, gradients, and what is tracked.
 #![cfg(feature = "flex")]
 
+use std::sync::Arc;
+
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use crate::{AttentionRule, Gelu, HeadOptions, PAGE, PageTables, PagedPool, PoolTensors, Precision, naive};
+use crate::{
+    AttentionRule, Gelu, HeadOptions, LowRank, PAGE, Packed, PageTables, PagedPool, PoolTensors, Precision,
+    naive,
+};
 
 fn random<const D: usize>(shape: [usize; D], seed: u64, device: &Device) -> Tensor<D> {
     let len = shape.iter().product();
@@ -111,6 +116,80 @@ fn packed_and_unpacked_products_have_the_same_bits() {
         crate::pack(&Tensor::from_inner(w.clone()).require_grad(), Precision::F32).expect("flex packs");
     let with = crate::linear(x.clone(), w.clone(), None, Some(&packed));
     assert_eq!(values(with), values(crate::linear(x, w, None, None)));
+}
+
+#[test]
+fn a_product_with_a_low_rank_change_equals_its_composition() {
+    let device = Device::flex();
+    for (n, inn, r, out) in [(1, 3, 1, 2), (7, 64, 5, 65), (13, 33, 20, 130)] {
+        let inputs = [
+            random([n, inn], 1, &device),
+            random([out, inn], 2, &device),
+            random([r, inn], 3, &device),
+            random([out, r], 4, &device),
+        ];
+        let packed = crate::pack(&inputs[1], Precision::F32).expect("flex packs");
+        for packed in [None, Some(&packed)] {
+            let fused = |x: &[Tensor<2>], bias| {
+                let factors = (x[2].clone(), x[3].clone());
+                crate::lora_linear(x[0].clone(), x[1].clone(), bias, packed, factors, -0.75)
+            };
+            let composed = |x: &[Tensor<2>], bias| {
+                naive::lora_linear(x[0].clone(), x[1].clone(), bias, (x[2].clone(), x[3].clone()), -0.75)
+            };
+            compare("lora_linear", &inputs, |x| fused(x, None), |x| composed(x, None));
+            let [x, w, a, b] = inputs.clone();
+            let inputs = [x, w, a, b, random([1, out], 5, &device)];
+            let bias = |x: &[Tensor<2>]| Some(x[4].clone().reshape([out]));
+            compare("biased", &inputs, |x| fused(x, bias(x)), |x| composed(x, bias(x)));
+
+            let [a, b] =
+                [2, 3].map(|factor| crate::pack(&inputs[factor], Precision::F32).expect("flex packs"));
+            let y = crate::linear(inputs[0].clone(), inputs[1].clone(), bias(&inputs), packed);
+            let change = LowRank { rows: 0..n, a, b, scale: -0.75 };
+            let run = crate::add_low_rank(y, inputs[0].clone(), vec![change]);
+            assert_eq!(values(fused(&inputs, bias(&inputs))), values(run), "the bits of what is only run");
+        }
+    }
+}
+
+/// Forth and back, what a frozen matrix is multiplied by is what is packed: the rows it was made of may be gone.
+#[test]
+fn of_a_frozen_matrix_only_what_is_packed_is_read() {
+    let device = Device::flex();
+    let (n, inn, out) = (7, 150, 65);
+    let weight = random([out, inn], 1, &device);
+    let [x, up] = [2, 3].map(|seed| random([n, inn], seed, &device));
+    let (a, b) = (random([4, inn], 4, &device), random([out, 4], 5, &device));
+    let targets: Vec<i32> = (0..n as i32).collect();
+    let targets = || Tensor::<1, Int>::from_data(TensorData::new(targets.clone(), [n]), &device);
+    let gone = Tensor::<2>::full([1, 1], f32::NAN, &device).expand([out, inn]);
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        let packed = crate::pack(&weight, precision).expect("flex packs");
+        let rounded = Tensor::from_data(TensorData::new(packed.to_out_in(), [out, inn]), &device);
+        let run = |operation: usize, weight: &Tensor<2>, packed: Option<&Arc<Packed>>| {
+            let [x, up, a, b] = [&x, &up, &a, &b].map(|x| Tensor::from_inner(x.clone()).require_grad());
+            let weight = Tensor::from_inner(weight.clone());
+            let y = match operation {
+                0 => crate::linear(x.clone(), weight, None, packed),
+                1 => crate::silu_mul_linear(x.clone(), up.clone(), weight, packed),
+                2 => crate::lora_linear(x.clone(), weight, None, packed, (a.clone(), b.clone()), 2.0),
+                _ => {
+                    let options = HeadOptions { keep_logits: operation == 3, entropy: false };
+                    let targets = Tensor::from_inner(targets());
+                    crate::head_log_prob(x.clone(), weight, packed, targets, options).log_prob.unsqueeze()
+                }
+            };
+            let grads = (y.clone() * y.clone()).sum().backward();
+            let grads = [x, up, a, b].map(|input| input.grad(&grads).map(values));
+            (values(y.inner()), grads)
+        };
+        for operation in 0..5 {
+            let (got, want) = (run(operation, &gone, Some(&packed)), run(operation, &rounded, None));
+            assert!(got.0.iter().all(|y| y.is_finite()), "{precision:?}, operation {operation}");
+            assert_eq!(got, want, "{precision:?}, operation {operation}");
+        }
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor};
 use kernels::{LowRank, Packed, Precision};
 
 use crate::bilinear::Bilinear;
-use crate::params::{Slot, Visitor};
+use crate::params::{Slot, Visitor, rows_of};
 
 /// A low-rank change of a matrix.
 #[derive(Debug, Clone)]
@@ -62,19 +62,21 @@ impl Lora {
 /// `y = x Wᵀ + bias`, `W` as the checkpoint has it: `[out, in]`.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    /// `[out, in]`.
+    /// `[out, in]`; NaN where the map is held as its packed weights alone ([`crate::Decoder::hold`]).
     pub weight: Tensor<2>,
     /// `[out]`.
     pub bias: Option<Tensor<1>>,
     /// The adapter, where one is attached and switched on.
     pub lora: Option<Lora>,
     packed: Option<Arc<Packed>>,
+    /// Whether what is packed is all there is of the weights.
+    held: bool,
 }
 
 impl Linear {
     /// A map of the given weights.
     pub fn new(weight: Tensor<2>, bias: Option<Tensor<1>>) -> Self {
-        Self { weight, bias, lora: None, packed: None }
+        Self { weight, bias, lora: None, packed: None, held: false }
     }
 
     /// Applies the map to rows.
@@ -82,13 +84,17 @@ impl Linear {
     /// # Shapes
     /// `x` is `[rows, in]`; returns `[rows, out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let base = self.unadapted(x.clone());
+        let Some(lora) = &self.lora else { return self.unadapted(x) };
         let [rows, _] = x.dims();
-        let Some(lora) = &self.lora else { return base };
-        match lora.change_of(0..rows) {
-            Some(change) => kernels::add_low_rank(base, x, vec![change]),
-            None => base + lora.change(x),
+        if let Some(change) = lora.change_of(0..rows) {
+            return kernels::add_low_rank(self.unadapted(x.clone()), x, vec![change]);
         }
+        if lora.bilinear.is_some() {
+            return self.unadapted(x.clone()) + lora.change(x);
+        }
+        let (weight, bias) = (self.weight.clone(), self.bias.clone());
+        let factors = (lora.a.clone(), lora.b.clone());
+        kernels::lora_linear(x, weight, bias, self.packed.as_ref(), factors, lora.scaling)
     }
 
     /// [`Linear::forward`] of `silu(gate)·up`. What it is applied to is not kept for the gradient, unless an adapter needs it.
@@ -160,14 +166,21 @@ impl Linear {
         }
         if let Some(lora) = self.lora.take() {
             let delta = lora.b.matmul(lora.a) * lora.scaling;
-            self.weight = self.weight.clone() + delta;
-            self.packed = None;
+            self.weight = self.rows() + delta;
+            (self.packed, self.held) = (None, false);
         }
     }
 
-    /// Packs the weights once for many products, where the device profits from it and it was not done before.
+    /// The weights row by row, rounded as they are held.
+    fn rows(&self) -> Tensor<2> {
+        rows_of(self.packed.as_ref().filter(|_| self.held), &self.weight)
+    }
+
+    /// Packs the weights once for many products, where the device profits from it and it was not done before. What is held packed
+    /// alone stays in the number format that it is in.
     pub fn pack(&mut self, precision: Precision) {
-        if self.packed.as_ref().is_none_or(|packed| packed.precision() != precision) {
+        let kept = |packed: &Arc<Packed>| packed.precision() == precision || self.held;
+        if !self.packed.as_ref().is_some_and(kept) {
             self.packed = kernels::pack(&self.weight, precision);
         }
         if let Some(lora) = &mut self.lora {
@@ -176,7 +189,12 @@ impl Linear {
     }
 
     pub(crate) fn visit(&mut self, name: &str, visitor: &mut Visitor<'_>) {
-        visitor(&format!("{name}.weight"), Slot::Weight(&mut self.weight, &mut self.packed));
+        let weight = if self.held {
+            Slot::Held(&mut self.weight, &mut self.packed, &mut self.held)
+        } else {
+            Slot::Weight(&mut self.weight, &mut self.packed)
+        };
+        visitor(&format!("{name}.weight"), weight);
         if let Some(bias) = &mut self.bias {
             visitor(&format!("{name}.bias"), Slot::Vector(bias));
         }
@@ -196,10 +214,11 @@ impl Linear {
         }
     }
 
-    /// Lets go of the matrix, in whose place NaN stands from then on.
+    /// Lets go of the weights row by row, in whose place NaN stands from then on: what is packed is all there is.
     pub(crate) fn release(&mut self) {
         let shape = self.weight.dims();
         self.weight = Tensor::<2>::full([1, 1], f32::NAN, &self.weight.device()).expand(shape);
+        self.held = self.packed.is_some();
     }
 
     pub(crate) fn packed(&self) -> Option<&Arc<Packed>> {
@@ -207,7 +226,7 @@ impl Linear {
     }
 
     pub(crate) fn unpack(&mut self) {
-        self.packed = None;
+        (self.packed, self.held) = (None, false);
     }
 }
 

@@ -7,6 +7,7 @@ use burn::tensor::{Gradients, Tensor};
 use kernels::Packed;
 
 use crate::cache::host;
+use crate::linear::tensor;
 
 /// A parameter in its place.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub enum Slot<'a> {
     Matrix(&'a mut Tensor<2>),
     /// A matrix and its copy packed for products, which is dropped when the matrix changes.
     Weight(&'a mut Tensor<2>, &'a mut Option<Arc<Packed>>),
+    /// A constant matrix that is there as packed weights alone: what stands in its place, the weights, and whether it still does.
+    Held(&'a mut Tensor<2>, &'a mut Option<Arc<Packed>>, &'a mut bool),
 }
 
 /// What is called with every parameter's name and place.
@@ -27,7 +30,7 @@ impl Slot<'_> {
     pub fn shape(&self) -> Vec<usize> {
         match self {
             Slot::Vector(tensor) => tensor.dims().to_vec(),
-            Slot::Matrix(tensor) | Slot::Weight(tensor, _) => tensor.dims().to_vec(),
+            Slot::Matrix(tensor) | Slot::Weight(tensor, _) | Slot::Held(tensor, ..) => tensor.dims().to_vec(),
         }
     }
 
@@ -36,10 +39,11 @@ impl Slot<'_> {
         match self {
             Slot::Vector(tensor) => tensor.is_require_grad(),
             Slot::Matrix(tensor) | Slot::Weight(tensor, _) => tensor.is_require_grad(),
+            Slot::Held(..) => false,
         }
     }
 
-    /// Its values, flat and without a gradient.
+    /// Its values, flat and without a gradient; rounded as they are held.
     pub fn flat(&self) -> Tensor<1> {
         match self {
             Slot::Vector(tensor) => plain((**tensor).clone()),
@@ -47,18 +51,24 @@ impl Slot<'_> {
                 let [rows, columns] = tensor.dims();
                 plain((**tensor).clone()).reshape([rows * columns])
             }
+            Slot::Held(tensor, packed, _) => {
+                let [rows, columns] = tensor.dims();
+                plain(rows_of(packed.as_ref(), tensor)).reshape([rows * columns])
+            }
         }
     }
 
     /// Replaces its values; whether it is trained stays as it is.
     pub fn set_flat(&mut self, values: Tensor<1>) {
         let trained = self.is_trained();
-        if let Slot::Weight(_, packed) = self {
-            **packed = None;
+        match self {
+            Slot::Weight(_, packed) => **packed = None,
+            Slot::Held(_, packed, held) => (**packed, **held) = (None, false),
+            Slot::Vector(_) | Slot::Matrix(_) => {}
         }
         match self {
             Slot::Vector(tensor) => **tensor = like(values, tensor.is_autodiff(), trained),
-            Slot::Matrix(tensor) | Slot::Weight(tensor, _) => {
+            Slot::Matrix(tensor) | Slot::Weight(tensor, _) | Slot::Held(tensor, ..) => {
                 let shape = tensor.dims();
                 **tensor = like(values.reshape(shape), tensor.is_autodiff(), trained);
             }
@@ -67,9 +77,14 @@ impl Slot<'_> {
 
     /// Makes it a leaf that gradients flow to, or a constant, of the differentiating device.
     pub fn set_trained(&mut self, trained: bool) {
+        if let Slot::Held(tensor, packed, held) = self
+            && trained
+        {
+            (**tensor, **held) = (rows_of(packed.as_ref(), tensor), false);
+        }
         match self {
             Slot::Vector(tensor) => **tensor = like(plain((**tensor).clone()), true, trained),
-            Slot::Matrix(tensor) | Slot::Weight(tensor, _) => {
+            Slot::Matrix(tensor) | Slot::Weight(tensor, _) | Slot::Held(tensor, ..) => {
                 **tensor = like(plain((**tensor).clone()), true, trained);
             }
         }
@@ -79,7 +94,9 @@ impl Slot<'_> {
     pub fn freeze(&mut self) {
         match self {
             Slot::Vector(tensor) => **tensor = plain((**tensor).clone()),
-            Slot::Matrix(tensor) | Slot::Weight(tensor, _) => **tensor = plain((**tensor).clone()),
+            Slot::Matrix(tensor) | Slot::Weight(tensor, _) | Slot::Held(tensor, ..) => {
+                **tensor = plain((**tensor).clone());
+            }
         }
     }
 
@@ -91,7 +108,16 @@ impl Slot<'_> {
                 let [rows, columns] = tensor.dims();
                 tensor.grad(gradients).map(|gradient| gradient.reshape([rows * columns]))
             }
+            Slot::Held(..) => None,
         }
+    }
+}
+
+/// A packed matrix row by row, rounded as it is held, on the device of what stands in its place.
+pub(crate) fn rows_of(packed: Option<&Arc<Packed>>, place: &Tensor<2>) -> Tensor<2> {
+    match packed {
+        Some(packed) => tensor(packed.to_out_in(), [packed.columns(), packed.inner()], &place.device()),
+        None => place.clone(),
     }
 }
 

@@ -144,15 +144,22 @@ multiversion! {
     }
 }
 
+/// The head over the vocabulary, as the gradient of [`head_log_prob`] reads it.
+#[derive(Clone, Copy, Debug)]
+pub enum HeadWeight<'a> {
+    /// `[vocab, width]`, row-major; and packed, where the logits are computed again. Otherwise it is packed then.
+    Rows(&'a [f32], Option<&'a Packed>),
+    /// Packed alone, rounded as it is held.
+    Packed(&'a Packed),
+}
+
 /// What the gradient of [`head_log_prob`] starts from.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadSaved<'a> {
     /// `[n, width]`.
     pub h: &'a [f32],
-    /// `[vocab, width]`, row-major.
-    pub weight: &'a [f32],
-    /// It packed, where the logits are computed again; otherwise it is packed then.
-    pub packed: Option<&'a Packed>,
+    /// The head.
+    pub weight: HeadWeight<'a>,
     /// The logits `[n, vocab]`, where they were kept.
     pub logits: Option<&'a [f32]>,
     /// `[n]`.
@@ -175,15 +182,15 @@ pub fn head_log_prob_backward(
     mut dh: Option<&mut [f32]>,
     mut dweight: Option<&mut [f32]>,
 ) {
-    let HeadSaved { h, weight, logits, targets, log_sum, .. } = saved;
-    let packed;
-    let forth = match (logits, saved.packed) {
-        (None, None) => {
-            packed = Packed::from_out_in(weight, vocab, width);
-            Some(&packed)
-        }
-        (None, given) => given,
+    let HeadSaved { h, weight, logits, targets, log_sum } = saved;
+    let own;
+    let forth = match (logits, weight) {
         (Some(_), _) => None,
+        (None, HeadWeight::Rows(_, Some(packed)) | HeadWeight::Packed(packed)) => Some(packed),
+        (None, HeadWeight::Rows(weight, None)) => {
+            own = Packed::from_out_in(weight, vocab, width);
+            Some(&own)
+        }
     };
     let (mut dlogits, mut back) = (Vec::new(), Packed::empty());
     if let Some(dh) = &mut dh {
@@ -206,9 +213,16 @@ pub fn head_log_prob_backward(
         );
         if let Some(dh) = &mut dh {
             let dh = &mut dh[rows.start * width..rows.end * width];
-            for (part, weight) in weight.chunks(WORDS * width).enumerate() {
-                back.fill(weight, width, weight.len() / width, 1, width);
-                gemm_onto(&dlogits[part * WORDS..], (vocab, 1), n, &back, dh);
+            for first in (0..vocab).step_by(WORDS) {
+                let words = first..vocab.min(first + WORDS);
+                match weight {
+                    HeadWeight::Rows(weight, _) => {
+                        let part = &weight[first * width..words.end * width];
+                        back.fill(part, width, words.len(), 1, width);
+                    }
+                    HeadWeight::Packed(packed) => back.fill_transposed(packed, words),
+                }
+                gemm_onto(&dlogits[first..], (vocab, 1), n, &back, dh);
             }
         }
         if let Some(dweight) = &mut dweight {
@@ -272,15 +286,11 @@ mod tests {
             let (mut dh, mut dw) = (vec![0.0; n * width], vec![0.0; vocab * width]);
             gemm(&dlogits, (vocab, 1), n, &Packed::from_in_out(&w, vocab, width), None, &mut dh);
             gemm(&dlogits, (1, vocab), vocab, &Packed::from_in_out(&h, n, width), None, &mut dw);
-            for (kept, packed) in [(None, None), (None, Some(&packed)), (Some(&all[..]), None)] {
-                let saved = HeadSaved {
-                    h: &h,
-                    weight: &w,
-                    packed,
-                    logits: kept,
-                    targets: &targets,
-                    log_sum: &log_sum,
-                };
+            let (rows, both) = (HeadWeight::Rows(&w, None), HeadWeight::Rows(&w, Some(&packed)));
+            let alone = HeadWeight::Packed(&packed);
+            let all = Some(&all[..]);
+            for (kept, weight) in [(None, rows), (None, both), (None, alone), (all, rows), (all, alone)] {
+                let saved = HeadSaved { h: &h, weight, logits: kept, targets: &targets, log_sum: &log_sum };
                 let (mut got_h, mut got_w) = (vec![f32::NAN; n * width], vec![0.0; vocab * width]);
                 let shape = (vocab, width);
                 head_log_prob_backward(saved, shape, &dy, Some(&mut got_h), Some(&mut got_w));

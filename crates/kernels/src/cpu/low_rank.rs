@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::gemm::gemm;
-use super::isa::multiversion;
+use super::gemm::{gemm, gemm_onto};
+use super::optim::scale;
 use super::pack::Packed;
 
 /// The change `scale · (x Aᵀ) Bᵀ` of some rows (LoRA, arXiv 2106.09685, eq. 3).
@@ -37,20 +37,19 @@ pub fn add_low_rank(x: &[f32], n: usize, changes: &[LowRank], y: &mut [f32]) {
             y.len(),
             b.inner()
         );
-        let mut low = vec![0.0; rows.len() * rank];
-        gemm(&x[rows.start * inner..rows.end * inner], (inner, 1), rows.len(), a, None, &mut low);
-        let mut change = vec![0.0; rows.len() * out];
-        gemm(&low, (rank, 1), rows.len(), b, None, &mut change);
-        add_scaled(&change, *scale, &mut y[rows.start * out..rows.end * out]);
+        let (x, y) = (&x[rows.start * inner..rows.end * inner], &mut y[rows.start * out..rows.end * out]);
+        add(x, rows.len(), (a, b), *scale, y);
     }
 }
 
-multiversion! {
-    fn add_scaled(change: &[f32], scale: f32, y: &mut [f32]) {
-        for (y, change) in y.iter_mut().zip(change) {
-            *y += change * scale;
-        }
-    }
+/// Adds the change of `n` rows to `y`, and gives `s · x Aᵀ`: the chains of multiply-adds of `y` go on over the rank.
+pub(super) fn add(x: &[f32], n: usize, (a, b): (&Packed, &Packed), factor: f32, y: &mut [f32]) -> Vec<f32> {
+    let (inner, rank) = (a.inner(), a.columns());
+    let mut low = vec![0.0; n * rank];
+    gemm(x, (inner, 1), n, a, None, &mut low);
+    scale(&mut low, f64::from(factor));
+    gemm_onto(&low, (rank, 1), n, b, y);
+    low
 }
 
 #[cfg(test)]

@@ -91,12 +91,8 @@ impl Packed {
             let last = (columns - 1) * column_stride + (inner - 1) * inner_stride;
             assert!(last < source.len(), "Packed::fill: index {last} of {} elements", source.len());
         }
-        (self.columns, self.inner, self.narrow) = (columns, inner, None);
         let panel_lines = inner * STRIPS;
-        let total = columns.div_ceil(PANEL) * panel_lines;
-        self.lines.truncate(total);
-        self.lines.resize(total, Line([0.0; 16]));
-        if total == 0 {
+        if self.reset(columns, inner).is_empty() {
             return;
         }
         let whole = PackTask { source, columns, inner, column_stride, inner_stride };
@@ -165,8 +161,8 @@ impl Packed {
         with: impl FnOnce(Strips) -> R,
     ) -> R {
         if let Some(narrow) = &self.narrow {
-            return narrow.widened(panel, self.inner, k, depth, |start| {
-                with(Strips { start, stride: GROUP * STRIP, next: None })
+            return narrow.widened(panel, self.inner, k, depth, |wide| {
+                with(Strips { start: wide.as_ptr().cast(), stride: GROUP * STRIP, next: None })
             });
         }
         let lines = &self.lines[panel * STRIPS * self.inner..(panel + 1) * STRIPS * self.inner];
@@ -177,6 +173,32 @@ impl Packed {
             (panel + 1 < self.panels()).then(|| first.wrapping_add(STRIPS * self.inner * STRIP))
         };
         with(Strips { start, stride: self.inner * STRIP, next })
+    }
+
+    /// Calls `with` with rows `k .. k + depth` of each strip of a panel, `k` and `depth` as [`Packed::depth`] allows.
+    pub(super) fn with_lines<R>(
+        &self,
+        panel: usize,
+        k: usize,
+        depth: usize,
+        with: impl FnOnce([&[Line]; STRIPS]) -> R,
+    ) -> R {
+        if let Some(narrow) = &self.narrow {
+            return narrow.widened(panel, self.inner, k, depth, |wide| {
+                with(std::array::from_fn(|strip| &wide[strip * GROUP..][..depth]))
+            });
+        }
+        let strip = |strip: usize| &self.lines[(panel * STRIPS + strip) * self.inner + k..][..depth];
+        with(std::array::from_fn(strip))
+    }
+
+    /// Makes it a matrix of this shape in the memory at hand, and gives its lines, whatever they hold.
+    pub(super) fn reset(&mut self, columns: usize, inner: usize) -> &mut [Line] {
+        (self.columns, self.inner, self.narrow) = (columns, inner, None);
+        let total = self.panels() * STRIPS * inner;
+        self.lines.truncate(total);
+        self.lines.resize(total, Line([0.0; 16]));
+        &mut self.lines
     }
 }
 

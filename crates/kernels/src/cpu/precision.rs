@@ -90,15 +90,15 @@ impl Narrow {
         }
     }
 
-    /// Calls `with` with rows `k .. k + depth` of a panel's strips as `f32`, 64-byte aligned, [`GROUP`] lines from strip to strip;
-    /// `k` is a multiple of [`GROUP`] and `depth` at most that.
+    /// Calls `with` with rows `k .. k + depth` of a panel's strips as `f32`, [`GROUP`] lines from strip to strip; `k` is a multiple
+    /// of [`GROUP`] and `depth` at most that.
     pub(super) fn widened<R>(
         &self,
         panel: usize,
         inner: usize,
         k: usize,
         depth: usize,
-        with: impl FnOnce(*const f32) -> R,
+        with: impl FnOnce(&[Line]) -> R,
     ) -> R {
         thread_local! {
             static WIDE: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
@@ -113,7 +113,7 @@ impl Narrow {
                     widen_int8(&values[rows], &scales[panel * inner.div_ceil(GROUP) + k / GROUP], wide);
                 }
             }
-            with(wide.as_ptr().cast())
+            with(wide)
         })
     }
 }

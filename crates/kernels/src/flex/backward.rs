@@ -10,10 +10,12 @@ use burn::backend::{Autodiff, Flex};
 
 use super::Fused;
 use super::forward::{self, Flexible, attention_shape, contiguous, dims, floats, tensor};
-use super::gates::{GeluBackward, GeluMulBackward, SiluMulBackward, SiluMulLinearBackward};
+use super::gates::{GatedState, GeluBackward, GeluMulBackward, SiluMulBackward, SiluMulLinearBackward};
+use super::lora::{LoraLinearBackward, LoraState};
+use super::matrix::{Matrix, dbias, dweight};
 use crate::cpu::{
-    self, AdamStep, AttentionRule, AttentionSaved, Gelu, HeadSaved, LayerNormGrads, LowRank, Packed,
-    RopeTable, Rotation,
+    self, AdamStep, AttentionRule, AttentionSaved, Gelu, HeadSaved, HeadWeight, LayerNormGrads, LowRank,
+    Packed, RopeTable, Rotation,
 };
 use crate::ops::HeadOptions;
 
@@ -38,33 +40,19 @@ struct LinearBackward;
 #[derive(Clone, Debug)]
 struct LinearState {
     x: Option<Flexible>,
-    weight: Option<Flexible>,
+    matrix: Option<Matrix>,
 }
 
 impl LinearState {
     fn dx(&self, dy: &Flexible) -> Option<Flexible> {
-        self.weight.as_ref().map(|weight| product_dx(weight, dy))
+        let matrix = self.matrix.as_ref()?;
+        let ([n, _], [_, inn]) = (dims(dy), matrix.shape());
+        Some(tensor(matrix.dx(dy), [n, inn]))
     }
 
     fn dweight(&self, dy: &Flexible) -> Option<Flexible> {
-        self.x.as_ref().map(|x| product_dweight(x, dy))
+        self.x.as_ref().map(|x| dweight(x, dy))
     }
-}
-
-/// `dy·W`.
-pub(super) fn product_dx(weight: &Flexible, dy: &Flexible) -> Flexible {
-    let ([out, inn], [n, _]) = (dims(weight), dims(dy));
-    let mut dx = vec![0.0; n * inn];
-    cpu::gemm(floats(dy), (out, 1), n, &Packed::from_in_out(floats(weight), out, inn), None, &mut dx);
-    tensor(dx, [n, inn])
-}
-
-/// `dyᵀ·x`.
-pub(super) fn product_dweight(x: &Flexible, dy: &Flexible) -> Flexible {
-    let ([n, inn], [_, out]) = (dims(x), dims(dy));
-    let mut dweight = vec![0.0; out * inn];
-    cpu::gemm(floats(dy), (1, out), out, &Packed::from_in_out(floats(x), n, inn), None, &mut dweight);
-    tensor(dweight, [out, inn])
 }
 
 impl Backward<Flex, 2> for LinearBackward {
@@ -95,10 +83,7 @@ impl Backward<Flex, 3> for LinearBackward {
             grads.register::<Flex>(node.id, dweight);
         }
         if let Some(node) = bias {
-            let [_, out] = dims(&dy);
-            let mut dbias = vec![0.0; out];
-            cpu::column_sums(floats(&dy), &mut dbias);
-            grads.register::<Flex>(node.id, tensor(dbias, [out]));
+            grads.register::<Flex>(node.id, dbias(&dy));
         }
     }
 }
@@ -247,8 +232,7 @@ struct HeadLogProbBackward;
 #[derive(Clone, Debug)]
 struct HeadState {
     h: Flexible,
-    weight: Flexible,
-    packed: Option<Arc<Packed>>,
+    matrix: Matrix,
     targets: Arc<[u32]>,
     log_sum: Arc<[f32]>,
     logits: Option<Arc<Vec<f32>>>,
@@ -260,11 +244,13 @@ impl Backward<Flex, 2> for HeadLogProbBackward {
     fn backward(self, ops: Ops<HeadState, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
         let ([h_node, weight_node], state) = (ops.parents, ops.state);
-        let [vocab, width] = dims(&state.weight);
+        let [vocab, width] = state.matrix.shape();
         let saved = HeadSaved {
             h: floats(&state.h),
-            weight: floats(&state.weight),
-            packed: state.packed.as_deref(),
+            weight: match &state.matrix {
+                Matrix::Rows(weight, packed) => HeadWeight::Rows(floats(weight), packed.as_deref()),
+                Matrix::Packed(packed) => HeadWeight::Packed(packed),
+            },
             logits: state.logits.as_ref().map(|logits| logits.as_slice()),
             targets: &state.targets,
             log_sum: &state.log_sum,
@@ -295,12 +281,7 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
     ) -> FloatTensor<Self> {
         let tracked = (x.is_tracked(), weight.is_tracked());
         let ((x, x_node), (weight, weight_node)) = (x.into_parts(), weight.into_parts());
-        tracked!(
-            LinearBackward,
-            C,
-            [x_node, weight_node],
-            linear(x, weight, None, packed.as_deref(), tracked)
-        )
+        tracked!(LinearBackward, C, [x_node, weight_node], linear(x, weight, None, packed, tracked))
     }
 
     fn kernels_linear_biased(
@@ -316,8 +297,40 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
             LinearBackward,
             C,
             [x_node, weight_node, bias_node],
-            linear(x, weight, Some(contiguous(bias)), packed.as_deref(), tracked)
+            linear(x, weight, Some(contiguous(bias)), packed, tracked)
         )
+    }
+
+    fn kernels_lora_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        packed: Option<Arc<Packed>>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        let tracked = weight.is_tracked();
+        let [(x, x_node), (weight, weight_node), (a, a_node), (b, b_node)] =
+            [x, weight, a, b].map(<FloatTensor<Self>>::into_parts);
+        let run = LoraState::run(x, Matrix::new(weight, packed, tracked), None, [a, b], scale);
+        tracked!(LoraLinearBackward, C, [x_node, weight_node, a_node, b_node], run)
+    }
+
+    fn kernels_lora_linear_biased(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        packed: Option<Arc<Packed>>,
+        bias: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        let tracked = weight.is_tracked();
+        let [(x, x_node), (weight, weight_node), (a, a_node), (b, b_node), (bias, bias_node)] =
+            [x, weight, a, b, bias].map(<FloatTensor<Self>>::into_parts);
+        let bias = contiguous(bias);
+        let run = LoraState::run(x, Matrix::new(weight, packed, tracked), Some(&bias), [a, b], scale);
+        tracked!(LoraLinearBackward, C, [x_node, weight_node, a_node, b_node, bias_node], run)
     }
 
     fn kernels_rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
@@ -340,11 +353,14 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         weight: FloatTensor<Self>,
         packed: Option<Arc<Packed>>,
     ) -> FloatTensor<Self> {
+        let tracked = weight.is_tracked();
         let ((gate, gate_node), (up, up_node), (weight, weight_node)) =
             (gate.into_parts(), up.into_parts(), weight.into_parts());
-        let [gate, up, weight] = [gate, up, weight].map(contiguous);
-        let y = forward::linear(&forward::silu_mul(&gate, &up), &weight, None, packed.as_deref());
-        tracked!(SiluMulLinearBackward, C, [gate_node, up_node, weight_node], ([gate, up, weight], y))
+        let [gate, up] = [gate, up].map(contiguous);
+        let matrix = Matrix::new(weight, packed, tracked);
+        let y = matrix.forward(&forward::silu_mul(&gate, &up), None);
+        let state = GatedState { gate, up, matrix };
+        tracked!(SiluMulLinearBackward, C, [gate_node, up_node, weight_node], (state, y))
     }
 
     fn kernels_layer_norm(
@@ -409,12 +425,12 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let keep_logits = options.keep_logits && (h.is_tracked() || weight.is_tracked());
         let options = HeadOptions { keep_logits, ..options };
+        let tracked = weight.is_tracked();
         let ((h, h_node), (weight, weight_node)) = (h.into_parts(), weight.into_parts());
-        let (h, weight) = (contiguous(h), contiguous(weight));
-        let (log_prob, entropy, sums) =
-            forward::head_log_prob(&h, &weight, packed.as_deref(), &targets, options);
+        let (h, matrix) = (contiguous(h), Matrix::new(weight, packed, tracked));
+        let (log_prob, entropy, sums) = forward::head_log_prob(&h, &matrix, &targets, options);
         let (log_sum, logits) = (Arc::from(sums.log_sum), sums.logits.map(Arc::new));
-        let state = HeadState { h, weight, packed, targets, log_sum, logits };
+        let state = HeadState { h, matrix, targets, log_sum, logits };
         let log_prob = tracked!(HeadLogProbBackward, C, [h_node, weight_node], (state, log_prob));
         (log_prob, constant::<C>(entropy))
     }
@@ -460,13 +476,12 @@ fn linear(
     x: Flexible,
     weight: Flexible,
     bias: Option<Flexible>,
-    packed: Option<&Packed>,
+    packed: Option<Arc<Packed>>,
     (x_tracked, weight_tracked): (bool, bool),
 ) -> (LinearState, Flexible) {
-    let x = contiguous(x);
-    let weight = if packed.is_some() && !x_tracked { weight } else { contiguous(weight) };
-    let y = forward::linear(&x, &weight, bias.as_ref(), packed);
-    (LinearState { x: weight_tracked.then_some(x), weight: x_tracked.then_some(weight) }, y)
+    let (x, matrix) = (contiguous(x), Matrix::new(weight, packed, weight_tracked));
+    let y = matrix.forward(&x, bias.as_ref());
+    (LinearState { x: weight_tracked.then_some(x), matrix: x_tracked.then_some(matrix) }, y)
 }
 
 /// A tensor without a gradient.

@@ -7,6 +7,8 @@ use burn::backend::tensor::FloatTensor;
 use burn::tensor::TensorData;
 
 use super::Fused;
+use super::lora::factors;
+use super::matrix::Matrix;
 use crate::cpu::{
     self, AdamStep, AttentionRule, AttentionShape, Gelu, HeadOutputs, LowRank, Packed, RopeTable, Rotation,
 };
@@ -35,22 +37,18 @@ pub(super) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Fle
     Flexible::from_data(TensorData::new(values, shape))
 }
 
-pub(super) fn linear(
+/// The product with its change, and `s · x Aᵀ`.
+pub(super) fn lora_linear(
     x: &Flexible,
-    weight: &Flexible,
+    matrix: &Matrix,
     bias: Option<&Flexible>,
-    packed: Option<&Packed>,
-) -> Flexible {
-    let ([n, inn], [out, _]) = (dims(x), dims(weight));
-    let mut y = vec![0.0; n * out];
-    let bias = bias.map(floats);
-    match packed {
-        Some(packed) => cpu::gemm(floats(x), (inn, 1), n, packed, bias, &mut y),
-        None => {
-            cpu::gemm(floats(x), (inn, 1), n, &Packed::from_out_in(floats(weight), out, inn), bias, &mut y);
-        }
-    }
-    tensor(y, [n, out])
+    (a, b): (&Flexible, &Flexible),
+    scale: f64,
+) -> (Flexible, Vec<f32>) {
+    let ([n, _], [out, _]) = (dims(x), matrix.shape());
+    let mut y = matrix.product(x, bias);
+    let low = factors(a, b, scale).add(floats(x), n, &mut y);
+    (tensor(y, [n, out]), low)
 }
 
 pub(super) fn rms_norm(x: &Flexible, weight: &Flexible, eps: f64) -> Flexible {
@@ -141,19 +139,11 @@ pub(super) struct HeadSums {
 /// Log-probabilities, entropies, and what the gradient needs; the logits if they are to be kept.
 pub(super) fn head_log_prob(
     h: &Flexible,
-    weight: &Flexible,
-    packed: Option<&Packed>,
+    matrix: &Matrix,
     targets: &[u32],
     options: HeadOptions,
 ) -> (Flexible, Flexible, HeadSums) {
-    let ([n, width], [vocab, _]) = (dims(h), dims(weight));
-    let own;
-    let packed = if let Some(packed) = packed {
-        packed
-    } else {
-        own = Packed::from_out_in(floats(weight), vocab, width);
-        &own
-    };
+    let ([n, _], [vocab, _]) = (dims(h), matrix.shape());
     let (mut log_prob, mut entropy) = (vec![0.0; n], vec![0.0; if options.entropy { n } else { 0 }]);
     let logits = options.keep_logits.then(|| vec![0.0; n * vocab]);
     let mut sums = HeadSums { log_sum: vec![0.0; n], logits };
@@ -163,16 +153,14 @@ pub(super) fn head_log_prob(
         entropy: options.entropy.then_some(&mut entropy),
         logits: sums.logits.as_deref_mut(),
     };
-    cpu::head_log_prob(floats(h), packed, targets, outputs);
+    cpu::head_log_prob(floats(h), &matrix.packed(), targets, outputs);
     let wanted = entropy.len();
     (tensor(log_prob, [n]), tensor(entropy, [wanted]), sums)
 }
 
 impl Fused for Flex {
     fn kernels_linear(x: Flexible, weight: Flexible, packed: Option<Arc<Packed>>) -> Flexible {
-        // A packed weight is not read, so its layout does not matter.
-        let weight = if packed.is_some() { weight } else { contiguous(weight) };
-        linear(&contiguous(x), &weight, None, packed.as_deref())
+        Matrix::new(weight, packed, false).forward(&contiguous(x), None)
     }
 
     fn kernels_linear_biased(
@@ -181,8 +169,32 @@ impl Fused for Flex {
         bias: Flexible,
         packed: Option<Arc<Packed>>,
     ) -> Flexible {
-        let weight = if packed.is_some() { weight } else { contiguous(weight) };
-        linear(&contiguous(x), &weight, Some(&contiguous(bias)), packed.as_deref())
+        Matrix::new(weight, packed, false).forward(&contiguous(x), Some(&contiguous(bias)))
+    }
+
+    fn kernels_lora_linear(
+        x: Flexible,
+        weight: Flexible,
+        packed: Option<Arc<Packed>>,
+        a: Flexible,
+        b: Flexible,
+        scale: f64,
+    ) -> Flexible {
+        let matrix = Matrix::new(weight, packed, false);
+        lora_linear(&contiguous(x), &matrix, None, (&contiguous(a), &contiguous(b)), scale).0
+    }
+
+    fn kernels_lora_linear_biased(
+        x: Flexible,
+        weight: Flexible,
+        packed: Option<Arc<Packed>>,
+        bias: Flexible,
+        a: Flexible,
+        b: Flexible,
+        scale: f64,
+    ) -> Flexible {
+        let (matrix, bias) = (Matrix::new(weight, packed, false), contiguous(bias));
+        lora_linear(&contiguous(x), &matrix, Some(&bias), (&contiguous(a), &contiguous(b)), scale).0
     }
 
     fn kernels_add_low_rank(y: Flexible, x: Flexible, changes: Vec<LowRank>) -> Flexible {
@@ -240,9 +252,8 @@ impl Fused for Flex {
     ) -> (Flexible, Flexible) {
         // No gradient will want the logits.
         let options = HeadOptions { keep_logits: false, ..options };
-        let weight = if packed.is_some() { weight } else { contiguous(weight) };
-        let (log_prob, entropy, _) =
-            head_log_prob(&contiguous(h), &weight, packed.as_deref(), &targets, options);
+        let matrix = Matrix::new(weight, packed, false);
+        let (log_prob, entropy, _) = head_log_prob(&contiguous(h), &matrix, &targets, options);
         (log_prob, entropy)
     }
 

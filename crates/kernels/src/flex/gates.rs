@@ -6,8 +6,8 @@ use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops};
 
-use super::backward::{product_dweight, product_dx};
 use super::forward::{self, Flexible, contiguous, dims, floats, tensor};
+use super::matrix::{Matrix, dweight};
 use crate::cpu::{self, Gelu};
 
 /// Registers the gradients of operands that are tracked.
@@ -40,23 +40,30 @@ impl Backward<Flex, 2> for SiluMulBackward {
     }
 }
 
+/// Gate, what it multiplies, and the weight.
+#[derive(Clone, Debug)]
+pub(super) struct GatedState {
+    pub(super) gate: Flexible,
+    pub(super) up: Flexible,
+    pub(super) matrix: Matrix,
+}
+
 /// That of the product, whose left operand is computed again, and that of the gate.
 #[derive(Debug)]
 pub(super) struct SiluMulLinearBackward;
 
 impl Backward<Flex, 3> for SiluMulLinearBackward {
-    /// Gate, what it multiplies, and the weight.
-    type State = [Flexible; 3];
+    type State = GatedState;
 
-    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+    fn backward(self, ops: Ops<GatedState, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
         let [gate_node, up_node, weight_node] = ops.parents.map(|node| node.map(|node| node.id));
-        let [gate, up, weight] = ops.state;
+        let GatedState { gate, up, matrix } = ops.state;
         if let Some(node) = weight_node {
-            grads.register::<Flex>(node, product_dweight(&forward::silu_mul(&gate, &up), &dy));
+            grads.register::<Flex>(node, dweight(&forward::silu_mul(&gate, &up), &dy));
         }
         if gate_node.is_some() || up_node.is_some() {
-            let dx = product_dx(&weight, &dy);
+            let dx = tensor(matrix.dx(&dy), dims::<2>(&gate));
             register(grads, [gate_node, up_node], silu_mul_gradients(&gate, &up, &dx));
         }
     }

@@ -3,6 +3,8 @@
 mod backward;
 mod forward;
 mod gates;
+mod lora;
+mod matrix;
 
 use std::sync::Arc;
 
@@ -26,6 +28,23 @@ pub(crate) trait Fused: burn::backend::Backend {
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         packed: Option<Arc<Packed>>,
+    ) -> FloatTensor<Self>;
+    fn kernels_lora_linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        packed: Option<Arc<Packed>>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self>;
+    fn kernels_lora_linear_biased(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        packed: Option<Arc<Packed>>,
+        bias: FloatTensor<Self>,
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        scale: f64,
     ) -> FloatTensor<Self>;
     fn kernels_add_low_rank(
         y: FloatTensor<Self>,

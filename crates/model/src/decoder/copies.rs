@@ -120,6 +120,24 @@ impl Decoder {
         self.pack_where(Precision::F32, |weight| !weight.is_require_grad());
     }
 
+    /// Holds the matrices of its linear maps, but for a head of scores, as packed weights alone, in a number format: for training
+    /// beside them, since they give gradients to what they are applied to. Nothing happens on a device without packed weights.
+    pub fn hold(&mut self, precision: Precision) {
+        if !self.packs() {
+            return;
+        }
+        let score = self.config.head.is_score().then(|| self.head_name());
+        self.each_linear(&mut |path, linear| {
+            if Some(path) != score {
+                linear.pack(precision);
+                linear.release();
+            }
+        });
+        if self.head.is_none() {
+            self.tied = kernels::pack(&self.embed_tokens, precision);
+        }
+    }
+
     /// Lets go of the matrices of its linear maps on a device that packs weights: products read the packed ones, its own or those of
     /// a copy. Nothing else may be done with the matrices afterwards; what reads them gets NaN.
     pub fn release(&mut self) {

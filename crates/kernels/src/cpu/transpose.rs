@@ -1,0 +1,187 @@
+//! The way back through a packed matrix: its transpose packed, and the matrix itself row by row. What is packed needs no second copy for
+//! its gradient.
+
+use std::ops::Range;
+
+use rayon::iter::{IndexedParallelIterator, ParallelIterator};
+use rayon::slice::ParallelSliceMut;
+
+use super::isa::multiversion;
+use super::pack::{Line, PANEL, Packed, STRIP, STRIPS};
+use super::precision::GROUP;
+
+impl Packed {
+    /// Packs the transpose of some columns, rounded as they are held, in the memory at hand: the product is `dx = dy·W` of the
+    /// part of `dy` that belongs to these columns.
+    ///
+    /// ```
+    /// use kernels::{Packed, cpu::gemm};
+    /// let packed = Packed::from_out_in(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 3, 2);
+    /// let mut back = Packed::empty();
+    /// back.fill_transposed(&packed, 0..3);
+    /// let mut dx = [0.0; 2];
+    /// gemm(&[1.0, 10.0, 100.0], (3, 1), 1, &back, None, &mut dx);
+    /// assert_eq!(dx, [531.0, 642.0]);
+    /// ```
+    ///
+    /// # Panics
+    /// When the columns do not begin with a panel ([`PANEL`]) or end beyond the last.
+    pub fn fill_transposed(&mut self, of: &Self, columns: Range<usize>) {
+        assert!(
+            columns.start.is_multiple_of(PANEL) && columns.end <= of.columns(),
+            "Packed::fill_transposed: columns {columns:?} of {}, panels of {PANEL}",
+            of.columns()
+        );
+        let inner = columns.len();
+        let lines = self.reset(of.inner(), inner);
+        if lines.is_empty() {
+            return;
+        }
+        // What shares a scale is widened together: two panels of the transpose.
+        lines.par_chunks_mut(GROUP / PANEL * STRIPS * inner).enumerate().for_each(|(group, lines)| {
+            let k = group * GROUP;
+            let depth = GROUP.min(of.inner() - k);
+            for panel in columns.start / PANEL..columns.end.div_ceil(PANEL) {
+                of.with_lines(panel, k, depth, |strips| {
+                    for (strip, rows) in strips.into_iter().enumerate() {
+                        let first = panel * PANEL + strip * STRIP;
+                        if first < columns.end {
+                            let width = STRIP.min(columns.end - first);
+                            transpose_strip(rows, width, &mut lines[first - columns.start..], inner);
+                        }
+                    }
+                });
+            }
+        });
+    }
+
+    /// The matrix `[out, in]`, row-major, rounded as it is held.
+    pub fn to_out_in(&self) -> Vec<f32> {
+        let (out, inner) = (self.columns(), self.inner());
+        let mut weight = vec![0.0; out * inner];
+        if weight.is_empty() {
+            return weight;
+        }
+        weight.par_chunks_mut(PANEL * inner).enumerate().for_each(|(panel, rows)| {
+            for k in (0..inner).step_by(GROUP) {
+                let depth = GROUP.min(inner - k);
+                self.with_lines(panel, k, depth, |strips| {
+                    for (column, row) in rows.chunks_exact_mut(inner).enumerate() {
+                        let lines = strips[column / STRIP];
+                        for (value, line) in row[k..k + depth].iter_mut().zip(lines) {
+                            *value = line.0[column % STRIP];
+                        }
+                    }
+                });
+            }
+        });
+        weight
+    }
+}
+
+multiversion! {
+    /// Writes the first `width` columns of a strip's rows as rows of strips, `stride` lines from strip to strip; strips up to a whole
+    /// panel of the target become zero where there are no rows.
+    fn transpose_strip(rows: &[Line], width: usize, target: &mut [Line], stride: usize) {
+        let mut first = 0;
+        for (strip, block) in rows.chunks(STRIP).enumerate() {
+            let mut square = [[0.0; STRIP]; STRIP];
+            for (row, line) in square.iter_mut().zip(block) {
+                *row = line.0;
+            }
+            let square = transposed(square);
+            for (line, values) in target[strip * stride..][..width].iter_mut().zip(square) {
+                line.0 = values;
+            }
+            first = strip + 1;
+        }
+        for strip in first..first.next_multiple_of(STRIPS) {
+            target[strip * stride..][..width].fill(Line([0.0; STRIP]));
+        }
+    }
+}
+
+/// Four times over, the first half of the rows is interleaved with the second.
+#[allow(clippy::inline_always, reason = "compiled into each instruction set's version of the caller")]
+#[inline(always)]
+fn transposed(mut square: [[f32; STRIP]; STRIP]) -> [[f32; STRIP]; STRIP] {
+    for _ in 0..STRIP.ilog2() {
+        square = std::array::from_fn(|row| {
+            let (a, b) = (&square[row / 2], &square[row / 2 + STRIP / 2]);
+            let from = (row % 2) * (STRIP / 2);
+            std::array::from_fn(|lane| if lane % 2 == 0 { a[from + lane / 2] } else { b[from + lane / 2] })
+        });
+    }
+    square
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::isa::forced;
+    use crate::cpu::math::{assert_bits, noise};
+    use crate::cpu::{Precision, gemm};
+
+    /// Odd sizes, and more than one panel and group either way.
+    const SHAPES: [(usize, usize); 7] =
+        [(1, 1), (3, 2), (17, 33), (64, 64), (65, 129), (130, 300), (200, 576)];
+
+    #[test]
+    fn the_product_with_the_transpose_is_that_of_the_rounded_matrix_bit_for_bit() {
+        for (out, inner) in SHAPES {
+            let (weight, dy) = (noise(out * inner, 1), noise(5 * out, 2));
+            for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+                let packed = Packed::from_out_in(&weight, out, inner).with_precision(precision);
+                let rounded = packed.to_out_in();
+                let dx = |back: &Packed| {
+                    let mut dx = vec![f32::NAN; 5 * inner];
+                    gemm(&dy, (out, 1), 5, back, None, &mut dx);
+                    dx
+                };
+                let got = forced::same_bits(|| {
+                    // In memory that held something else.
+                    let mut back = Packed::from_in_out(&noise(70 * 700, 3), 70, 700);
+                    back.fill_transposed(&packed, 0..out);
+                    dx(&back)
+                });
+                let want = dx(&Packed::from_in_out(&rounded, out, inner));
+                assert_bits(&format!("{precision:?} [{out}, {inner}]"), &got, &want);
+            }
+        }
+    }
+
+    #[test]
+    fn a_matrix_comes_back_as_it_is_held() {
+        for (out, inner) in SHAPES {
+            let weight = noise(out * inner, 4);
+            let packed = Packed::from_out_in(&weight, out, inner);
+            assert_bits("f32", &packed.to_out_in(), &weight);
+            let bf16: Vec<f32> = weight.iter().map(|w| half::bf16::from_f32(*w).to_f32()).collect();
+            assert_bits("bf16", &packed.with_precision(Precision::Bf16).to_out_in(), &bf16);
+        }
+        assert!(Packed::from_out_in(&[], 0, 3).to_out_in().is_empty());
+    }
+
+    #[test]
+    fn parts_of_the_columns_add_up_to_all() {
+        let (out, inner) = (200, 70);
+        let (weight, dy) = (noise(out * inner, 5), noise(3 * out, 6));
+        let packed = Packed::from_out_in(&weight, out, inner).with_precision(Precision::Int8);
+        let (mut back, mut whole) = (Packed::empty(), vec![0.0; 3 * inner]);
+        back.fill_transposed(&packed, 0..out);
+        gemm(&dy, (out, 1), 3, &back, None, &mut whole);
+        let mut parts = vec![0.0; 3 * inner];
+        for columns in [0..128, 128..200] {
+            back.fill_transposed(&packed, columns.clone());
+            crate::cpu::gemm::gemm_onto(&dy[columns.start..], (out, 1), 3, &back, &mut parts);
+        }
+        assert_bits("in two parts", &parts, &whole);
+    }
+
+    #[test]
+    #[should_panic(expected = "columns 10..20 of 64")]
+    fn a_part_within_a_panel_is_refused() {
+        let packed = Packed::from_out_in(&[0.0; 64], 64, 1);
+        Packed::empty().fill_transposed(&packed, 10..20);
+    }
+}
