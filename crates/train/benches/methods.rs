@@ -16,7 +16,8 @@ static ALLOCATOR: kernels::memory::Allocator = kernels::memory::Allocator;
 
 /// The packed weights that a base and its adapters share.
 static BACKBONE: LazyLock<Decoder> = LazyLock::new(|| MODEL.frozen());
-static ADAPTED: LazyLock<Decoder> = LazyLock::new(|| with_adapters(&["q_proj", "k_proj", "v_proj"]));
+static ADAPTED: LazyLock<Decoder> =
+    LazyLock::new(|| with_adapters(MODEL.clone(), &["q_proj", "k_proj", "v_proj"]));
 static BASE: LazyLock<Policy> = LazyLock::new(|| Policy::new("base", &BACKBONE));
 static ADAPTER: LazyLock<Policy> =
     LazyLock::new(|| Policy::new("adapter", &BACKBONE.with_adapter_of(&ADAPTED)));

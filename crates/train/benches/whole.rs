@@ -5,6 +5,7 @@ mod work;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
+use kernels::Precision;
 use model::Policy;
 use work::{BF16, PATH, POLICY, Training, engine, sample};
 
@@ -59,6 +60,6 @@ fn training_step_full(bencher: Bencher<'_, '_>) {
 /// The same with adapters.
 #[divan::bench(sample_count = 5, sample_size = 1)]
 fn training_step_lora(bencher: Bencher<'_, '_>) {
-    let mut training = Training::lora();
+    let mut training = Training::lora(Precision::F32);
     bencher.counter(ItemsCount::new(4_usize * 128)).bench_local(|| training.step((4, 128), false));
 }

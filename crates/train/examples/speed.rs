@@ -1,6 +1,6 @@
 //! Times work for another program: reads lines such as `generate 32 64 64` (rows, tokens of a prompt, new tokens; `generate-bf16`
-//! with weights in bf16), `prefill 8 512`, `train 8 256`, `lora 8 256` (rows, tokens;
-//! `train-checkpointed` and `lora-checkpointed` with gradient checkpointing), `best-of 64 200 64` (samples, tokens of the prompt, new
+//! with weights in bf16), `prefill 8 512`, `train 8 256`, `lora 8 256` (rows, tokens; `lora-bf16` and `lora-int8` beside weights in
+//! fewer bits; `train-checkpointed`, `lora-checkpointed`, `lora-bf16-checkpointed` with gradient checkpointing), `best-of 64 200 64` (samples, tokens of the prompt, new
 //! tokens), `qalign 16 200 128 32` (chains, tokens of a prompt, of an answer, steps) from standard input, does each once, and answers with its seconds. `benches/peers/peers.py` runs it beside others.
 
 #[path = "../benches/work/mod.rs"]
@@ -10,6 +10,7 @@ use std::io::{BufRead, Write};
 use std::sync::LazyLock;
 use std::time::Instant;
 
+use kernels::Precision;
 use work::{BF16, JUDGE, PATH, POLICY, Training, engine, prefill, qalign, rewarded, sample};
 
 #[global_allocator]
@@ -19,7 +20,7 @@ fn main() -> std::io::Result<()> {
     kernels::memory::keep();
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", PATH.display())?;
-    let (mut full, mut lora) = (None, None);
+    let (mut full, mut lora) = (None, [None, None, None]);
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -46,8 +47,10 @@ fn main() -> std::io::Result<()> {
                 let training = full.get_or_insert_with(Training::full);
                 time(|| training.step((rows, tokens), kind.ends_with("checkpointed")))
             }
-            (Some(kind @ &("lora" | "lora-checkpointed")), &[rows, tokens]) => {
-                let training = lora.get_or_insert_with(Training::lora);
+            (Some(kind), &[rows, tokens]) if kind.starts_with("lora") => {
+                let place = ["f32", "bf16", "int8"].iter().position(|bits| kind.contains(bits)).unwrap_or(0);
+                let precision = [Precision::F32, Precision::Bf16, Precision::Int8][place];
+                let training = lora[place].get_or_insert_with(|| Training::lora(precision));
                 time(|| training.step((rows, tokens), kind.ends_with("checkpointed")))
             }
             _ => {

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use data::render::Example;
-use inference::setup::{self, Loaded};
+use inference::setup::{self, Loaded, ModelTable};
 use model::{Config, DeviceName, Head};
 
 use crate::error::Error;
@@ -153,7 +153,7 @@ pub fn describe(job: &Job) -> Result<String, Error> {
             "memory",
             format!(
                 "about {:.2} GB",
-                memory(&config, trained, micro, recipe.optim.gradient_checkpointing) / 1e9
+                memory(&config, &recipe.model, trained, micro, recipe.optim.gradient_checkpointing) / 1e9
             ),
         );
     }
@@ -279,20 +279,30 @@ fn trained_parameters(recipe: &Recipe, config: &Config) -> Result<usize, Error> 
     Ok(adapters + value_head + rows * d)
 }
 
-/// Bytes at the peak: weights, those that are frozen packed besides; of what is trained the moments and the gradients of two halves of
-/// a micro-batch; and what its `tokens` keep for backward.
-fn memory(config: &Config, trained: usize, tokens: f64, checkpointing: bool) -> f64 {
+/// Bytes at the peak: weights, those that are frozen packed; of what is trained the moments and the gradients of two halves of a
+/// micro-batch; what its `tokens` keep for backward, and what is on its way back through a layer.
+fn memory(config: &Config, model: &ModelTable, trained: usize, tokens: f64, checkpointing: bool) -> f64 {
     let (d, f) = (config.hidden_size as f64, config.intermediate_size as f64);
     let heads = (config.num_attention_heads + config.num_key_value_heads) * config.head_dim;
-    let adapters = trained < config.parameters();
+    let adapters = model.lora.is_some();
     // Residual stream and its norms, twice; queries, keys, values and what attention gives; gate and what it multiplies, whose
     // product only adapters keep.
     let per_layer = 4.0 * d + 2.0 * heads as f64 + if adapters { 3.0 } else { 2.0 } * f;
     let layers = config.num_hidden_layers as f64;
     let kept =
         if checkpointing { layers * d + per_layer } else { layers * per_layer + config.vocab_size as f64 };
-    let weights = if adapters { 2.0 } else { 1.0 } * config.parameters() as f64;
-    4.0 * (weights + 4.0 * trained as f64 + tokens * kept)
+    let back = 4.0 * (d + f);
+    let embeddings = (config.vocab_size * config.hidden_size) as f64;
+    let all = config.parameters() as f64;
+    let weights = match model.dtype {
+        _ if !adapters => 4.0 * all,
+        // Embeddings are looked up row by row; as a head they are packed besides.
+        dtype => {
+            let packed = if config.tie_word_embeddings { all } else { all - embeddings };
+            4.0 * embeddings + packed * dtype.bytes()
+        }
+    };
+    weights + 4.0 * (4.0 * trained as f64 + tokens * (kept + back))
 }
 
 #[cfg(test)]

@@ -440,12 +440,15 @@ fn adapters_are_there(recipe: &Recipe) -> Result<(), Violation> {
     }
 }
 
+/// Weights in fewer bits are those that stay as they are: of models that are only run, and beside adapters.
 fn training_keeps_f32(recipe: &Recipe) -> Result<(), Violation> {
-    if recipe.model.dtype.is_default() || !recipe.method.trains() {
+    let adapters = recipe.model.lora.is_some() && !matches!(recipe.method, Method::Pretrain(_));
+    if recipe.model.dtype.is_default() || !recipe.method.trains() || adapters {
         return Ok(());
     }
-    let message = format!("`{}` changes weights, which are kept in f32", recipe.method.name());
-    Err(Violation::new(message).hint("leave `model.dtype` out; it is for models that are only run"))
+    let message = format!("`{}` changes all weights, which are kept in f32", recipe.method.name());
+    Err(Violation::new(message)
+        .hint("leave `model.dtype` out, or train adapters beside weights that stay: `lora = { r = 16 }`"))
 }
 
 fn reward_is_there(recipe: &Recipe) -> Result<(), Violation> {

@@ -28,13 +28,14 @@ pub struct ModelTable {
     /// Train low-rank adapters instead of all weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<Lora>,
-    /// Number format of the weights of models that are only run, those of a comparison and of guidance among them.
+    /// Number format of weights that stay as they are: of models that are only run, those of a comparison and of guidance among
+    /// them, and of a model that adapters are trained beside.
     #[serde(skip_serializing_if = "Dtype::is_default")]
     pub dtype: Dtype,
 }
 
-/// The number format of the weights of a model that is only run, on a CPU. Fewer bits are read faster and take less
-/// memory, and change the law a little; sums are in f32.
+/// The number format of weights that stay as they are, on a CPU. Fewer bits are read faster and take less memory, and change the
+/// law a little; sums are in f32, and so are adapters, their gradients and, beside training, keys and values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
@@ -59,6 +60,15 @@ impl Dtype {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
             Self::Int8 => "int8",
+        }
+    }
+
+    /// Bytes that a weight takes, its share of a scale among them.
+    pub fn bytes(self) -> f64 {
+        match self {
+            Self::F32 => 4.0,
+            Self::Bf16 => 2.0,
+            Self::Int8 => 1.0 + 4.0 / 128.0,
         }
     }
 

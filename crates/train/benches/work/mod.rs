@@ -116,9 +116,8 @@ pub(crate) fn prefill(rows: usize, tokens: usize) -> f32 {
     session.extend(&batch).expect("room").row(0)[0]
 }
 
-/// The model with adapters of rank 16 on some of its maps.
-pub(crate) fn with_adapters(targets: &[&str]) -> Decoder {
-    let mut decoder = MODEL.clone();
+/// A model with adapters of rank 16 on some of its maps.
+pub(crate) fn with_adapters(mut decoder: Decoder, targets: &[&str]) -> Decoder {
     let config = model::files::AdapterConfig {
         r: 16,
         alpha: 32.0,
@@ -144,10 +143,12 @@ impl Training {
         Self::of(load(), |_| true)
     }
 
-    /// Adapters of rank 16 on all projections are trained.
-    pub(crate) fn lora() -> Self {
+    /// Adapters of rank 16 on all projections are trained, beside weights in a number format.
+    pub(crate) fn lora(precision: Precision) -> Self {
         let targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
-        Self::of(with_adapters(&targets), |name| name.contains("lora_"))
+        let mut decoder = load();
+        decoder.hold(precision);
+        Self::of(with_adapters(decoder, &targets), |name| name.contains("lora_"))
     }
 
     fn of(mut decoder: Decoder, trained: fn(&str) -> bool) -> Self {

@@ -6,6 +6,7 @@ mod pools;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use ::recipe::ModelName;
 use burn::tensor::Device;
 use data::render::Pair;
 use evaluate::compare;
@@ -86,26 +87,24 @@ pub fn run(recipe: &Recipe, site: &Site<'_>) -> Result<Ended, Error> {
             train(recipe, site, &mut learner, &mut task, &device)
         }
         Method::Sft(settings) => {
-            let loaded = setup::load(&site.places, &recipe.model.path, &device).map_err(Error::other)?;
+            let loaded = load(recipe, &recipe.model.path, site, &device)?;
             let rows = setup::examples(&recipe.data, &site.places, &loaded, recipe.run.seed)
                 .map_err(Error::other)?;
             let rows = settings.prepare(rows.rows);
             hold_out_and_supervise(recipe, site, loaded, settings.clone(), rows, &device)
         }
         Method::Reward(settings) => {
-            let seed = recipe.run.seed;
-            let loaded = setup::load_for_score(&site.places, &recipe.model.path, Head::Score, &device, seed)
-                .map_err(Error::other)?;
+            let loaded = load_for_score(recipe, &recipe.model.path, Head::Score, site, &device)?;
             let rows = read_pairs(recipe, site, &loaded)?;
             hold_out_and_supervise(recipe, site, loaded, settings.clone(), rows, &device)
         }
         Method::Arm(settings) => {
-            let loaded = setup::load(&site.places, &recipe.model.path, &device).map_err(Error::other)?;
+            let loaded = load(recipe, &recipe.model.path, site, &device)?;
             let rows = read_pairs(recipe, site, &loaded)?;
             hold_out_and_supervise(recipe, site, loaded, settings.clone(), rows, &device)
         }
         Method::Parm(settings) => {
-            let loaded = setup::load(&site.places, &recipe.model.path, &device).map_err(Error::other)?;
+            let loaded = load(recipe, &recipe.model.path, site, &device)?;
             let (data, seed) = (&recipe.data, recipe.run.seed);
             let pairs = setup::labelled(data, &site.places, &loaded, seed, &settings.objectives)
                 .map_err(Error::other)?;
@@ -114,7 +113,7 @@ pub fn run(recipe: &Recipe, site: &Site<'_>) -> Result<Ended, Error> {
             hold_out_and_supervise(recipe, site, loaded, objective, rows, &device)
         }
         Method::Dpo(settings) => {
-            let loaded = setup::load(&site.places, &recipe.model.path, &device).map_err(Error::other)?;
+            let loaded = load(recipe, &recipe.model.path, site, &device)?;
             let rows = read_pairs(recipe, site, &loaded)?;
             let rows = if settings.uses_reference() {
                 let reference = Policy::new(loaded.name.clone(), &loaded.decoder);
@@ -133,7 +132,7 @@ pub fn run(recipe: &Recipe, site: &Site<'_>) -> Result<Ended, Error> {
         Method::BonAware(settings) => on_policy(recipe, settings, site, &device),
         Method::Parl(settings) => by_turns(recipe, settings, site, &device),
         Method::Ipo(settings) => {
-            let loaded = setup::load(&site.places, &recipe.model.path, &device).map_err(Error::other)?;
+            let loaded = load(recipe, &recipe.model.path, site, &device)?;
             let rows = read_pairs(recipe, site, &loaded)?;
             let reference = Policy::new(loaded.name.clone(), &loaded.decoder);
             let rows = referenced(&reference, rows)?;
@@ -156,9 +155,7 @@ pub fn run(recipe: &Recipe, site: &Site<'_>) -> Result<Ended, Error> {
         }
         Method::PrefixScorer(settings) if settings.form == Form::Stepwise => {
             let head = settings.head.into();
-            let loaded =
-                setup::load_for_score(&site.places, &recipe.model.path, head, &device, recipe.run.seed)
-                    .map_err(Error::other)?;
+            let loaded = load_for_score(recipe, &recipe.model.path, head, site, &device)?;
             let scorer = StepScorer::new(settings);
             let separator = &settings.step_separator;
             let rows = setup::steps(&recipe.data, &site.places, &loaded, recipe.run.seed, separator)
@@ -177,10 +174,8 @@ pub fn run(recipe: &Recipe, site: &Site<'_>) -> Result<Ended, Error> {
             else {
                 return Ok(Ended::Interrupted);
             };
-            let seed = recipe.run.seed;
             let head = settings.head.into();
-            let loaded = setup::load_for_score(&site.places, &recipe.model.path, head, &device, seed)
-                .map_err(Error::other)?;
+            let loaded = load_for_score(recipe, &recipe.model.path, head, site, &device)?;
             if loaded.tokenizer.hash() != base.tokenizer.hash() {
                 return Err(Error::Data {
                     what: loaded.name,
@@ -196,6 +191,35 @@ pub fn run(recipe: &Recipe, site: &Site<'_>) -> Result<Ended, Error> {
         }
         Method::Soup(settings) => merge_models(recipe, settings, site, &device),
     }
+}
+
+/// A model that a stage trains or runs. Beside adapters its weights do not change: the reference, the policy and training hold
+/// them once, packed, in the recipe's number format.
+fn load(recipe: &Recipe, name: &ModelName, site: &Site<'_>, device: &Device) -> Result<Loaded, Error> {
+    setup::load(&site.places, name, device).and_then(|loaded| held(recipe, loaded)).map_err(Error::other)
+}
+
+/// [`load`] of a model with a head of scores, which is new unless the model has it.
+fn load_for_score(
+    recipe: &Recipe,
+    name: &ModelName,
+    head: Head,
+    site: &Site<'_>,
+    device: &Device,
+) -> Result<Loaded, Error> {
+    setup::load_for_score(&site.places, name, head, device, recipe.run.seed)
+        .and_then(|loaded| held(recipe, loaded))
+        .map_err(Error::other)
+}
+
+fn held(recipe: &Recipe, loaded: Loaded) -> Result<Loaded, setup::Error> {
+    // An adapter of an earlier stage is refused later, or becomes part of weights that are trained.
+    if recipe.model.lora.is_none() || loaded.adapter.is_some() {
+        return Ok(loaded);
+    }
+    let mut loaded = loaded.with_dtype(recipe.model.dtype)?;
+    loaded.decoder.hold(recipe.model.dtype.precision());
+    Ok(loaded)
 }
 
 fn read_pairs(recipe: &Recipe, site: &Site<'_>, loaded: &Loaded) -> Result<Vec<Pair>, Error> {

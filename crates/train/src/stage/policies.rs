@@ -1,12 +1,12 @@
 //! Methods that learn from the policy's own answers.
 
 use burn::tensor::Device;
-use inference::setup::{self, Loaded};
+use inference::setup;
 use model::{Head, Policy};
 use objective::rank::CachedRewards;
 
 use super::pools::{Drawn, scored_pool};
-use super::{Ended, Site, learner, mark_trained, room, train};
+use super::{Ended, Site, learner, load, load_for_score, mark_trained, room, train};
 use crate::calibration::{self, Wanted};
 use crate::error::Error;
 use crate::methods::parl::{Parl, ParlTask, Turns};
@@ -15,16 +15,6 @@ use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::trainer::Task;
 
-/// The model that training begins at. Beside adapters its weights do not change: they are packed once, for the reference and
-/// for the policy.
-fn base(recipe: &Recipe, site: &Site<'_>, device: &Device) -> Result<Loaded, Error> {
-    let mut loaded = setup::load(&site.places, &recipe.model.path, device).map_err(Error::other)?;
-    if recipe.model.lora.is_some() {
-        loaded.decoder.pack();
-    }
-    Ok(loaded)
-}
-
 pub(super) fn on_policy(
     recipe: &Recipe,
     settings: &dyn Compose,
@@ -32,7 +22,7 @@ pub(super) fn on_policy(
     device: &Device,
 ) -> Result<Ended, Error> {
     let Some(table) = &recipe.reward else { return Ok(Ended::Done) };
-    let loaded = base(recipe, site, device)?;
+    let loaded = load(recipe, &recipe.model.path, site, device)?;
     let reward = setup::build(table, &site.places, &loaded, device).map_err(Error::other)?;
     let reference = Policy::new(loaded.hash.clone(), &loaded.decoder);
     let raw = generate::Sampling::default();
@@ -95,10 +85,10 @@ pub(super) fn by_turns(
 ) -> Result<Ended, Error> {
     let Some(table) = &recipe.reward else { return Ok(Ended::Done) };
     let seed = recipe.run.seed;
-    let loaded = base(recipe, site, device)?;
+    let loaded = load(recipe, &recipe.model.path, site, device)?;
     let gold = setup::build(table, &site.places, &loaded, device).map_err(Error::other)?;
     let name = settings.reward_model.as_ref().unwrap_or(&recipe.model.path);
-    let judge = setup::load_for_score(&site.places, name, Head::Score, device, seed).map_err(Error::other)?;
+    let judge = load_for_score(recipe, name, Head::Score, site, device)?;
     if judge.tokenizer.hash() != loaded.tokenizer.hash() {
         return Err(Error::Data {
             what: judge.name,

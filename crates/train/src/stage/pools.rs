@@ -9,7 +9,7 @@ use model::Policy;
 use reward::{Pool, RewardId};
 use serde_json::json;
 
-use super::{Ended, Site, room, sampling, supervise, write_run};
+use super::{Ended, Site, load, room, sampling, supervise, write_run};
 use crate::atomic;
 use crate::calibration::reward_name;
 use crate::error::Error;
@@ -209,7 +209,7 @@ pub(super) fn pooled_rows<M: Pooled>(
     device: &Device,
 ) -> Result<Option<FromPool<M::Row>>, Error> {
     let Some(table) = &recipe.reward else { return Ok(None) };
-    let loaded = setup::load(&site.places, name, device).map_err(Error::other)?;
+    let loaded = load(recipe, name, site, device)?;
     let reward = setup::build(table, &site.places, &loaded, device).map_err(Error::other)?;
     let policy = Policy::new(loaded.hash.clone(), &loaded.decoder);
     let law = sampling(&recipe.sampling);
