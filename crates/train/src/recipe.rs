@@ -447,8 +447,13 @@ fn training_keeps_f32(recipe: &Recipe) -> Result<(), Violation> {
         return Ok(());
     }
     let message = format!("`{}` changes all weights, which are kept in f32", recipe.method.name());
-    Err(Violation::new(message)
-        .hint("leave `model.dtype` out, or train adapters beside weights that stay: `lora = { r = 16 }`"))
+    let hint = match recipe.method {
+        Method::Pretrain(_) => "leave `model.dtype` out",
+        _ => {
+            "leave `model.dtype` out, or train adapters beside weights that stay: add `lora = { r = 16 }` to [model]"
+        }
+    };
+    Err(Violation::new(message).hint(hint))
 }
 
 fn reward_is_there(recipe: &Recipe) -> Result<(), Violation> {

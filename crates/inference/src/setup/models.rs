@@ -35,16 +35,16 @@ pub struct ModelTable {
 }
 
 /// The number format of weights that stay as they are, on a CPU. Fewer bits are read faster and take less memory, and change the
-/// law a little; sums are in f32, and so are adapters, their gradients and, beside training, keys and values.
+/// law a little; sums, adapters and their gradients are in f32.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// 32 bits.
     #[default]
     F32,
-    /// 16 bits with the range of f32, keys and values too.
+    /// 16 bits with the range of f32; keys and values too, where the model is only run.
     Bf16,
-    /// 8 bits, with a scale for every 128 weights; keys and values in bf16.
+    /// 8 bits, with a scale for every 128 weights; keys and values in bf16, where the model is only run.
     Int8,
 }
 
