@@ -18,8 +18,8 @@ mod pool;
 mod tests;
 
 pub use cpu::{
-    AdamStep, AttentionRule, Gelu, LayerMap, LayerWeights, LowRank, PAGE, Packed, PageTables, PassTokens,
-    Precision,
+    AdamStep, AttentionRule, Fusion, Gate, Gelu, LayerMap, LayerQkv, LayerUp, LayerWeights, LowRank, PAGE,
+    Packed, PageTables, PassTokens, Precision, Residual, RowNorm,
 };
 pub use ops::{
     HeadLogProb, HeadOptions, adamw, add_low_rank, attention, ema, gather_log_prob, gelu, gelu_mul,

@@ -3,7 +3,7 @@
 mod head;
 mod read;
 
-use kernels::{AttentionRule, Gelu};
+use kernels::{AttentionRule, Gate, Gelu};
 use serde_json::{Map, Value, json};
 
 use crate::family::{FAMILIES, Family, Names};
@@ -201,9 +201,24 @@ impl Config {
         self.family().adapted.iter().map(|name| (*name).to_owned()).collect()
     }
 
-    /// Whether a layer goes by its operations, having norms or blocks that the one call of a layer has not.
+    /// Whether a layer goes by its operations.
     pub(crate) fn is_composed(&self) -> bool {
         self.gemma.is_some() || self.gpt.is_some()
+    }
+
+    /// The activation of a feed-forward block that has a gate.
+    pub(crate) fn gate(&self) -> Gate {
+        if self.gemma.is_some() { Gate::Gelu(Gelu::Tanh) } else { Gate::Silu }
+    }
+
+    /// The activation of a feed-forward block that has none.
+    pub(crate) fn gelu(&self) -> Gelu {
+        self.gpt.map_or(Gelu::Exact, |gpt| gpt.gelu)
+    }
+
+    /// Whether the feed-forward block gets what attention gets.
+    pub(crate) fn parallel_residual(&self) -> bool {
+        self.gpt.is_some_and(|gpt| gpt.parallel_residual)
     }
 
     /// How a layer's scores become weights.

@@ -9,12 +9,12 @@ mod copies;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use kernels::{Gelu, HeadLogProb, HeadOptions, Packed, Precision};
+use kernels::{Gate, HeadLogProb, HeadOptions, Packed, Precision};
 
 use crate::config::{Config, Head};
 use crate::family::{FEEDFORWARD_NORMS, HEAD_NORMS};
 use crate::linear::Linear;
-use crate::maps::{Maps, Qkv, Up};
+use crate::maps::{Maps, Qkv, Up, split};
 use crate::norm::Norm;
 use crate::params::{Slot, Visitor};
 pub use build::Values;
@@ -141,8 +141,7 @@ impl Decoder {
             return x + after.forward(self.feedforward(layer, h));
         }
         let attended = x.clone() + o;
-        let parallel = config.gpt.is_some_and(|gpt| gpt.parallel_residual);
-        let h = layer.post_norm.forward(if parallel { x } else { attended.clone() });
+        let h = layer.post_norm.forward(if config.parallel_residual() { x } else { attended.clone() });
         attended + self.feedforward(layer, h)
     }
 
@@ -157,7 +156,7 @@ impl Decoder {
                 let kv_heads = config.num_key_value_heads;
                 [heads(q, config.num_attention_heads), heads(k, kv_heads), heads(v, kv_heads)]
             }
-            Qkv::Fused(map, fusion) => fusion.split(map.forward(h), config.num_attention_heads),
+            Qkv::Fused(map, fusion) => split(map.forward(h), *fusion, config.num_attention_heads),
         }
     }
 
@@ -167,15 +166,12 @@ impl Decoder {
         match &layer.maps.up {
             Up::Gated([gate, up]) => {
                 let (gate, up) = (gate.forward(h.clone()), up.forward(h));
-                match self.config.gemma {
-                    Some(_) => down.forward(kernels::gelu_mul(gate, up, Gelu::Tanh)),
-                    None => down.of_silu_mul(gate, up),
+                match self.config.gate() {
+                    Gate::Gelu(form) => down.forward(kernels::gelu_mul(gate, up, form)),
+                    Gate::Silu => down.of_silu_mul(gate, up),
                 }
             }
-            Up::Plain(up) => {
-                let form = self.config.gpt.map_or(Gelu::Exact, |gpt| gpt.gelu);
-                down.forward(kernels::gelu(up.forward(h), form))
-            }
+            Up::Plain(up) => down.forward(kernels::gelu(up.forward(h), self.config.gelu())),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The linear maps of a layer: queries, keys and values apart or from one map, a feed-forward block with a gate or without.
 
 use burn::tensor::Tensor;
+pub use kernels::Fusion;
 
 /// One thing for each linear map of a layer: their names, their shapes, the maps themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,32 +34,21 @@ pub enum Up<T> {
     Plain(T),
 }
 
-/// How the outputs of one map for queries, keys and values lie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fusion {
-    /// `[(q, k, v), head, head_dim]`, GPT-2's.
-    ByPart,
-    /// `[head, (q, k, v), head_dim]`, GPT-NeoX's.
-    ByHead,
-}
-
-impl Fusion {
-    /// Queries, keys and values.
-    ///
-    /// # Shapes
-    /// `rows` is `[tokens, 3 · heads · head_dim]`; each of the results is `[tokens, heads, head_dim]`.
-    pub fn split(self, rows: Tensor<2>, heads: usize) -> [Tensor<3>; 3] {
-        let [tokens, width] = rows.dims();
-        let head_dim = width / (3 * heads);
-        match self {
-            Self::ByPart => {
-                let parts = rows.reshape([tokens, 3 * heads, head_dim]);
-                [0, 1, 2].map(|part| parts.clone().narrow(1, part * heads, heads))
-            }
-            Self::ByHead => {
-                let parts = rows.reshape([tokens, heads, 3 * head_dim]);
-                [0, 1, 2].map(|part| parts.clone().narrow(2, part * head_dim, head_dim))
-            }
+/// Queries, keys and values that come out of one map.
+///
+/// # Shapes
+/// `rows` is `[tokens, 3 · heads · head_dim]`; each of the results is `[tokens, heads, head_dim]`.
+pub(crate) fn split(rows: Tensor<2>, fusion: Fusion, heads: usize) -> [Tensor<3>; 3] {
+    let [tokens, width] = rows.dims();
+    let head_dim = width / (3 * heads);
+    match fusion {
+        Fusion::ByPart => {
+            let parts = rows.reshape([tokens, 3 * heads, head_dim]);
+            [0, 1, 2].map(|part| parts.clone().narrow(1, part * heads, heads))
+        }
+        Fusion::ByHead => {
+            let parts = rows.reshape([tokens, heads, 3 * head_dim]);
+            [0, 1, 2].map(|part| parts.clone().narrow(2, part * head_dim, head_dim))
         }
     }
 }
@@ -118,7 +108,7 @@ mod tests {
         let values: Vec<f32> = (0..2).flat_map(|t| (0..18).map(move |o| (100 * t + o) as f32)).collect();
         let rows = Tensor::<2>::from_data(TensorData::new(values, [2, 18]), &Device::flex());
         let first = |fusion: Fusion| {
-            fusion.split(rows.clone(), 2).map(|part| {
+            split(rows.clone(), fusion, 2).map(|part| {
                 assert_eq!(part.dims(), [2, 2, 3]);
                 let values: Vec<f32> = part.to_data().iter::<f32>().collect();
                 [values[0], values[3], values[6]]

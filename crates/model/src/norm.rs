@@ -1,7 +1,9 @@
 //! The norms of a decoder: by the root mean square, or LayerNorm.
 
 use burn::tensor::Tensor;
+use kernels::RowNorm;
 
+use crate::cache::host;
 use crate::params::{Slot, Visitor};
 
 /// A norm of rows: an RMS norm, or with a bias a LayerNorm.
@@ -33,11 +35,24 @@ impl Norm {
     /// # Shapes
     /// `rows` and the result are `[rows, width]`.
     pub fn forward(&self, rows: Tensor<2>) -> Tensor<2> {
-        let weight = self.weight.clone();
-        let weight = if self.one_plus { weight.add_scalar(1.0) } else { weight };
         match &self.bias {
-            None => kernels::rms_norm(rows, weight, self.eps),
-            Some(bias) => kernels::layer_norm(rows, weight, bias.clone(), self.eps),
+            None => kernels::rms_norm(rows, self.factors(), self.eps),
+            Some(bias) => kernels::layer_norm(rows, self.factors(), bias.clone(), self.eps),
+        }
+    }
+
+    /// What it multiplies by, `[width]`.
+    fn factors(&self) -> Tensor<1> {
+        let weight = self.weight.clone();
+        if self.one_plus { weight.add_scalar(1.0) } else { weight }
+    }
+
+    /// The same norm for the one call of a layer.
+    pub(crate) fn of_rows(&self) -> RowNorm {
+        let (weight, eps) = (host(self.factors()), self.eps as f32);
+        match &self.bias {
+            None => RowNorm::RootMeanSquare { weight, eps },
+            Some(bias) => RowNorm::Centred { weight, bias: host(bias.clone()), eps },
         }
     }
 

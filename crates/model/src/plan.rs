@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use burn::tensor::{DType, Tensor};
 use kernels::cpu::RopeTable;
-use kernels::{LayerMap, LayerWeights, LowRank, PagedPool, PassTokens};
+use kernels::{LayerMap, LayerQkv, LayerUp, LayerWeights, LowRank, PagedPool, PassTokens, Residual};
 
 use crate::cache::{Appended, host};
 use crate::decoder::Decoder;
 use crate::linear::Linear;
+use crate::maps::{Maps, Qkv, Up};
 use crate::norm::Norm;
 
 /// The layers of decoders that share their packed weights and differ in adapters at most.
@@ -22,7 +23,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// The plan of decoders of one backbone; `None` where a layer has to be composed of its operations: weights are not packed,
-    /// the family has norms or gates that the kernel has not, or an adapter lies in the way of gradients or depends on weights of objectives.
+    /// or an adapter lies in the way of gradients or depends on weights of objectives.
     pub(crate) fn of(decoders: &[&Decoder]) -> Option<Self> {
         let first = decoders.first()?;
         let (config, device) = (&first.config, first.device());
@@ -50,21 +51,35 @@ impl Plan {
         };
         let layer = |index: usize| -> Option<Arc<LayerWeights>> {
             let layer = &first.layers[index];
-            let norm = |norm: &Norm| host(norm.weight.clone());
             let mut each: Vec<_> = decoders.iter().map(|other| other.layers[index].maps.iter()).collect();
-            let maps = std::iter::from_fn(|| each.iter_mut().map(Iterator::next).collect::<Option<Vec<_>>>());
-            let maps: Vec<LayerMap> = maps.map(|each| map(&each)).collect::<Option<_>>()?;
-            let [q, k, v, o, gate, up, down] = <[LayerMap; 7]>::try_from(maps).ok()?;
+            let next = |_: &Linear| {
+                let each = each.iter_mut().map(Iterator::next).collect::<Option<Vec<_>>>();
+                each.and_then(|each| map(&each)).ok_or(())
+            };
+            let Maps { qkv, output, up, down } = layer.maps.try_map(next).ok()?;
+            let (feedforward_norm, residual) = match &layer.feedforward_norms {
+                Some([before, after]) => {
+                    (before, Residual::Normed([layer.post_norm.of_rows(), after.of_rows()]))
+                }
+                None if config.parallel_residual() => (&layer.post_norm, Residual::Parallel),
+                None => (&layer.post_norm, Residual::InTurn),
+            };
             Some(Arc::new(LayerWeights {
-                input_norm: norm(&layer.input_norm),
-                post_norm: norm(&layer.post_norm),
-                head_norms: layer.head_norms.as_ref().map(|norms| norms.each_ref().map(norm)),
-                eps: config.norm_eps as f32,
+                attention_norm: layer.input_norm.of_rows(),
+                feedforward_norm: feedforward_norm.of_rows(),
+                head_norms: layer.head_norms.as_ref().map(|norms| norms.each_ref().map(Norm::of_rows)),
                 rule: config.attention_rule(index),
-                qkv: [q, k, v],
-                o,
-                gate_up: [gate, up],
+                qkv: match qkv {
+                    Qkv::Separate(maps) => LayerQkv::Separate(maps),
+                    Qkv::Fused(map, fusion) => LayerQkv::Fused(map, fusion),
+                },
+                o: output,
+                up: match up {
+                    Up::Gated(maps) => LayerUp::Gated(maps, config.gate()),
+                    Up::Plain(map) => LayerUp::Plain(map, config.gelu()),
+                },
                 down,
+                residual,
             }))
         };
         let (inverse_frequencies, factor) = first.rotation();

@@ -119,6 +119,30 @@ multiversion! {
     }
 }
 
+/// [`gelu`] in the place of `x`, on the calling thread.
+pub(super) fn gelu_panel(x: &mut [f32], form: Gelu) {
+    match form {
+        Gelu::Exact => panel_exact(x),
+        Gelu::Tanh => panel_tanh(x),
+    }
+}
+
+multiversion! {
+    fn panel_exact(x: &mut [f32]) {
+        for x in x {
+            *x *= exact(*x).0;
+        }
+    }
+}
+
+multiversion! {
+    fn panel_tanh(x: &mut [f32]) {
+        for x in x {
+            *x *= by_tanh(*x).0;
+        }
+    }
+}
+
 /// Gradient of [`gelu`]: `dx = dy·gelu′(x)`, overwritten.
 ///
 /// # Panics
@@ -170,6 +194,12 @@ pub fn gelu_mul(gate: &[f32], up: &[f32], form: Gelu, y: &mut [f32]) {
     assert_eq!(up.len(), gate.len(), "gelu_mul: gate has {} elements, up {}", gate.len(), up.len());
     gelu(gate, form, y);
     multiply(up, y);
+}
+
+/// [`gelu_mul`] in the place of `gate`, on the calling thread.
+pub(super) fn gelu_mul_panel(gate: &mut [f32], up: &[f32], form: Gelu) {
+    gelu_panel(gate, form);
+    multiply(up, gate);
 }
 
 multiversion! {

@@ -9,6 +9,7 @@
 mod attention;
 mod attention_backward;
 mod columns;
+mod fusion;
 mod gelu;
 mod gemm;
 mod head;
@@ -38,11 +39,14 @@ mod transpose;
 pub use attention::{AttentionRule, AttentionShape, attention};
 pub use attention_backward::{AttentionSaved, attention_backward};
 pub use columns::column_sums;
+pub use fusion::Fusion;
 pub use gelu::{Gelu, gelu, gelu_backward, gelu_mul, gelu_mul_backward};
 pub use gemm::gemm;
 pub use head::{HeadOutputs, HeadSaved, HeadWeight, head_kl, head_log_prob, head_log_prob_backward};
 pub use kv_pool::{KvPool, PAGE};
-pub use layer::{LayerMap, LayerWeights, PassTokens, decoder_layer};
+pub use layer::{
+    Gate, LayerMap, LayerQkv, LayerUp, LayerWeights, PassTokens, Residual, RowNorm, decoder_layer,
+};
 pub use layer_norm::{LayerNormGrads, layer_norm, layer_norm_backward};
 pub use lora::{Factors, LoraGrads};
 pub use low_rank::{LowRank, add_low_rank};
