@@ -1,5 +1,8 @@
 //! Sessions over a paged key-value cache.
 
+#[cfg(test)]
+mod tests;
+
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 

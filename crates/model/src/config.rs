@@ -201,11 +201,6 @@ impl Config {
         self.family().adapted.iter().map(|name| (*name).to_owned()).collect()
     }
 
-    /// Whether a layer goes by its operations.
-    pub(crate) fn is_composed(&self) -> bool {
-        self.gemma.is_some() || self.gpt.is_some()
-    }
-
     /// The activation of a feed-forward block that has a gate.
     pub(crate) fn gate(&self) -> Gate {
         if self.gemma.is_some() { Gate::Gelu(Gelu::Tanh) } else { Gate::Silu }

@@ -41,6 +41,14 @@ pub struct Layer {
     pub maps: Maps<Linear>,
 }
 
+impl Layer {
+    /// All of its norms.
+    fn norms(&self) -> impl Iterator<Item = &Norm> {
+        let own = [&self.input_norm, &self.post_norm].into_iter();
+        own.chain(self.head_norms.iter().flatten()).chain(self.feedforward_norms.iter().flatten())
+    }
+}
+
 /// A decoder with its head.
 #[derive(Debug, Clone)]
 pub struct Decoder {
@@ -191,6 +199,11 @@ impl Decoder {
             Some(head) => head.forward(h),
             None => kernels::linear(h, self.embed_tokens.clone(), None, self.tied.as_ref()),
         };
+        self.capped(logits)
+    }
+
+    /// Products with the head as the logits that they are: below a soft cap, where the family has one.
+    pub(crate) fn capped(&self, logits: Tensor<2>) -> Tensor<2> {
         match self.config.logit_cap() {
             Some(cap) => logits.div_scalar(cap).tanh().mul_scalar(cap),
             None => logits,

@@ -122,7 +122,7 @@ fn extend(
     let logits = match heads {
         Some(heads) => {
             let spans: Vec<_> = (0..heads.len()).map(|place| place * each..(place + 1) * each).collect();
-            spread(&heads, &spans, h)
+            first.capped(spread(&heads, &spans, h))
         }
         None => first.unembed(h),
     };

@@ -27,11 +27,7 @@ impl Plan {
     pub(crate) fn of(decoders: &[&Decoder]) -> Option<Self> {
         let first = decoders.first()?;
         let (config, device) = (&first.config, first.device());
-        if config.is_composed()
-            || device.is_autodiff()
-            || !kernels::packs(&device)
-            || first.embed_tokens.dtype() != DType::F32
-        {
+        if device.is_autodiff() || !kernels::packs(&device) || first.embed_tokens.dtype() != DType::F32 {
             return None;
         }
         // One map of a layer, as each of the decoders has it.

@@ -159,14 +159,21 @@ fn adapters_agree_with_peft_and_merging_changes_nothing() {
     assert_eq!(logits(&Policy::new("a", &decoder), &row, 1), logits(&Policy::new("b", &again), &row, 1));
 }
 
-/// Small random decoders with adapters, which need no fixture: one with queries, keys and values apart and a gate, others with
+/// Small random decoders with adapters, which need no fixture: some with queries, keys and values apart and a gate, others with
 /// one map for them and without.
 fn randoms() -> Vec<Decoder> {
     let llama = json!({ "model_type": "llama", "num_key_value_heads": 2, "tie_word_embeddings": true });
     let neox = json!({ "model_type": "gpt_neox", "rotary_pct": 0.5 });
     let apart = json!({ "model_type": "gpt_neox", "use_parallel_residual": false });
+    let gemma = json!({
+        "model_type": "gemma2", "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 11,
+        "query_pre_attn_scalar": 6.0, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0,
+    });
+    let windowed = json!({ "model_type": "mistral", "num_key_value_heads": 3, "sliding_window": 11 });
     vec![
         random(llama, &["q_proj", "down_proj"]),
+        random(windowed, &["k_proj", "up_proj"]),
+        random(gemma, &["v_proj", "gate_proj"]),
         random(neox, &["query_key_value", "dense_4h_to_h"]),
         random(apart, &["dense", "dense_h_to_4h"]),
         random(

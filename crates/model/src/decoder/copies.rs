@@ -41,12 +41,12 @@ impl Decoder {
     }
 
     /// Whether both are language models that are only run, multiply by the same packed weights, held once, and differ in
-    /// adapters at most; never of a family whose layers are composed of their operations.
+    /// adapters at most.
     pub fn shares_weights(&self, other: &Self) -> bool {
         let (a, b) = (self, other);
         let languages = a.config.head == Head::Language && b.config.head == Head::Language;
         let trained = a.device().is_autodiff() || b.device().is_autodiff();
-        if !languages || trained || a.config.is_composed() || a.layers.len() != b.layers.len() {
+        if !languages || trained || a.layers.len() != b.layers.len() {
             return false;
         }
         let heads = match (&a.head, &b.head) {
@@ -62,16 +62,16 @@ impl Decoder {
         }
         // What is not packed is small, but for embeddings that are not the head's.
         let norms = layers().all(|(a, b)| {
-            let head_norms = match (&a.head_norms, &b.head_norms) {
-                (None, None) => true,
-                (Some(a), Some(b)) => a.iter().zip(b).all(|(a, b)| a.equals(b)),
-                _ => false,
-            };
-            head_norms && a.input_norm.equals(&b.input_norm) && a.post_norm.equals(&b.post_norm)
+            a.norms().count() == b.norms().count() && a.norms().zip(b.norms()).all(|(a, b)| a.equals(b))
         });
-        let embeddings =
-            || a.head.is_none() || a.embed_tokens.clone().into_data() == b.embed_tokens.clone().into_data();
-        norms && a.norm.equals(&b.norm) && embeddings()
+        let same = |a: &Tensor<2>, b: &Tensor<2>| a.clone().into_data() == b.clone().into_data();
+        let embeddings = || a.head.is_none() || same(&a.embed_tokens, &b.embed_tokens);
+        let positions = || match (&a.positions, &b.positions) {
+            (None, None) => true,
+            (Some(a), Some(b)) => same(a, b),
+            _ => false,
+        };
+        norms && a.norm.equals(&b.norm) && embeddings() && positions()
     }
 
     /// A copy for inference: off the differentiating device, weights packed, without a value head.
