@@ -231,10 +231,10 @@ impl Decoder {
         kernels::head_log_prob(h, weight.clone(), packed, targets, options)
     }
 
-    /// The packed head over the vocabulary, where it is packed and the product with it is all there is.
+    /// The packed head over the vocabulary, where it is packed and the product with it is all there is but for a soft cap.
     pub(crate) fn packed_head(&self) -> Option<&Arc<Packed>> {
         match &self.head {
-            _ if self.config.head != Head::Language || self.config.logit_cap().is_some() => None,
+            _ if self.config.head != Head::Language => None,
             None => self.tied.as_ref(),
             Some(head) => head.is_plain().then(|| head.packed()).flatten(),
         }

@@ -5,7 +5,7 @@ use std::any::Any;
 use generate::capability::Joined;
 use generate::{Error, Score, Session, Step, TokenId};
 use kernels::Precision;
-use kernels::cpu::{head_kl, on_pool};
+use kernels::cpu::{HeadStates, head_kl, on_pool};
 
 use crate::cache::CacheSession;
 use crate::decoder::Decoder;
@@ -118,7 +118,10 @@ impl Policy {
         };
         let (own, others) = (states(self)?, states(other)?);
         let mut kl = vec![0.0; texts.iter().map(|text| text.len()).sum()];
-        on_pool(|| head_kl((&own, p), (&others, q), &mut kl));
+        let soft_cap = |policy: &Self| policy.decoder.config.logit_cap().map(|cap| cap as f32);
+        let own = HeadStates { h: &own, head: p, soft_cap: soft_cap(self) };
+        let others = HeadStates { h: &others, head: q, soft_cap: soft_cap(other) };
+        on_pool(|| head_kl(own, others, &mut kl));
         Ok(Some(kl))
     }
 
@@ -200,9 +203,45 @@ impl Step for Policy {
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
+    use generate::{Purpose, Stream};
 
     use super::*;
     use crate::config::{Config, Shape};
+
+    #[test]
+    fn the_divergence_of_capped_laws_is_that_of_the_logits() {
+        let fields = serde_json::json!({
+            "model_type": "gemma2", "vocab_size": 70, "hidden_size": 32, "intermediate_size": 48,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+            "max_position_embeddings": 64, "eos_token_id": 1, "final_logit_softcapping": 0.8,
+        });
+        let fields = fields.as_object().cloned().expect("a map");
+        let config = Config::from_json(fields, std::path::Path::new("config.json")).expect("a config");
+        let mut stream = Stream::new(3, Purpose::Init, 0, 0);
+        let policies = [Precision::F32, Precision::Int8].map(|precision| {
+            let decoder = Decoder::random(config.clone(), &Device::flex(), &mut || 8.0 * stream.normal());
+            Policy::with_precision("gemma", &decoder, precision)
+        });
+        let text: Vec<TokenId> = (0..20).map(|at| 2 + at * 31 % 68).collect();
+        let laws = policies.each_ref().map(|policy| {
+            let mut session = policy.session();
+            let row = session.open();
+            let logits = session.extend_each(&[(row, &text)], &[text.len()]).expect("room");
+            let law = |at: usize| -> Vec<f64> {
+                let row = logits.row(at);
+                assert!(row.iter().all(|logit| logit.abs() <= 0.8) && row.iter().any(|logit| *logit > 0.4));
+                let total: f64 = row.iter().map(|logit| f64::from(*logit).exp()).sum();
+                row.iter().map(|logit| f64::from(*logit) - total.ln()).collect()
+            };
+            (0..text.len()).map(law).collect::<Vec<_>>()
+        });
+        let kl =
+            policies[0].kl_to(&policies[1], &[&text]).expect("tokens it knows").expect("language models");
+        for (at, kl) in kl.iter().enumerate() {
+            let exact: f64 = laws[0][at].iter().zip(&laws[1][at]).map(|(p, q)| p.exp() * (p - q)).sum();
+            assert!(exact > 1e-3 && (f64::from(*kl) - exact).abs() < 1e-3 * exact, "{kl:e}, {exact:e}");
+        }
+    }
 
     #[test]
     fn log_probabilities_from_a_cached_prefix_are_those_of_the_whole_text_bit_for_bit() {

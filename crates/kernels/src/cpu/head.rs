@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::gemm::{gemm, gemm_onto};
 use super::isa::multiversion;
-use super::math::{LANES, exp, fold_lanes, join_lanes};
+use super::math::{LANES, exp, fold_lanes, join_lanes, tanh};
 use super::pack::Packed;
 use super::parallel::{Shared, for_each, rows_per_task};
 use super::softmax::{gather_log_prob, log_prob_gradient, log_sum_exp};
@@ -85,26 +85,59 @@ multiversion! {
     }
 }
 
+/// A head over the vocabulary and what it is given.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadStates<'a> {
+    /// Hidden states, `[n, width]`.
+    pub h: &'a [f32],
+    /// The head, `[width, vocab]`.
+    pub head: &'a Packed,
+    /// A product `s` becomes the logit `cap·tanh(s / cap)` (Gemma 2, arXiv 2408.00118, section 2).
+    pub soft_cap: Option<f32>,
+}
+
+impl HeadStates<'_> {
+    /// The logits of some of the rows, `[rows, vocab]`.
+    fn logits(&self, rows: Range<usize>, logits: &mut Vec<f32>) {
+        let (width, vocab) = (self.head.inner(), self.head.columns());
+        logits.resize(rows.len() * vocab, 0.0);
+        gemm(&self.h[rows.start * width..rows.end * width], (width, 1), rows.len(), self.head, None, logits);
+        let Some(cap) = self.soft_cap else { return };
+        let (count, step, logits) = (rows.len(), rows_per_task(vocab), Shared::new(logits));
+        for_each(count.div_ceil(step), |task| {
+            let rows = task * step..count.min((task + 1) * step);
+            // SAFETY: each row belongs to one task.
+            capped(unsafe { logits.slice(rows.start * vocab, rows.len() * vocab) }, cap);
+        });
+    }
+}
+
+multiversion! {
+    fn capped(logits: &mut [f32], cap: f32) {
+        for logit in logits {
+            *logit = cap * tanh(*logit / cap);
+        }
+    }
+}
+
 /// For each row `KL(p ‖ q)` in nats of the laws that two heads give for hidden states of their own.
 ///
 /// # Shapes
-/// - of `p` and of `q`: `[n, width]` and `[width, vocab]`; `kl`: `[n]`
+/// - `kl`: `[n]`
 ///
 /// # Panics
 /// When the vocabularies differ or a slice does not have the length its shape says.
-pub fn head_kl(p: (&[f32], &Packed), q: (&[f32], &Packed), kl: &mut [f32]) {
-    let (n, vocab) = (kl.len(), p.1.columns());
-    assert_eq!(vocab, q.1.columns(), "head_kl: p and q have vocabularies of different sizes");
-    for (h, head) in [p, q] {
+pub fn head_kl(p: HeadStates<'_>, q: HeadStates<'_>, kl: &mut [f32]) {
+    let (n, vocab) = (kl.len(), p.head.columns());
+    assert_eq!(vocab, q.head.columns(), "head_kl: p and q have vocabularies of different sizes");
+    for HeadStates { h, head, .. } in [p, q] {
         let width = head.inner();
         assert_eq!(h.len(), n * width, "head_kl: h has {} elements for [n {n}, width {width}]", h.len());
     }
     let mut logits = [Vec::new(), Vec::new()];
     for rows in turns(n, vocab) {
-        for (logits, (h, head)) in logits.iter_mut().zip([p, q]) {
-            let width = head.inner();
-            logits.resize(rows.len() * vocab, 0.0);
-            gemm(&h[rows.start * width..rows.end * width], (width, 1), rows.len(), head, None, logits);
+        for (logits, states) in logits.iter_mut().zip([p, q]) {
+            states.logits(rows.clone(), logits);
         }
         let (count, step, kl) = (rows.len(), rows_per_task(vocab), Shared::new(&mut kl[rows]));
         for_each(count.div_ceil(step), |task| {
@@ -302,16 +335,24 @@ mod tests {
 
     #[test]
     fn the_divergence_of_two_heads_is_that_of_their_laws() {
-        for (n, (width, other), vocab) in [(1, (1, 2), 3), (5, (7, 7), 130), (9, (24, 6), 1_003)] {
+        let sizes = [(1, (1, 2), 3), (5, (7, 7), 130), (9, (24, 6), 1_003)];
+        let caps = [[None, None], [Some(2.5), None], [Some(1.0), Some(0.7)]];
+        for ((n, (width, other), vocab), caps) in
+            sizes.into_iter().flat_map(|size| caps.map(|caps| (size, caps)))
+        {
             let (h, w) = (noise(n * width, 1), noise(vocab * width, 2));
             let (g, v) = (noise(n * other, 3), noise(vocab * other, 4));
             let packed = (Packed::from_out_in(&w, vocab, width), Packed::from_out_in(&v, vocab, other));
-            let laws = [(&h, &packed.0), (&g, &packed.1)].map(|(h, head)| {
+            let states = |h, head, soft_cap| HeadStates { h, head, soft_cap };
+            let (p, q) = (states(&h, &packed.0, caps[0]), states(&g, &packed.1, caps[1]));
+            let laws = [p, q].map(|HeadStates { h, head, soft_cap }| {
                 let mut logits = vec![0.0; n * vocab];
                 gemm(h, (head.inner(), 1), n, head, None, &mut logits);
+                let cap = |s: f64| soft_cap.map(f64::from).map_or(s, |cap| cap * (s / cap).tanh());
                 let rows = logits.chunks(vocab).map(|row| {
-                    let total: f64 = row.iter().map(|logit| f64::from(*logit).exp()).sum();
-                    row.iter().map(|logit| f64::from(*logit) - total.ln()).collect::<Vec<f64>>()
+                    let row: Vec<f64> = row.iter().map(|product| cap(f64::from(*product))).collect();
+                    let total: f64 = row.iter().map(|logit| logit.exp()).sum();
+                    row.iter().map(|logit| logit - total.ln()).collect::<Vec<f64>>()
                 });
                 rows.collect::<Vec<_>>()
             });
@@ -322,12 +363,12 @@ mod tests {
                 .collect();
             let got = forced::same_bits(|| {
                 let mut kl = vec![f32::NAN; n];
-                head_kl((&h, &packed.0), (&g, &packed.1), &mut kl);
+                head_kl(p, q, &mut kl);
                 kl
             });
             assert_near("KL", &got, &exact, 1e-5);
             let mut itself = vec![f32::NAN; n];
-            head_kl((&h, &packed.0), (&h, &packed.0), &mut itself);
+            head_kl(p, p, &mut itself);
             assert_eq!(itself, vec![0.0; n], "of a law to itself");
         }
     }

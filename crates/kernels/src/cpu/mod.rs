@@ -42,7 +42,9 @@ pub use columns::column_sums;
 pub use fusion::Fusion;
 pub use gelu::{Gelu, gelu, gelu_backward, gelu_mul, gelu_mul_backward};
 pub use gemm::gemm;
-pub use head::{HeadOutputs, HeadSaved, HeadWeight, head_kl, head_log_prob, head_log_prob_backward};
+pub use head::{
+    HeadOutputs, HeadSaved, HeadStates, HeadWeight, head_kl, head_log_prob, head_log_prob_backward,
+};
 pub use kv_pool::{KvPool, PAGE};
 pub use layer::{
     Gate, LayerMap, LayerQkv, LayerUp, LayerWeights, PassTokens, Residual, RowNorm, decoder_layer,
