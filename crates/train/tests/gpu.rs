@@ -5,11 +5,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor, TensorData};
 use generate::engine::Limits;
 use generate::{Chance, Engine, Purpose, Sample, SampleAsk, Sampling, Score, Stream};
 use model::learn::{Row, log_probs};
-use model::{Decoder, DeviceName, Policy};
+use model::{Decoder, DeviceName, Policy, Precision};
 use train::optimizer::{AdamW, Moments};
 
 /// The device that `PLUMB_GPU` names, `wgpu` unless it does.
@@ -42,10 +42,26 @@ fn near(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
 /// Learning rate of the step.
 const RATE: f64 = 1e-3;
 
-/// Log-probabilities, then gradients and how far a step of AdamW moves the weights, by name.
-fn step(device: &Device, checkpointing: bool) -> (Vec<f32>, BTreeMap<String, [Vec<f32>; 2]>) {
+/// The model beside adapters of which neither factor is zero; a CPU holds its weights packed.
+fn adapted(device: &Device) -> Decoder {
     let mut decoder = load(device);
-    decoder.visit(&mut |_, mut slot| slot.set_trained(true));
+    decoder.hold(Precision::F32);
+    let mut stream = Stream::new(3, Purpose::Init, 0, 0);
+    decoder.each_linear(&mut |_, linear| linear.attach(4, 0.5, &mut || stream.uniform()));
+    decoder.visit(&mut |name, mut slot| {
+        if name.contains("lora_B") {
+            let count = slot.shape().iter().product();
+            let values: Vec<f32> = (0..count).map(|_| 0.05 * stream.normal() as f32).collect();
+            slot.set_flat(Tensor::from_data(TensorData::new(values, [count]), device));
+        }
+    });
+    decoder
+}
+
+/// Log-probabilities, then gradients and how far a step of AdamW moves what is trained, by name.
+fn step(device: &Device, adapters: bool, checkpointing: bool) -> (Vec<f32>, BTreeMap<String, [Vec<f32>; 2]>) {
+    let mut decoder = if adapters { adapted(device) } else { load(device) };
+    decoder.visit(&mut |name, mut slot| slot.set_trained(!adapters || name.contains("lora_")));
     let texts = texts();
     let wanted: Vec<Vec<bool>> =
         texts.iter().map(|text| (0..text.len()).map(|at| at > 0).collect()).collect();
@@ -74,9 +90,9 @@ fn step(device: &Device, checkpointing: bool) -> (Vec<f32>, BTreeMap<String, [Ve
 
 #[test]
 fn a_training_step_is_that_of_the_cpu() {
-    let (values, parameters) = step(&Device::flex(), false);
-    for checkpointing in [false, true] {
-        let (got, moved) = step(&gpu(), checkpointing);
+    for (adapters, checkpointing) in [(false, false), (false, true), (true, false), (true, true)] {
+        let (values, parameters) = step(&Device::flex(), adapters, false);
+        let (got, moved) = step(&gpu(), adapters, checkpointing);
         near("log-probabilities", &got, &values, 1e-4);
         assert_eq!(moved.len(), parameters.len());
         for ((name, [gradient, want]), (other, [got, got_moved])) in parameters.iter().zip(&moved) {
