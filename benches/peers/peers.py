@@ -1,6 +1,6 @@
 """Plumb beside transformers on the same model, shapes and cores: the two alternate, and the ratio of their times is printed.
 
-    python benches/peers/peers.py MODEL [--repeats 5] [--threads 2] [--only generate] [--work "train 32 128" ...]
+    python benches/peers/peers.py MODEL [--repeats 5] [--threads 2] [--only generate] [--work "train 32 128" ...] [--cold]
 
 MODEL is a directory with a Hugging Face model. Needs torch and transformers (peft for `lora`), and cargo.
 `best-of` draws samples of one prompt and scores them with a reward model of the policy's size; `qalign` runs chains of so many
@@ -170,6 +170,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", help="a kind of work, such as generate")
     parser.add_argument("--work", nargs="+", help="other work than the list's, each as the list has it: \"train 32 128\"")
+    parser.add_argument("--cold", action="store_true", help="no run of each before those that are timed: for work of many minutes")
     arguments = parser.parse_args()
     chosen = [tuple(int(part) if part.isdigit() else part for part in text.split()) for text in arguments.work or []]
     plumb, peer = Plumb(arguments.model, arguments.threads), Transformers(arguments.model, arguments.threads)
@@ -179,8 +180,9 @@ def main():
             continue
         tokens = {3: work[2], 4: work[-1], 5: work[-1]}[len(work)] * work[1]
         ours, theirs = [], []
-        for side in (plumb, peer):
-            side.run(work)
+        if not arguments.cold:
+            for side in (plumb, peer):
+                side.run(work)
         for _ in range(arguments.repeats):
             ours.append(plumb.run(work))
             theirs.append(peer.run(work))
