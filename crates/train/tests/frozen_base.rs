@@ -14,14 +14,18 @@ const DPO: &str = "[data]\npath = \"wordmath\"\nlimit = 12\nskip = 2000000\n[met
 const RL: &str = "[data]\npath = \"wordmath\"\nlimit = 4\n[sampling]\nmax_new_tokens = 12\n\
     [reward.answer]\n[method.rl]\nrollouts = 2\n";
 
-/// Runs a method beside a base for some steps, and gives what was logged at each.
-fn run(folder: &Path, rest: &str, dtype: &str, steps: usize) -> Vec<Value> {
+fn recipe(rest: &str, model: &str, steps: usize) -> Recipe {
     let text = format!(
-        "[model]\nlora = {{ r = 2 }}\ndtype = \"{dtype}\"\n\
+        "[model]\nlora = {{ r = 2 }}\n{model}\n\
          [optim]\nsteps = {steps}\nbatch_size = 4\nlearning_rate = 0.01\n[log]\nevery_steps = 1\n{rest}"
     );
     let source = Source::from_text("recipe.toml", text).set_default("run.name", "test");
-    let recipe = source.load::<Recipe>().unwrap_or_else(|errors| panic!("{errors}")).value.clone();
+    source.load::<Recipe>().unwrap_or_else(|errors| panic!("{errors}")).value.clone()
+}
+
+/// Runs a method beside a base for some steps, and gives what was logged at each.
+fn run(folder: &Path, rest: &str, dtype: &str, steps: usize) -> Vec<Value> {
+    let recipe = recipe(rest, &format!("dtype = \"{dtype}\""), steps);
     let jobs = pipeline::jobs(folder, &[("test".into(), recipe)]).expect("a plan");
     let ended = pipeline::run(&jobs, &folder.join("pools"), false, &AtomicBool::new(false));
     assert_eq!(ended.expect("it runs"), Ended::Done);
@@ -72,4 +76,19 @@ fn what_was_trained_beside_fewer_bits_is_an_adapter_of_the_same_base() {
     let distance = |other: &[f32]| exact.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(distance(&half) > 0.0 && distance(&half) < 0.1, "bf16: {}", distance(&half));
     assert!(distance(&quarter) < 0.5, "int8: {}", distance(&quarter));
+}
+
+#[test]
+fn an_adapter_on_an_adapter_is_refused_before_its_samples_are_drawn() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (folder, pools) = (folder.path(), folder.path().join("pools"));
+    let pooled = RL.replace("[method.rl]\nrollouts = 2\n", "[method.qrpo]\n");
+    let stages = [
+        ("first".to_owned(), recipe(DPO, "", 1)),
+        ("second".to_owned(), recipe(&pooled, "path = \"stage:first\"", 1)),
+    ];
+    let jobs = pipeline::jobs(folder, &stages).expect("a plan");
+    let error = pipeline::run(&jobs, &pools, false, &AtomicBool::new(false)).expect_err("refused");
+    assert!(error.to_string().contains("stage:first: it is an adapter itself"), "{error}");
+    assert!(!pools.exists(), "a pool was drawn");
 }

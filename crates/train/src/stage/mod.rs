@@ -193,13 +193,14 @@ pub fn run(recipe: &Recipe, site: &Site<'_>) -> Result<Ended, Error> {
     }
 }
 
-/// A model that a stage trains or runs. Beside adapters its weights do not change: the reference, the policy and training hold
-/// them once, packed, in the recipe's number format.
+/// A model that a stage trains, or runs if it is another than `model.path`. Beside adapters its weights do not change: the
+/// reference, the policy and training hold them once, packed, in the recipe's number format.
 fn load(recipe: &Recipe, name: &ModelName, site: &Site<'_>, device: &Device) -> Result<Loaded, Error> {
-    setup::load(&site.places, name, device).and_then(|loaded| held(recipe, loaded)).map_err(Error::other)
+    let loaded = setup::load(&site.places, name, device).map_err(Error::other)?;
+    held(recipe, loaded, *name == recipe.model.path)
 }
 
-/// [`load`] of a model with a head of scores, which is new unless the model has it.
+/// [`load`] of a model that is trained, with a head of scores, which is new unless the model has it.
 fn load_for_score(
     recipe: &Recipe,
     name: &ModelName,
@@ -207,17 +208,21 @@ fn load_for_score(
     site: &Site<'_>,
     device: &Device,
 ) -> Result<Loaded, Error> {
-    setup::load_for_score(&site.places, name, head, device, recipe.run.seed)
-        .and_then(|loaded| held(recipe, loaded))
-        .map_err(Error::other)
+    let loaded = setup::load_for_score(&site.places, name, head, device, recipe.run.seed);
+    held(recipe, loaded.map_err(Error::other)?, true)
 }
 
-fn held(recipe: &Recipe, loaded: Loaded) -> Result<Loaded, setup::Error> {
-    // An adapter of an earlier stage is refused later, or becomes part of weights that are trained.
-    if recipe.model.lora.is_none() || loaded.adapter.is_some() {
+fn held(recipe: &Recipe, loaded: Loaded, trained: bool) -> Result<Loaded, Error> {
+    if recipe.model.lora.is_none() {
         return Ok(loaded);
     }
-    let mut loaded = loaded.with_dtype(recipe.model.dtype)?;
+    if trained && loaded.adapter.is_some() {
+        return Err(Error::Data {
+            what: loaded.name,
+            message: "it is an adapter itself, and an adapter of an adapter cannot be saved\n  hint: name a whole model, or train all weights without [model.lora]".into(),
+        });
+    }
+    let mut loaded = loaded.with_dtype(recipe.model.dtype).map_err(Error::other)?;
     loaded.decoder.hold(recipe.model.dtype.precision());
     Ok(loaded)
 }
@@ -283,18 +288,12 @@ fn supervise<O: Objective>(
 
 /// Puts the weights that are trained on the differentiating device.
 fn learner(recipe: &Recipe, loaded: Loaded) -> Result<Learner, Error> {
-    let Loaded { name, mut decoder, tokenizer, adapter, .. } = loaded;
+    let Loaded { name, mut decoder, tokenizer, .. } = loaded;
     // An adapter of an earlier stage becomes part of the base.
     decoder.each_linear(&mut |_, linear| linear.merge());
     let adapter = match &recipe.model.lora {
         None => None,
         Some(lora) => {
-            if adapter.is_some() {
-                return Err(Error::Data {
-                    what: name,
-                    message: "it is an adapter itself, and an adapter of an adapter cannot be saved\n  hint: name a whole model, or train all weights without [model.lora]".into(),
-                });
-            }
             let config = AdapterConfig {
                 r: lora.r,
                 alpha: lora.alpha,
@@ -325,7 +324,6 @@ fn mark_trained(decoder: &mut Decoder, adapters: bool) -> usize {
         }
         slot.set_trained(trained);
     });
-    decoder.pack_frozen();
     count
 }
 
