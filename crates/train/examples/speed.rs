@@ -47,7 +47,17 @@ fn main() -> std::io::Result<()> {
                 let training = full.get_or_insert_with(Training::full);
                 time(|| training.step((rows, tokens), kind.ends_with("checkpointed")))
             }
-            (Some(kind), &[rows, tokens]) if kind.starts_with("lora") => {
+            (
+                Some(
+                    kind @ &("lora"
+                    | "lora-bf16"
+                    | "lora-int8"
+                    | "lora-checkpointed"
+                    | "lora-bf16-checkpointed"
+                    | "lora-int8-checkpointed"),
+                ),
+                &[rows, tokens],
+            ) => {
                 let place = ["f32", "bf16", "int8"].iter().position(|bits| kind.contains(bits)).unwrap_or(0);
                 let precision = [Precision::F32, Precision::Bf16, Precision::Int8][place];
                 let training = lora[place].get_or_insert_with(|| Training::lora(precision));

@@ -88,7 +88,7 @@ impl Decoder {
         copy.value = None;
         copy.cache = precision;
         copy.visit(&mut |_, mut slot| slot.freeze());
-        copy.pack_where(precision, |_| true);
+        copy.pack_as(precision);
         copy
     }
 
@@ -112,12 +112,7 @@ impl Decoder {
 
     /// Packs the weights for decoding, where the device profits from it.
     pub fn pack(&mut self) {
-        self.pack_where(Precision::F32, |_| true);
-    }
-
-    /// Packs the weights that are not trained: they are multiplied by at every step and never change.
-    pub fn pack_frozen(&mut self) {
-        self.pack_where(Precision::F32, |weight| !weight.is_require_grad());
+        self.pack_as(Precision::F32);
     }
 
     /// Holds the matrices of its linear maps, but for a head of scores, as packed weights alone, in a number format: for training
@@ -146,13 +141,9 @@ impl Decoder {
         }
     }
 
-    fn pack_where(&mut self, precision: Precision, wanted: impl Fn(&Tensor<2>) -> bool) {
-        self.each_linear(&mut |_, linear| {
-            if wanted(&linear.weight) {
-                linear.pack(precision);
-            }
-        });
-        if self.head.is_none() && self.tied.is_none() && wanted(&self.embed_tokens) {
+    fn pack_as(&mut self, precision: Precision) {
+        self.each_linear(&mut |_, linear| linear.pack(precision));
+        if self.head.is_none() && self.tied.is_none() {
             self.tied = kernels::pack(&self.embed_tokens, precision);
         }
     }

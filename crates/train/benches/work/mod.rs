@@ -153,7 +153,6 @@ impl Training {
 
     fn of(mut decoder: Decoder, trained: fn(&str) -> bool) -> Self {
         decoder.visit(&mut |name, mut slot| slot.set_trained(trained(name)));
-        decoder.pack_frozen();
         Self { decoder, moments: Moments::default() }
     }
 
