@@ -79,6 +79,17 @@ fn rows() -> [Row<'static>; 2] {
     [0, 1].map(|row| Row { ids: TEXTS[row], loss: LOSS[row] })
 }
 
+/// Asserts that they are equal; where products round what they are multiplied with, that they are as near as a sum of such roundings.
+fn assert_same(precision: Precision, got: &[f32], want: &[f32], what: &str) {
+    if !precision.rounds_inputs() {
+        assert_eq!(got, want, "{precision:?}: {what}");
+    }
+    let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>().sqrt();
+    let apart = norm(&mut got.iter().zip(want).map(|(got, want)| got - want));
+    assert_eq!(got.len(), want.len());
+    assert!(apart <= 0.05 * norm(&mut want.iter().copied()), "{precision:?}: {what}: {apart} apart");
+}
+
 #[test]
 fn adapters_beside_it_get_the_gradients_that_they_get_beside_its_rounded_weights() {
     for precision in PRECISIONS {
@@ -90,11 +101,15 @@ fn adapters_beside_it_get_the_gradients_that_they_get_beside_its_rounded_weights
         for checkpointing in [false, true] {
             let forward = log_probs(&held, &rows(), checkpointing);
             let plain = log_probs(&rounded, &rows(), checkpointing);
-            assert_eq!(forward.values, plain.values, "{precision:?}");
+            assert_same(precision, &forward.values, &plain.values, "log-probabilities");
             assert!(forward.values.iter().all(|value| value.is_finite()));
             let coefficients: Vec<f32> = (0..forward.values.len()).map(|i| 0.3 - 0.2 * i as f32).collect();
             let got = values(&forward.backward(&mut held, &coefficients));
-            assert_eq!(got, values(&plain.backward(&mut rounded, &coefficients)), "{precision:?}");
+            for ((name, got), (_, want)) in
+                got.iter().zip(values(&plain.backward(&mut rounded, &coefficients)))
+            {
+                assert_same(precision, got, &want, name);
+            }
             assert_eq!(got.len(), 2 * 4 * 2, "factors of four maps of two layers");
             assert!(got.iter().all(|(_, gradient)| gradient.iter().any(|g| *g != 0.0)));
         }
@@ -112,7 +127,11 @@ fn a_policy_made_of_it_draws_from_the_law_that_training_sees() {
         let got = score(&Policy::new("held", &held));
         let rounded = score(&Policy::with_precision("rounded", &exact, precision));
         // Keys and values of a policy that is only run are rounded too.
-        let rounding = if precision == Precision::F32 { 0.0 } else { 2e-3 };
+        let rounding = match precision {
+            Precision::F32 => 0.0,
+            _ if precision.rounds_inputs() => 2e-2,
+            _ => 2e-3,
+        };
         for (got, want) in got.iter().zip(&rounded) {
             assert!((got - want).abs() <= rounding, "{precision:?}: {got} against {want}");
         }
@@ -154,8 +173,9 @@ fn it_is_merged_saved_and_trained_as_the_weights_that_it_holds() {
         decoder.each_linear(&mut |_, linear| linear.merge());
         for merged in [&decoder, &saved] {
             let got = log_probs(merged, &rows(), false).values;
+            let bound = if precision.rounds_inputs() { 2e-2 } else { 2e-5 };
             for (got, want) in got.iter().zip(&adapted) {
-                assert!((got - want).abs() <= 2e-5, "{precision:?}: {got} against {want}");
+                assert!((got - want).abs() <= bound, "{precision:?}: {got} against {want}");
             }
         }
         held.visit(&mut |_, mut slot| slot.set_trained(true));

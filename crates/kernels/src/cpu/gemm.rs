@@ -5,20 +5,24 @@ use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
 use super::isa::Isa;
-use super::microkernel::{Ahead, Block, ROWS, strips};
+use super::microkernel::{Ahead, Block, Lines, ROWS, strips};
 use super::pack::{PANEL, Packed, STRIP, STRIPS, Strips};
-use super::parallel::{Shared, for_each};
+use super::pairs::{rows_in_pairs, words};
+use super::parallel::{Shared, for_each, rows_per_task};
+use super::precision::Precision;
 
-/// Inner indices per pass over the rows. The chains rest in `y` between passes, so the bits do not depend on it; a
-/// pass's part of a panel (256 B per index) stays in the second cache while all rows go over it.
+/// Lines of a strip per pass over the rows. The chains rest in `y` between passes, so the bits do not depend on it; a
+/// pass's part of a panel (256 B per line of its strips) stays in the second cache while all rows go over it.
 const DEPTH: usize = 768;
+/// Most rows for which weights in bf16 are widened in registers, by each block of rows anew.
+const FEW: usize = 4 * ROWS;
 /// Multiply-adds below which one thread does it all.
 const SERIAL: usize = 256 * 1024;
 /// Least rows of a task when rows are split.
 const TASK_ROWS: usize = 8 * ROWS;
 /// Elements of `x` that one thread goes over panel after panel: 1 MiB stays in the second cache.
 const PART: usize = 256 * 1024;
-/// Inner indices ahead of which one row fetches its weights: 256 bytes each, enough to cover the latency of memory.
+/// Lines ahead of which one row fetches its weights: 256 bytes each, enough to cover the latency of memory.
 const AHEAD: usize = 12;
 
 /// Rows of the left operand, read with strides.
@@ -33,12 +37,14 @@ pub(crate) struct Rows<'a> {
     /// Whether rows lie in groups of [`ROWS`], each group's elements of an inner index side by side: `(i, k)` is then
     /// `data[(i − i mod ROWS)·strides.0 + k·strides.1 + i mod ROWS]`.
     pub grouped: bool,
+    /// The rows in pairs of bf16, one after the other, where a weight wants them so ([`Left`]).
+    pairs: &'a [u32],
 }
 
 impl<'a> Rows<'a> {
     /// Rows whose element `(i, k)` is `data[i·strides.0 + k·strides.1]`.
     pub(crate) fn new(data: &'a [f32], strides: (usize, usize), count: usize) -> Self {
-        Self { data, strides, count, grouped: false }
+        Self { data, strides, count, grouped: false, pairs: &[] }
     }
 
     pub(super) fn check(&self, inner: usize) {
@@ -49,10 +55,55 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// Rows as some weights want them.
+pub(super) struct Left<'a> {
+    rows: Rows<'a>,
+    pairs: Vec<u32>,
+}
+
+impl<'a> Left<'a> {
+    /// Rows of `inner` elements, to be multiplied by `weights`.
+    pub(super) fn new<'w>(
+        rows: Rows<'a>,
+        inner: usize,
+        mut weights: impl Iterator<Item = &'w Packed>,
+    ) -> Self {
+        rows.check(inner);
+        let mut pairs = Vec::new();
+        if weights.any(|weight| weight.precision().rounds_inputs()) {
+            let gathered: Vec<f32>;
+            let data = if rows.strides == (inner, 1) {
+                &rows.data[..rows.count * inner]
+            } else {
+                let at = |i: usize, k: usize| rows.data[i * rows.strides.0 + k * rows.strides.1];
+                gathered = (0..rows.count * inner).map(|place| at(place / inner, place % inner)).collect();
+                &gathered[..]
+            };
+            let (of_row, inner) = (words(inner).max(1), inner.max(1));
+            let some = rows_per_task(inner);
+            pairs = vec![0; rows.count * of_row];
+            let place = Shared::new(&mut pairs);
+            for_each(rows.count.div_ceil(some), |task| {
+                let of = task * some..rows.count.min((task + 1) * some);
+                // SAFETY: each row belongs to one task.
+                let pairs = unsafe { place.slice(of.start * of_row, of.len() * of_row) };
+                rows_in_pairs(&data[of.start * inner..of.end * inner], inner, pairs);
+            });
+        }
+        Self { rows, pairs }
+    }
+
+    /// The rows.
+    pub(super) fn rows(&self) -> Rows<'_> {
+        Rows { pairs: &self.pairs, ..self.rows }
+    }
+}
+
 /// `y = x·W + bias`, threaded.
 ///
 /// Every output is one chain of fused multiply-adds over `k = 0, 1, …` from zero, then the bias is added: its bits
 /// depend on its own row and column only. Call it from a rayon thread to save the hand-over of small products.
+/// Weights in bf16 make it a chain of dot products of two where the processor has them ([`Precision::rounds_inputs`]).
 ///
 /// # Shapes
 /// - `x`: `[rows, inner]`, element `(i, k)` at `x[i·strides.0 + k·strides.1]`: a transposed `x` needs no copy
@@ -80,19 +131,19 @@ pub(super) fn gemm_onto(x: &[f32], strides: (usize, usize), rows: usize, weight:
 }
 
 fn product(x: &[f32], strides: (usize, usize), rows: usize, area: Area<'_>) {
-    let (mut x, weight) = (Rows::new(x, strides, rows), area.weight);
+    let (x, weight) = (Rows::new(x, strides, rows), area.weight);
     let split = Split::new(rows, weight.inner(), weight.panels());
+    let left = Left::new(x, weight.inner(), std::iter::once(weight));
+    let mut x = left.rows();
     // A transposed `x` gives six numbers of a cache line at a time, a page further on for each inner index.
     let laid_out;
-    x.check(weight.inner());
-    if strides.0 == 1 && strides.1 > 1 && !split.is_small() {
+    if strides.0 == 1 && strides.1 > 1 && !split.is_small() && area.lines != Lines::Dots {
         laid_out = grouped(x, weight.inner());
-        x = Rows { data: &laid_out, strides: (weight.inner(), ROWS), count: rows, grouped: true };
+        x = Rows { data: &laid_out, strides: (weight.inner(), ROWS), grouped: true, ..x };
     }
-    let isa = Isa::current();
     split.run(|panel, rows| {
         // SAFETY: each task has its own pair of panel and rows, hence its own outputs; `x` was checked.
-        unsafe { area.panel(isa, x, rows, panel) };
+        unsafe { area.panel(x, rows, panel) };
     });
 }
 
@@ -178,12 +229,13 @@ impl Serial<'_> {
         assert!(self.columns <= self.y_stride && (x.count - 1) * self.y_stride + self.columns <= y.len());
         x.check(self.inner);
         let (weight, inner, columns) = (self.weight, self.inner, self.columns);
-        let y = Shared::new(y);
-        let area =
-            Area { weight, inner, columns, y, y_stride: self.y_stride, resume: self.resume, bias: None };
+        let (y, y_stride, resume) = (Shared::new(y), self.y_stride, self.resume);
+        debug_assert_eq!(weight.precision(), Precision::F32);
+        let lines = Lines::Single;
+        let area = Area { weight, isa, lines, inner, columns, y, y_stride, resume, bias: None };
         for panel in 0..columns.div_ceil(PANEL) {
             // SAFETY: this thread alone holds `y`, whose bounds were checked above.
-            unsafe { area.panel(isa, x, 0..x.count, panel) };
+            unsafe { area.panel(x, 0..x.count, panel) };
         }
     }
 }
@@ -191,6 +243,8 @@ impl Serial<'_> {
 /// The output and what is multiplied into it.
 pub(super) struct Area<'a> {
     weight: &'a Packed,
+    isa: Isa,
+    lines: Lines,
     inner: usize,
     columns: usize,
     y: Shared<'a>,
@@ -215,24 +269,26 @@ impl<'a> Area<'a> {
         if let Some(bias) = bias {
             assert_eq!(bias.len(), columns, "gemm: bias has {} elements for [columns {columns}]", bias.len());
         }
+        let (isa, lines) = match (weight.precision(), Isa::of_dots()) {
+            (Precision::Bf16, Some(isa)) => (isa, Lines::Dots),
+            (Precision::Bf16, None) if rows <= FEW => (Isa::current(), Lines::Pairs),
+            _ => (Isa::current(), Lines::Single),
+        };
         let (inner, y) = (weight.inner(), Shared::new(y));
-        Self { weight, inner, columns, y, y_stride: columns, resume: false, bias }
+        Self { weight, isa, lines, inner, columns, y, y_stride: columns, resume: false, bias }
     }
 
     /// One pass over the rows, strip after strip, which stay in the first cache for all blocks of rows. Blocks have nearly equal
     /// height: 8 rows run as 4 + 4, not as 6 + 2, whose two rows starve the multipliers.
     ///
     /// # Safety
-    /// As [`Area::panel`]; `weights` are the pass's rows of the panel.
-    unsafe fn blocks(
-        &self,
-        isa: Isa,
-        x: Rows<'_>,
-        rows: std::ops::Range<usize>,
-        pass: Pass,
-        weights: Strips,
-    ) {
-        let abreast = strips(isa, rows.len());
+    /// As [`Area::panel`]; `weights` are the pass's lines of the panel.
+    unsafe fn blocks(&self, x: Rows<'_>, rows: std::ops::Range<usize>, pass: Pass, weights: Strips) {
+        let abreast = strips(self.isa, rows.len());
+        let (data, strides): (*const f32, _) = match self.lines {
+            Lines::Dots => (x.pairs.as_ptr().cast(), (words(self.inner), 1)),
+            _ => (x.data.as_ptr(), x.strides),
+        };
         for first in (0..pass.width.div_ceil(STRIP)).step_by(abreast) {
             let mut row = rows.start;
             let mut blocks = rows.len().div_ceil(ROWS);
@@ -243,10 +299,11 @@ impl<'a> Area<'a> {
                     if x.grouped { ROWS.min(rows.end - row) } else { (rows.end - row).div_ceil(blocks) };
                 blocks -= 1;
                 let block = Block {
-                    x: x.data.as_ptr().wrapping_add(row * x.strides.0 + pass.k * x.strides.1),
-                    row_stride: if x.grouped { 1 } else { x.strides.0 },
-                    inner_stride: x.strides.1,
-                    inner: pass.depth,
+                    x: data.wrapping_add(row * strides.0 + pass.k * strides.1),
+                    row_stride: if x.grouped { 1 } else { strides.0 },
+                    inner_stride: strides.1,
+                    inner: pass.inner,
+                    lines: self.lines,
                     weights: weights.start.wrapping_add(first * weights.stride),
                     strip_stride: weights.stride,
                     strips: abreast,
@@ -258,9 +315,9 @@ impl<'a> Area<'a> {
                 // SAFETY: the caller's promises; narrow last strips go through a block of full width.
                 unsafe {
                     if width == abreast * STRIP {
-                        block.run(isa, height);
+                        block.run(self.isa, height);
                     } else {
-                        narrow(isa, block, height, width);
+                        narrow(self.isa, block, height, width);
                     }
                 }
                 row += height;
@@ -281,21 +338,30 @@ impl<'a> Area<'a> {
     /// Computes the rows' outputs of one panel.
     ///
     /// # Safety
-    /// `x` and `y` cover the rows, and no other thread touches these rows' outputs of this panel.
-    pub(super) unsafe fn panel(&self, isa: Isa, x: Rows<'_>, rows: std::ops::Range<usize>, panel: usize) {
+    /// `x` and `y` cover the rows, `x` in pairs too where [`Left`] has them, and no other thread touches these rows' outputs of
+    /// this panel.
+    pub(super) unsafe fn panel(&self, x: Rows<'_>, rows: std::ops::Range<usize>, panel: usize) {
         let first = panel * PANEL;
         let width = PANEL.min(self.columns - first);
-        let most = self.weight.depth(DEPTH);
-        let mut k = 0;
+        // Elements of `x` in all, and those that a line multiplies.
+        let (inner, of_a_line) = match self.lines {
+            Lines::Single => (self.inner, 1),
+            Lines::Pairs => (self.inner, 2),
+            Lines::Dots => (words(self.inner), 1),
+        };
+        let (total, most) = (inner.div_ceil(of_a_line), self.weight.depth(self.lines, DEPTH));
+        debug_assert!(self.lines != Lines::Dots || x.pairs.len() >= rows.end * inner);
+        let mut line = 0;
         loop {
-            let depth = most.min(self.inner - k);
-            let pass = Pass { first, width, k, depth, resume: self.resume || k > 0 };
+            let (depth, k) = (most.min(total - line), line * of_a_line);
+            let resume = self.resume || line > 0;
+            let pass = Pass { first, width, k, inner: (depth * of_a_line).min(inner - k), depth, resume };
             // SAFETY: the caller's promises.
-            self.weight.with_rows(panel, k, depth, |weights| unsafe {
-                self.blocks(isa, x, rows.clone(), pass, weights);
+            self.weight.with_lines_of(self.lines, panel, line, depth, |weights| unsafe {
+                self.blocks(x, rows.clone(), pass, weights);
             });
-            k += depth;
-            if k >= self.inner {
+            line += depth;
+            if line >= total {
                 break;
             }
         }
@@ -311,12 +377,13 @@ impl<'a> Area<'a> {
     }
 }
 
-/// A pass over the rows: `depth` inner indices from `k` on against `width` columns from `first` on.
+/// A pass over the rows: `inner` elements of `x` from `k` on, which `depth` lines multiply, against `width` columns from `first` on.
 #[derive(Clone, Copy)]
 struct Pass {
     first: usize,
     width: usize,
     k: usize,
+    inner: usize,
     depth: usize,
     resume: bool,
 }

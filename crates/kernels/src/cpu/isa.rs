@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-/// An instruction set a kernel has a path for. All paths give the same bits.
+/// An instruction set a kernel has a path for. All paths give the same bits, but for dot products of bf16 ([`Isa::of_dots`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Isa {
     /// 512-bit vectors with fused multiply-add.
@@ -48,6 +48,21 @@ impl Isa {
         }
         Self::available()[0]
     }
+
+    /// The instruction set for dot products of pairs in bf16, where the processor has them: weights in bf16 are then multiplied with a left operand in
+    /// bf16, and have bits of their own.
+    pub(crate) fn of_dots() -> Option<Self> {
+        let isa = Self::current();
+        #[cfg(target_arch = "x86_64")]
+        let there = isa == Self::Avx512 && is_x86_feature_detected!("avx512bf16");
+        #[cfg(not(target_arch = "x86_64"))]
+        let there = false;
+        #[cfg(test)]
+        if let Some(wanted) = forced::DOTS.get() {
+            return wanted.then_some(if there { isa } else { Self::Portable });
+        }
+        there.then_some(isa)
+    }
 }
 
 /// Compiles a function's body once per instruction set and calls the best one.
@@ -92,8 +107,22 @@ pub(crate) use multiversion;
 #[cfg(test)]
 pub(crate) mod forced {
     use super::Isa;
+    use std::cell::Cell;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    thread_local! {
+        /// Whether products that this thread begins are dot products of bf16, on any processor; `None`: as it has them.
+        pub(super) static DOTS: Cell<Option<bool>> = const { Cell::new(None) };
+    }
+
+    /// The closure's result with or without dot products of bf16 in the products that this thread begins.
+    pub(crate) fn with_dots<T>(dots: bool, run: impl FnOnce() -> T) -> T {
+        DOTS.set(Some(dots));
+        let result = run();
+        DOTS.set(None);
+        result
+    }
 
     pub(super) static INDEX: AtomicUsize = AtomicUsize::new(usize::MAX);
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());

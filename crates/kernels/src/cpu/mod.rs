@@ -5,6 +5,9 @@
 //! chain of fused multiply-adds in the order of the inner index; every other reduction runs in `math::LANES` fixed
 //! lanes joined by a fixed tree; every exponential is the crate's own. A sequence decoded alone, in a batch, or
 //! scored by the trainer therefore has the same log-probabilities, bit for bit.
+//!
+//! One thing depends on the processor: where it has dot products of bf16, weights in bf16 are multiplied by them, and what they are
+//! multiplied with is rounded too ([`Precision::rounds_inputs`]).
 
 mod attention;
 mod attention_backward;
@@ -26,6 +29,7 @@ mod optim;
 mod pack;
 mod page;
 mod paged;
+mod pairs;
 mod parallel;
 mod precision;
 mod rope;

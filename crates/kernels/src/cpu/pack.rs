@@ -1,5 +1,7 @@
 //! Weights laid out for the matrix product: strips of 16 output columns, four to a panel.
 
+use super::microkernel::Lines;
+use super::pairs::{Pairs, words};
 use super::precision::{GROUP, Narrow, Precision};
 
 /// Output columns of a panel, which one thread computes at a time.
@@ -147,35 +149,56 @@ impl Packed {
         self.narrow.as_ref().map_or(Precision::F32, Narrow::precision)
     }
 
-    /// The most rows of a panel that [`Packed::with_rows`] gives at a time, of `wanted`.
-    pub(super) fn depth(&self, wanted: usize) -> usize {
-        if self.narrow.is_some() { GROUP } else { wanted }
+    /// The pairs of weights in bf16, as they are held.
+    fn pairs(&self) -> Option<&[Pairs]> {
+        match &self.narrow {
+            Some(Narrow::Bf16(pairs)) => Some(pairs),
+            _ => None,
+        }
     }
 
-    /// Calls `with` with rows `k .. k + depth` of a panel.
-    pub(super) fn with_rows<R>(
+    /// The most lines that [`Packed::with_lines_of`] gives of a strip at a time, of `wanted`.
+    pub(super) fn depth(&self, lines: Lines, wanted: usize) -> usize {
+        if lines == Lines::Single && self.narrow.is_some() { GROUP } else { wanted }
+    }
+
+    /// Calls `with` with lines `first .. first + depth` of each strip of a panel; weights in fewer bits are widened where single lines
+    /// are asked for, and only those in bf16 have lines of pairs.
+    pub(super) fn with_lines_of<R>(
         &self,
+        lines: Lines,
         panel: usize,
-        k: usize,
+        first: usize,
         depth: usize,
         with: impl FnOnce(Strips) -> R,
     ) -> R {
-        if let Some(narrow) = &self.narrow {
-            return narrow.widened(panel, self.inner, k, depth, |wide| {
-                with(Strips { start: wide.as_ptr().cast(), stride: GROUP * STRIP, next: None })
-            });
-        }
-        let lines = &self.lines[panel * STRIPS * self.inner..(panel + 1) * STRIPS * self.inner];
-        let (first, start): (*const f32, *const f32) = (lines.as_ptr().cast(), lines[k..].as_ptr().cast());
-        let next = if k + depth < self.inner {
+        let (all, count): (*const f32, usize) = match (lines, &self.narrow) {
+            (Lines::Single, Some(narrow)) => {
+                return narrow.widened(panel, self.inner, first, depth, |wide| {
+                    with(Strips { start: wide.as_ptr().cast(), stride: GROUP * STRIP, next: None })
+                });
+            }
+            (Lines::Single, None) => (self.lines.as_ptr().cast(), self.lines.len()),
+            _ => {
+                let pairs = self.pairs().unwrap_or_default();
+                (pairs.as_ptr().cast(), pairs.len())
+            }
+        };
+        let of_strip = if lines == Lines::Single { self.inner } else { words(self.inner) };
+        let of_panel = STRIPS * of_strip;
+        assert!((panel + 1) * of_panel <= count && first + depth <= of_strip, "lines of a packed matrix");
+        let panel_start = all.wrapping_add(panel * of_panel * STRIP);
+        let start = panel_start.wrapping_add(first * STRIP);
+        let next = if first + depth < of_strip {
             Some(start.wrapping_add(depth * STRIP))
         } else {
-            (panel + 1 < self.panels()).then(|| first.wrapping_add(STRIPS * self.inner * STRIP))
+            (panel + 1 < self.panels()).then(|| panel_start.wrapping_add(of_panel * STRIP))
         };
-        with(Strips { start, stride: self.inner * STRIP, next })
+        with(Strips { start, stride: of_strip * STRIP, next })
     }
 
-    /// Calls `with` with rows `k .. k + depth` of each strip of a panel, `k` and `depth` as [`Packed::depth`] allows.
+    /// Calls `with` with the numbers of inner indices `k .. k + depth` of each strip of a panel, `k` and `depth` as [`Packed::depth`] allows for single
+    /// lines.
     pub(super) fn with_lines<R>(
         &self,
         panel: usize,
@@ -192,6 +215,21 @@ impl Packed {
         with(std::array::from_fn(strip))
     }
 
+    /// Makes it a matrix of this shape in bf16 in the memory at hand, and gives its lines of pairs, whatever they hold.
+    pub(super) fn reset_pairs(&mut self, columns: usize, inner: usize) -> &mut [Pairs] {
+        let mut pairs = match self.narrow.take() {
+            Some(Narrow::Bf16(pairs)) => pairs,
+            _ => Vec::new(),
+        };
+        self.reset(0, 0);
+        (self.columns, self.inner) = (columns, inner);
+        pairs.resize(self.panels() * STRIPS * words(inner), Pairs([0; STRIP]));
+        match self.narrow.insert(Narrow::Bf16(pairs)) {
+            Narrow::Bf16(pairs) => pairs,
+            Narrow::Int8 { .. } => &mut [],
+        }
+    }
+
     /// Makes it a matrix of this shape in the memory at hand, and gives its lines, whatever they hold.
     pub(super) fn reset(&mut self, columns: usize, inner: usize) -> &mut [Line] {
         (self.columns, self.inner, self.narrow) = (columns, inner, None);
@@ -202,14 +240,14 @@ impl Packed {
     }
 }
 
-/// Some rows of a panel's strips.
+/// Some lines of a panel's strips.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Strips {
-    /// The first element of the first strip, 64-byte aligned; the strip's rows follow each other.
+    /// The first element of the first strip, 64-byte aligned; the strip's lines follow each other.
     pub(super) start: *const f32,
     /// Distance between strips.
     pub(super) stride: usize,
-    /// Where the rows that come after these lie, strips as far apart; `None` where they are not in memory as they are multiplied.
+    /// Where the lines that come after these lie, strips as far apart; `None` where they are not in memory as they are multiplied.
     pub(super) next: Option<*const f32>,
 }
 

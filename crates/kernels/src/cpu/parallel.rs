@@ -37,20 +37,20 @@ pub fn on_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
 
 /// A mutable slice of which several tasks write disjoint parts.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Shared<'a> {
-    start: *mut f32,
+pub(crate) struct Shared<'a, T = f32> {
+    start: *mut T,
     len: usize,
-    borrow: PhantomData<&'a mut [f32]>,
+    borrow: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: a `Shared` only hands out memory through `slice`, whose caller promises that parts do not overlap.
-unsafe impl Send for Shared<'_> {}
+unsafe impl<T: Send> Send for Shared<'_, T> {}
 // SAFETY: as above.
-unsafe impl Sync for Shared<'_> {}
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
-impl<'a> Shared<'a> {
+impl<'a, T> Shared<'a, T> {
     /// Takes over the slice for the lifetime of its borrow.
-    pub(crate) fn new(slice: &'a mut [f32]) -> Self {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
         Self { start: slice.as_mut_ptr(), len: slice.len(), borrow: PhantomData }
     }
 
@@ -58,7 +58,7 @@ impl<'a> Shared<'a> {
     ///
     /// # Safety
     /// No other part that overlaps this one may be alive.
-    pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &'a mut [f32] {
+    pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &'a mut [T] {
         assert!(
             start <= self.len && len <= self.len - start,
             "part {start}+{len} of a slice of {}",
@@ -69,7 +69,7 @@ impl<'a> Shared<'a> {
     }
 
     /// The address of an element, for kernels that write strided blocks.
-    pub(crate) fn at(&self, index: usize) -> *mut f32 {
+    pub(crate) fn at(&self, index: usize) -> *mut T {
         debug_assert!(index <= self.len);
         self.start.wrapping_add(index)
     }

@@ -1,14 +1,14 @@
 //! Weights held in fewer bits than the numbers that are multiplied by them.
 //!
-//! A product widens them to `f32` piece by piece, into memory that stays in the first cache, and goes on with the kernel
-//! for `f32`: its bits are those of the product with the rounded weights, so nothing but the rounding is approximate.
+//! A product widens them to `f32`, those in bf16 in registers for few rows, otherwise piece by piece into memory that stays in the
+//! first cache, and goes on with the kernel for `f32`: its bits are those of the product with the rounded weights, so nothing but
+//! the rounding is approximate. Where the processor multiplies bf16 itself, the left operand is rounded too, and sums stay in `f32`.
 
 use std::cell::RefCell;
 
-use half::bf16;
-
-use super::isa::multiversion;
+use super::isa::{Isa, multiversion};
 use super::pack::{Line, PANEL, STRIP, STRIPS};
+use super::pairs::{Pairs, high, lines_in_pairs, low, words};
 
 /// Inner indices that are widened at a time, 32 KB of `f32`, and that share a scale in 8 bits.
 pub(super) const GROUP: usize = 128;
@@ -25,15 +25,24 @@ pub enum Precision {
     Int8,
 }
 
+impl Precision {
+    /// Whether products with weights of this format round what they are multiplied with: bf16 on a processor that multiplies it
+    /// itself (AVX512-BF16). Everywhere else a product is that of the rounded weights with numbers as they are.
+    pub fn rounds_inputs(self) -> bool {
+        self == Self::Bf16 && Isa::of_dots().is_some()
+    }
+}
+
 /// One row of a panel, a part of a cache line or two whole ones.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub(super) struct Row<T>([T; PANEL]);
 
-/// Panels in fewer bits: row `k` of panel `p` is at `p·inner + k`, scales at `p·⌈inner / 128⌉ + k / 128`.
+/// Weights in fewer bits. In bf16 a line of pairs stands for two of numbers, strips otherwise as in [`super::Packed`]. In 8 bits row
+/// `k` of panel `p` is at `p·inner + k`, scales at `p·⌈inner / 128⌉ + k / 128`.
 #[derive(Clone, Debug)]
 pub(super) enum Narrow {
-    Bf16(Vec<Row<u16>>),
+    Bf16(Vec<Pairs>),
     Int8 { values: Vec<Row<i8>>, scales: Vec<Row<f32>> },
 }
 
@@ -46,11 +55,13 @@ impl Narrow {
         match precision {
             Precision::F32 => None,
             Precision::Bf16 => {
-                let row = |row: usize| {
-                    let bits = |c| bf16::from_f32(value(row / inner, row % inner, c)).to_bits();
-                    Row(std::array::from_fn(bits))
-                };
-                Some(Self::Bf16((0..panels * inner).map(row).collect()))
+                let mut pairs = vec![Pairs([0; STRIP]); panels * STRIPS * words(inner)];
+                for (lines, pairs) in
+                    lines.chunks_exact(inner.max(1)).zip(pairs.chunks_exact_mut(words(inner).max(1)))
+                {
+                    lines_in_pairs(lines, pairs);
+                }
+                Some(Self::Bf16(pairs))
             }
             Precision::Int8 => {
                 let (mut values, mut scales) = (Vec::new(), Vec::new());
@@ -83,7 +94,7 @@ impl Narrow {
 
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Self::Bf16(rows) => std::mem::size_of_val(rows.as_slice()),
+            Self::Bf16(pairs) => std::mem::size_of_val(pairs.as_slice()),
             Self::Int8 { values, scales } => {
                 std::mem::size_of_val(values.as_slice()) + std::mem::size_of_val(scales.as_slice())
             }
@@ -106,10 +117,16 @@ impl Narrow {
         debug_assert!(k.is_multiple_of(GROUP) && depth <= GROUP && k + depth <= inner);
         WIDE.with_borrow_mut(|wide| {
             wide.resize(GROUP * STRIPS, Line([0.0; 16]));
-            let rows = panel * inner + k..panel * inner + k + depth;
             match self {
-                Self::Bf16(values) => widen_bf16(&values[rows], wide),
+                Self::Bf16(pairs) => {
+                    let of_strip = words(inner);
+                    let panel = &pairs[panel * STRIPS * of_strip..][..STRIPS * of_strip];
+                    for (pairs, wide) in panel.chunks_exact(of_strip).zip(wide.chunks_exact_mut(GROUP)) {
+                        widen_bf16(&pairs[k / 2..][..words(depth)], wide);
+                    }
+                }
                 Self::Int8 { values, scales } => {
+                    let rows = panel * inner + k..panel * inner + k + depth;
                     widen_int8(&values[rows], &scales[panel * inner.div_ceil(GROUP) + k / GROUP], wide);
                 }
             }
@@ -119,12 +136,10 @@ impl Narrow {
 }
 
 multiversion! {
-    fn widen_bf16(rows: &[Row<u16>], wide: &mut [Line]) {
-        for (strip, lines) in wide.chunks_exact_mut(GROUP).enumerate() {
-            for (row, line) in rows.iter().zip(lines) {
-                for (value, wide) in row.0[strip * STRIP..][..STRIP].iter().zip(&mut line.0) {
-                    *wide = f32::from_bits(u32::from(*value) << 16);
-                }
+    fn widen_bf16(pairs: &[Pairs], wide: &mut [Line]) {
+        for (pairs, [first, second]) in pairs.iter().zip(wide.as_chunks_mut::<2>().0) {
+            for ((word, first), second) in pairs.0.iter().zip(&mut first.0).zip(&mut second.0) {
+                (*first, *second) = (low(*word), high(*word));
             }
         }
     }
@@ -146,6 +161,7 @@ multiversion! {
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
     use proptest::prelude::*;
 
     use super::*;
@@ -184,9 +200,71 @@ mod tests {
                 };
                 let narrow = Packed::from_out_in(&w, n, k).with_precision(precision);
                 let plain = Packed::from_out_in(&rounded(&w, k, precision), n, k);
-                assert_bits(&format!("{precision:?}"), &forced::same_bits(|| run(&narrow)), &run(&plain));
+                let got = forced::same_bits(|| forced::with_dots(false, || run(&narrow)));
+                assert_bits(&format!("{precision:?}"), &got, &run(&plain));
             }
         }
+
+        #[test]
+        fn dot_products_round_both_and_depend_on_row_and_column_alone(
+            m in 1_usize..20, k in 1_usize..300, n in 1_usize..150, seed: u64, transposed: bool,
+        ) {
+            let (x, w, b) = (noise(m * k, seed), noise(n * k, seed ^ 1), noise(n, seed ^ 2));
+            let strides = if transposed { (1, m) } else { (k, 1) };
+            let packed = Packed::from_out_in(&w, n, k).with_precision(Precision::Bf16);
+            let run = |x: &[f32], strides, m: usize| {
+                let mut y = vec![f32::NAN; m * n];
+                gemm(x, strides, m, &packed, Some(&b), &mut y);
+                y
+            };
+            let round = |value: f32| bf16::from_f32(value).to_f32();
+            // In words: pairs in order, of each the second before the first.
+            let twin = |i: usize, j: usize| {
+                let mut sum = 0.0_f32;
+                for pair in 0..k.div_ceil(2) {
+                    for p in [2 * pair + 1, 2 * pair].into_iter().filter(|p| *p < k) {
+                        sum = round(x[i * strides.0 + p * strides.1]).mul_add(round(w[j * k + p]), sum);
+                    }
+                }
+                sum + b[j]
+            };
+            let want: Vec<f32> = (0..m * n).map(|o| twin(o / n, o % n)).collect();
+            for (isa, y) in forced::on_each(|| forced::with_dots(true, || run(&x, strides, m))) {
+                for (got, want) in y.iter().zip(&want) {
+                    // A processor may round the sum of two products once.
+                    let bound = if isa == Isa::Portable { 0.0 } else { 1e-6 * k as f32 };
+                    prop_assert!((got - want).abs() <= bound, "{isa:?}: {got} for {want}");
+                }
+                for i in 0..m {
+                    let row: Vec<f32> = (0..k).map(|p| x[i * strides.0 + p * strides.1]).collect();
+                    let alone = forced::with_dots(true, || run(&row, (k, 1), 1));
+                    if isa == Isa::available()[0] {
+                        assert_bits("a row alone", &alone, &y[i * n..][..n]);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn long_dot_products_are_split_over_passes_and_threads_without_changing_a_bit() {
+        let (m, k, n) = (97, 3301, 130);
+        let (x, w) = (noise(m * k, 5), noise(n * k, 6));
+        let packed = Packed::from_out_in(&w, n, k).with_precision(Precision::Bf16);
+        let y = forced::with_dots(true, || {
+            let mut y = vec![f32::NAN; m * n];
+            gemm(&x, (k, 1), m, &packed, None, &mut y);
+            y
+        });
+        for i in [0, 50, m - 1] {
+            let mut row = vec![f32::NAN; n];
+            forced::with_dots(true, || gemm(&x[i * k..][..k], (k, 1), 1, &packed, None, &mut row));
+            assert_bits("row", &row, &y[i * n..][..n]);
+        }
+        let exact = (0..k).map(|p| f64::from(x[p]) * f64::from(w[p])).sum::<f64>();
+        let scale = (0..k).map(|p| f64::from(x[p] * w[p]).powi(2)).sum::<f64>().sqrt();
+        assert!((f64::from(y[0]) - exact).abs() < 4.0 * scale / 256.0, "{} for {exact}", y[0]);
+        assert!((f64::from(y[0]) - exact).abs() > 0.0, "both are rounded");
     }
 
     #[test]

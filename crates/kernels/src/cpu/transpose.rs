@@ -8,11 +8,13 @@ use rayon::slice::ParallelSliceMut;
 
 use super::isa::multiversion;
 use super::pack::{Line, PANEL, Packed, STRIP, STRIPS};
+use super::pairs::{Pairs, lines_in_pairs, words};
 use super::precision::GROUP;
 
 impl Packed {
     /// Packs the transpose of some columns, rounded as they are held, in the memory at hand: the product is `dx = dy·W` of the
-    /// part of `dy` that belongs to these columns.
+    /// part of `dy` that belongs to these columns. It is in `f32`, or in bf16 where that [rounds](super::Precision::rounds_inputs)
+    /// what it is multiplied with.
     ///
     /// ```
     /// use kernels::{Packed, cpu::gemm};
@@ -33,26 +35,19 @@ impl Packed {
             of.columns()
         );
         let inner = columns.len();
-        let lines = self.reset(of.inner(), inner);
-        if lines.is_empty() {
-            return;
+        if inner == 0 || of.inner() == 0 {
+            self.reset(of.inner(), inner);
+        } else if of.precision().rounds_inputs() {
+            let (lines, stride) = (self.reset_pairs(of.inner(), inner), words(inner));
+            transpose(of, columns, lines, stride, |rows, width, first, lines| {
+                transpose_strip_in_pairs(rows, width, &mut lines[first / 2..], stride);
+            });
+        } else {
+            let lines = self.reset(of.inner(), inner);
+            transpose(of, columns, lines, inner, |rows, width, first, lines| {
+                transpose_strip(rows, width, &mut lines[first..], inner);
+            });
         }
-        // What shares a scale is widened together: two panels of the transpose.
-        lines.par_chunks_mut(GROUP / PANEL * STRIPS * inner).enumerate().for_each(|(group, lines)| {
-            let k = group * GROUP;
-            let depth = GROUP.min(of.inner() - k);
-            for panel in columns.start / PANEL..columns.end.div_ceil(PANEL) {
-                of.with_lines(panel, k, depth, |strips| {
-                    for (strip, rows) in strips.into_iter().enumerate() {
-                        let first = panel * PANEL + strip * STRIP;
-                        if first < columns.end {
-                            let width = STRIP.min(columns.end - first);
-                            transpose_strip(rows, width, &mut lines[first - columns.start..], inner);
-                        }
-                    }
-                });
-            }
-        });
     }
 
     /// The matrix `[out, in]`, row-major, rounded as it is held.
@@ -79,24 +74,69 @@ impl Packed {
     }
 }
 
+/// Calls `strip` with each strip of some columns, a group of inner indices at a time, how many of its columns there are, the first of them, and the
+/// lines of two panels of the transpose, `stride` of them in a strip.
+fn transpose<L: Send>(
+    of: &Packed,
+    columns: Range<usize>,
+    lines: &mut [L],
+    stride: usize,
+    strip: impl Fn(&[Line], usize, usize, &mut [L]) + Sync,
+) {
+    // What shares a scale is widened together: two panels of the transpose.
+    lines.par_chunks_mut(GROUP / PANEL * STRIPS * stride).enumerate().for_each(|(group, lines)| {
+        let k = group * GROUP;
+        let depth = GROUP.min(of.inner() - k);
+        for panel in columns.start / PANEL..columns.end.div_ceil(PANEL) {
+            of.with_lines(panel, k, depth, |strips| {
+                for (index, rows) in strips.into_iter().enumerate() {
+                    let first = panel * PANEL + index * STRIP;
+                    if first < columns.end {
+                        let width = STRIP.min(columns.end - first);
+                        strip(rows, width, first - columns.start, lines);
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// The square of some rows of a strip, the last of them filled up with zeros, transposed.
+#[allow(clippy::inline_always, reason = "compiled into each instruction set's version of the caller")]
+#[inline(always)]
+fn transposed_block(block: &[Line]) -> [Line; STRIP] {
+    let mut square = [[0.0; STRIP]; STRIP];
+    for (row, line) in square.iter_mut().zip(block) {
+        *row = line.0;
+    }
+    transposed(square).map(Line)
+}
+
 multiversion! {
     /// Writes the first `width` columns of a strip's rows as rows of strips, `stride` lines from strip to strip; strips up to a whole
     /// panel of the target become zero where there are no rows.
     fn transpose_strip(rows: &[Line], width: usize, target: &mut [Line], stride: usize) {
         let mut first = 0;
         for (strip, block) in rows.chunks(STRIP).enumerate() {
-            let mut square = [[0.0; STRIP]; STRIP];
-            for (row, line) in square.iter_mut().zip(block) {
-                *row = line.0;
-            }
-            let square = transposed(square);
-            for (line, values) in target[strip * stride..][..width].iter_mut().zip(square) {
-                line.0 = values;
-            }
+            target[strip * stride..][..width].copy_from_slice(&transposed_block(block)[..width]);
             first = strip + 1;
         }
         for strip in first..first.next_multiple_of(STRIPS) {
             target[strip * stride..][..width].fill(Line([0.0; STRIP]));
+        }
+    }
+}
+
+multiversion! {
+    /// The same in pairs of columns.
+    fn transpose_strip_in_pairs(rows: &[Line], width: usize, target: &mut [Pairs], stride: usize) {
+        let mut first = 0;
+        for (strip, block) in rows.chunks(STRIP).enumerate() {
+            lines_in_pairs(&transposed_block(block)[..width], &mut target[strip * stride..][..words(width)]);
+            first = strip + 1;
+        }
+        for strip in first..first.next_multiple_of(STRIPS) {
+            target[strip * stride..][..words(width)].fill(Pairs([0; STRIP]));
         }
     }
 }
@@ -141,12 +181,34 @@ mod tests {
                 let got = forced::same_bits(|| {
                     // In memory that held something else.
                     let mut back = Packed::from_in_out(&noise(70 * 700, 3), 70, 700);
-                    back.fill_transposed(&packed, 0..out);
+                    forced::with_dots(false, || back.fill_transposed(&packed, 0..out));
                     dx(&back)
                 });
                 let want = dx(&Packed::from_in_out(&rounded, out, inner));
                 assert_bits(&format!("{precision:?} [{out}, {inner}]"), &got, &want);
             }
+        }
+    }
+
+    #[test]
+    fn for_dot_products_the_transpose_is_in_bf16_too() {
+        for (out, inner) in SHAPES {
+            let (weight, dy) = (noise(out * inner, 1), noise(5 * out, 2));
+            let packed = Packed::from_out_in(&weight, out, inner).with_precision(Precision::Bf16);
+            let want = Packed::from_in_out(&packed.to_out_in(), out, inner).with_precision(Precision::Bf16);
+            forced::with_dots(true, || {
+                for mut back in [Packed::empty(), want.clone(), Packed::from_in_out(&noise(4000, 3), 40, 100)]
+                {
+                    back.fill_transposed(&packed, 0..out);
+                    assert_eq!(back.precision(), Precision::Bf16);
+                    let [got, want] = [&back, &want].map(|back| {
+                        let mut dx = vec![f32::NAN; 5 * inner];
+                        gemm(&dy, (out, 1), 5, back, None, &mut dx);
+                        dx
+                    });
+                    assert_bits(&format!("[{out}, {inner}]"), &got, &want);
+                }
+            });
         }
     }
 
@@ -164,9 +226,15 @@ mod tests {
 
     #[test]
     fn parts_of_the_columns_add_up_to_all() {
+        for (precision, dots) in [(Precision::Int8, false), (Precision::Bf16, true)] {
+            forced::with_dots(dots, || parts(precision));
+        }
+    }
+
+    fn parts(precision: Precision) {
         let (out, inner) = (200, 70);
         let (weight, dy) = (noise(out * inner, 5), noise(3 * out, 6));
-        let packed = Packed::from_out_in(&weight, out, inner).with_precision(Precision::Int8);
+        let packed = Packed::from_out_in(&weight, out, inner).with_precision(precision);
         let (mut back, mut whole) = (Packed::empty(), vec![0.0; 3 * inner]);
         back.fill_transposed(&packed, 0..out);
         gemm(&dy, (out, 1), 3, &back, None, &mut whole);

@@ -5,8 +5,7 @@ use std::ops::Range;
 
 use super::weights::{Gate, LayerMap, LayerQkv, LayerUp, RowNorm};
 use crate::cpu::gelu::{Gelu, gelu, gelu_panel};
-use crate::cpu::gemm::{Area, Rows, Split};
-use crate::cpu::isa::Isa;
+use crate::cpu::gemm::{Area, Left, Rows, Split};
 use crate::cpu::low_rank::add_low_rank;
 use crate::cpu::pack::PANEL;
 use crate::cpu::parallel::Shared;
@@ -18,10 +17,13 @@ pub(super) struct Pass<'p> {
 }
 
 impl Pass<'_> {
-    fn rows<'x>(&self, x: &'x [f32], inner: usize) -> Rows<'x> {
-        let rows = Rows::new(x, (inner, 1), self.count);
-        rows.check(inner);
-        rows
+    /// The rows of `x`, as the maps want them.
+    fn left<'x>(&self, x: &'x [f32], maps: &[&LayerMap]) -> Left<'x> {
+        let inner = maps[0].weight.inner();
+        for map in maps {
+            assert_eq!(map.weight.inner(), inner, "decoder_layer: maps of one input");
+        }
+        Left::new(Rows::new(x, (inner, 1), self.count), inner, maps.iter().map(|map| &*map.weight))
     }
 
     /// Whether an adapter changes what the map gives to some row.
@@ -52,15 +54,12 @@ impl Pass<'_> {
     fn products<const N: usize>(&self, x: &[f32], maps: [&LayerMap; N]) -> [Vec<f32>; N] {
         let mut outputs: [Vec<f32>; N] =
             std::array::from_fn(|map| vec![0.0; self.count * maps[map].weight.columns()]);
-        let inner = maps[0].weight.inner();
-        let (isa, rows) = (Isa::current(), self.rows(x, inner));
+        let left = self.left(x, &maps);
+        let (inner, rows) = (maps[0].weight.inner(), left.rows());
         let areas: Vec<Area<'_>> = maps
             .iter()
             .zip(&mut outputs)
-            .map(|(map, y)| {
-                assert_eq!(map.weight.inner(), inner, "decoder_layer: maps of one input");
-                Area::new(&map.weight, map.bias.as_deref(), self.count, y)
-            })
+            .map(|(map, y)| Area::new(&map.weight, map.bias.as_deref(), self.count, y))
             .collect();
         let panels = maps.iter().map(|map| map.weight.panels()).sum();
         Split::new(self.count, inner, panels).run(|panel, part| {
@@ -68,7 +67,7 @@ impl Pass<'_> {
             for (area, map) in areas.iter().zip(maps) {
                 if panel < map.weight.panels() {
                     // SAFETY: each task has its own panel of its own map, and its own rows; the lengths were checked.
-                    unsafe { area.panel(isa, rows, part, panel) };
+                    unsafe { area.panel(rows, part, panel) };
                     return;
                 }
                 panel -= map.weight.panels();
@@ -93,16 +92,15 @@ impl Pass<'_> {
         }
         let len = self.count * gate.weight.columns();
         let (mut gates, mut ups) = (vec![0.0; len], vec![0.0; len]);
-        let inner = gate.weight.inner();
-        let (isa, rows) = (Isa::current(), self.rows(x, inner));
-        assert_eq!(up.weight.inner(), inner, "decoder_layer: maps of one input");
+        let left = self.left(x, &[gate, up]);
+        let (inner, rows) = (gate.weight.inner(), left.rows());
         let gate_area = Area::new(&gate.weight, gate.bias.as_deref(), self.count, &mut gates);
         let up_area = Area::new(&up.weight, up.bias.as_deref(), self.count, &mut ups);
         Split::new(self.count, inner, gate.weight.panels()).run(|panel, part| {
             // SAFETY: each task has its own panel and rows of both; the lengths were checked.
             unsafe {
-                gate_area.panel(isa, rows, part.clone(), panel);
-                up_area.panel(isa, rows, part.clone(), panel);
+                gate_area.panel(rows, part.clone(), panel);
+                up_area.panel(rows, part.clone(), panel);
                 for row in part {
                     activation.apply_panel(gate_area.outputs(row, panel), up_area.outputs(row, panel));
                 }
@@ -120,13 +118,13 @@ impl Pass<'_> {
             return y;
         }
         let mut y = vec![0.0; self.count * map.weight.columns()];
-        let inner = map.weight.inner();
-        let (isa, rows) = (Isa::current(), self.rows(x, inner));
+        let left = self.left(x, &[map]);
+        let (inner, rows) = (map.weight.inner(), left.rows());
         let area = Area::new(&map.weight, map.bias.as_deref(), self.count, &mut y);
         Split::new(self.count, inner, map.weight.panels()).run(|panel, part| {
             // SAFETY: each task has its own panel and rows; the lengths were checked.
             unsafe {
-                area.panel(isa, rows, part.clone(), panel);
+                area.panel(rows, part.clone(), panel);
                 for row in part {
                     gelu_panel(area.outputs(row, panel), form);
                 }
@@ -151,14 +149,14 @@ impl Pass<'_> {
             return;
         }
         let mut product = vec![0.0; y.len()];
-        let inner = map.weight.inner();
-        let (isa, rows) = (Isa::current(), self.rows(x, inner));
+        let left = self.left(x, &[map]);
+        let (inner, rows) = (map.weight.inner(), left.rows());
         let area = Area::new(&map.weight, map.bias.as_deref(), self.count, &mut product);
         let shared = Shared::new(y);
         Split::new(self.count, inner, map.weight.panels()).run(|panel, part| {
             // SAFETY: each task has its own panel and rows of the product and of `y`; the lengths were checked.
             unsafe {
-                area.panel(isa, rows, part.clone(), panel);
+                area.panel(rows, part.clone(), panel);
                 for row in part {
                     let product = area.outputs(row, panel);
                     let start = row * map.weight.columns() + panel * PANEL;

@@ -1,0 +1,52 @@
+//! Blocks in plain loops, which the compiler vectorises for the processor it compiles for.
+#![allow(unsafe_code, reason = "unchecked strided access in the innermost loop")]
+
+use super::{Block, Lines};
+use crate::cpu::pack::STRIP;
+use crate::cpu::pairs::{high, low};
+
+/// Any block of one strip.
+///
+/// # Safety
+/// As [`Block::run`].
+pub(super) unsafe fn portable<const M: usize>(block: Block) {
+    debug_assert_eq!(block.strips, 1);
+    let mut sums = [[0.0_f32; STRIP]; M];
+    if block.resume {
+        for (i, row) in sums.iter_mut().enumerate() {
+            for (c, sum) in row.iter_mut().enumerate() {
+                // SAFETY: `y` is readable there when resuming, by the contract of `Block::run`.
+                *sum = unsafe { *block.y.add(i * block.y_stride + c) };
+            }
+        }
+    }
+    let mut add = |k: usize, of_x: fn(f32) -> f32, line: usize, of_line: fn(f32) -> f32| {
+        // SAFETY: the strip has that line, 16 numbers aligned to 64 bytes, by the contract of `Block::run`.
+        let w = unsafe { &*block.weights.add(line * STRIP).cast::<[f32; STRIP]>() };
+        for (i, row) in sums.iter_mut().enumerate() {
+            // SAFETY: `x` is readable there by the contract of `Block::run`.
+            let value = of_x(unsafe { *block.x.add(i * block.row_stride + k * block.inner_stride) });
+            for (sum, w) in row.iter_mut().zip(w) {
+                *sum = value.mul_add(of_line(*w), *sum);
+            }
+        }
+    };
+    let whole = |x: f32| x;
+    let [low, high]: [fn(f32) -> f32; 2] = [|word| low(word.to_bits()), |word| high(word.to_bits())];
+    for k in 0..block.inner {
+        match block.lines {
+            Lines::Single => add(k, whole, k, whole),
+            Lines::Pairs => add(k, whole, k / 2, if k % 2 == 0 { low } else { high }),
+            Lines::Dots => {
+                add(k, high, k, high);
+                add(k, low, k, low);
+            }
+        }
+    }
+    for (i, row) in sums.iter().enumerate() {
+        for (c, &sum) in row.iter().enumerate() {
+            // SAFETY: `y` is writable there by the contract of `Block::run`.
+            unsafe { *block.y.add(i * block.y_stride + c) = sum };
+        }
+    }
+}

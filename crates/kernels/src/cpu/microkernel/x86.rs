@@ -1,0 +1,268 @@
+//! Blocks in vectors of 512 and of 256 bits.
+#![allow(unsafe_code, reason = "vector intrinsics and unchecked strided access in the innermost loop")]
+#![allow(clippy::inline_always, reason = "compiled into the versions for two instruction sets")]
+
+use std::arch::x86_64::{
+    __m256, __m512, __m512bh, _MM_HINT_T1, _mm_prefetch, _mm256_and_ps, _mm256_castps_si256,
+    _mm256_castsi256_ps, _mm256_fmadd_ps, _mm256_load_ps, _mm256_loadu_ps, _mm256_set1_epi32, _mm256_set1_ps,
+    _mm256_setzero_ps, _mm256_slli_epi32, _mm256_storeu_ps, _mm512_and_si512, _mm512_castps_si512,
+    _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_loadu_ps,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+};
+
+use super::{Block, Lines};
+use crate::cpu::pack::STRIP;
+
+/// Where the second of a pair lies.
+const HIGH: i32 = 0xffff_0000_u32.cast_signed();
+
+const SINGLE: u8 = 0;
+const PAIRS: u8 = 1;
+const DOTS: u8 = 2;
+
+/// `M` rows; a line of `FETCH` strips is fetched with each line.
+///
+/// # Safety
+/// As [`Block::run`]; the processor has AVX-512 F.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn avx512<const M: usize, const FETCH: usize, const IN_PAIRS: bool>(block: Block) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        if IN_PAIRS {
+            avx512_lines::<M, FETCH, PAIRS>(block);
+        } else {
+            avx512_lines::<M, FETCH, SINGLE>(block);
+        }
+    }
+}
+
+/// Dot products of pairs; the rest as [`avx512`].
+///
+/// # Safety
+/// As [`Block::run`]; the processor has AVX-512 F and BF16.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) unsafe fn avx512_dots<const M: usize, const FETCH: usize>(block: Block) {
+    // SAFETY: the caller's promises.
+    unsafe { avx512_lines::<M, FETCH, DOTS>(block) };
+}
+
+/// # Safety
+/// As [`avx512`], and [`avx512_dots`] if `LINES` is [`DOTS`]; it is inlined into one of them.
+#[inline(always)]
+unsafe fn avx512_lines<const M: usize, const FETCH: usize, const LINES: u8>(block: Block) {
+    debug_assert_eq!((block.strips, block.lines as u8), (4, LINES));
+    // SAFETY: the processor has the instructions.
+    let mut sums = [[unsafe { _mm512_setzero_ps() }; 4]; M];
+    if block.resume {
+        for (i, row) in sums.iter_mut().enumerate() {
+            for (s, sum) in row.iter_mut().enumerate() {
+                // SAFETY: `y` is readable there when resuming, by the contract of `Block::run`.
+                *sum = unsafe { _mm512_loadu_ps(block.y.add(i * block.y_stride + STRIP * s)) };
+            }
+        }
+    }
+    let mut x: [*const f32; M] = std::array::from_fn(|i| block.x.wrapping_add(i * block.row_stride));
+    let (mut weights, mut ahead, stride) = (block.weights, block.ahead.from, block.strip_stride);
+    let of_a_line = if LINES == PAIRS { 2 } else { 1 };
+    for k in (0..block.inner).step_by(of_a_line) {
+        // SAFETY: `weights` advances over the lines of each strip and `x` over `inner` strides, by the contract of
+        // `Block::run`; a prefetch may name any address; the processor has the instructions.
+        unsafe {
+            for strip in 0..FETCH {
+                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(strip * stride).cast());
+            }
+            let w: [_; 4] = std::array::from_fn(|strip| _mm512_load_ps(weights.add(strip * stride)));
+            match LINES {
+                SINGLE => add_512(&mut sums, x, w),
+                PAIRS => {
+                    add_512(&mut sums, x, w.map(|w| low_512(w)));
+                    if k + 1 < block.inner {
+                        let next = x.map(|x| x.wrapping_add(block.inner_stride));
+                        add_512(&mut sums, next, w.map(|w| high_512(w)));
+                    }
+                }
+                _ => {
+                    let w = w.map(halves);
+                    for (row, x) in sums.iter_mut().zip(x) {
+                        let value = halves(_mm512_set1_ps(*x));
+                        for (sum, w) in row.iter_mut().zip(w) {
+                            *sum = _mm512_dpbf16_ps(*sum, value, w);
+                        }
+                    }
+                }
+            }
+        }
+        weights = weights.wrapping_add(STRIP);
+        ahead = ahead.wrapping_add(STRIP);
+        for x in &mut x {
+            *x = x.wrapping_add(of_a_line * block.inner_stride);
+        }
+    }
+    for (i, row) in sums.iter().enumerate() {
+        for (s, &sum) in row.iter().enumerate() {
+            // SAFETY: `y` is writable there by the contract of `Block::run`.
+            unsafe { _mm512_storeu_ps(block.y.add(i * block.y_stride + STRIP * s), sum) };
+        }
+    }
+}
+
+/// # Safety
+/// There is a number at each `x`, and the processor has AVX-512 F.
+#[inline(always)]
+unsafe fn add_512<const M: usize>(sums: &mut [[__m512; 4]; M], x: [*const f32; M], weights: [__m512; 4]) {
+    for (row, x) in sums.iter_mut().zip(x) {
+        // SAFETY: the caller's promises.
+        unsafe {
+            let value = _mm512_set1_ps(*x);
+            for (sum, w) in row.iter_mut().zip(weights) {
+                *sum = _mm512_fmadd_ps(value, w, *sum);
+            }
+        }
+    }
+}
+
+/// The first of each pair.
+///
+/// # Safety
+/// The processor has AVX-512 F.
+#[inline(always)]
+unsafe fn low_512(words: __m512) -> __m512 {
+    // SAFETY: the caller's promise.
+    unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(words))) }
+}
+
+/// The second of each pair.
+///
+/// # Safety
+/// The processor has AVX-512 F.
+#[inline(always)]
+unsafe fn high_512(words: __m512) -> __m512 {
+    // SAFETY: the caller's promise.
+    unsafe { _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(words), _mm512_set1_epi32(HIGH))) }
+}
+
+#[inline(always)]
+fn halves(words: __m512) -> __m512bh {
+    // SAFETY: both are 64 bytes of which each pattern is a value.
+    unsafe { std::mem::transmute(words) }
+}
+
+/// `S` strips of `M` rows; a line of `FETCH` strips is fetched every `EVERY` lines.
+///
+/// # Safety
+/// As [`Block::run`]; the processor has AVX2 and FMA.
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn avx2<
+    const M: usize,
+    const S: usize,
+    const FETCH: usize,
+    const EVERY: usize,
+    const IN_PAIRS: bool,
+>(
+    block: Block,
+) {
+    debug_assert!(block.strips == S && (FETCH == 0 || block.ahead.every == EVERY));
+    debug_assert_eq!(block.lines, if IN_PAIRS { Lines::Pairs } else { Lines::Single });
+    let mut sums = [[[_mm256_setzero_ps(); 2]; S]; M];
+    if block.resume {
+        for (i, row) in sums.iter_mut().enumerate() {
+            for (c, sum) in row.as_flattened_mut().iter_mut().enumerate() {
+                // SAFETY: `y` is readable there when resuming, by the contract of `Block::run`.
+                *sum = unsafe { _mm256_loadu_ps(block.y.add(i * block.y_stride + 8 * c)) };
+            }
+        }
+    }
+    let mut x: [*const f32; M] = std::array::from_fn(|i| block.x.wrapping_add(i * block.row_stride));
+    let (mut weights, mut ahead, stride) = (block.weights, block.ahead.from, block.strip_stride);
+    let of_a_line = if IN_PAIRS { 2 } else { 1 };
+    for (line, k) in (0..block.inner).step_by(of_a_line).enumerate() {
+        if FETCH > 0 && line % EVERY == 0 {
+            for strip in 0..FETCH {
+                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(strip * stride).cast());
+            }
+            ahead = ahead.wrapping_add(STRIP);
+        }
+        // SAFETY: `weights` advances over the lines of each strip, by the contract of `Block::run`.
+        let line_of = |strip: usize| unsafe {
+            let line = weights.add(strip * stride);
+            [_mm256_load_ps(line), _mm256_load_ps(line.add(8))]
+        };
+        // SAFETY: `x` advances over `inner` strides, by the contract of `Block::run`.
+        unsafe {
+            if IN_PAIRS {
+                add_256(&mut sums, x, |strip| line_of(strip).map(|w| low_256(w)));
+                if k + 1 < block.inner {
+                    let next = x.map(|x| x.wrapping_add(block.inner_stride));
+                    add_256(&mut sums, next, |strip| line_of(strip).map(|w| high_256(w)));
+                }
+            } else {
+                add_256(&mut sums, x, line_of);
+            }
+        }
+        weights = weights.wrapping_add(STRIP);
+        for x in &mut x {
+            *x = x.wrapping_add(of_a_line * block.inner_stride);
+        }
+    }
+    for (i, row) in sums.iter().enumerate() {
+        for (c, &sum) in row.as_flattened().iter().enumerate() {
+            // SAFETY: `y` is writable there by the contract of `Block::run`.
+            unsafe { _mm256_storeu_ps(block.y.add(i * block.y_stride + 8 * c), sum) };
+        }
+    }
+}
+
+/// # Safety
+/// There is a number at each `x`, and the processor has AVX2 and FMA.
+#[inline(always)]
+unsafe fn add_256<const M: usize, const S: usize>(
+    sums: &mut [[[__m256; 2]; S]; M],
+    x: [*const f32; M],
+    weights: impl Fn(usize) -> [__m256; 2],
+) {
+    // SAFETY: the caller's promises.
+    let (value_of, fma) = (
+        |x: *const f32| unsafe { _mm256_set1_ps(*x) },
+        |value, w, sum| unsafe { _mm256_fmadd_ps(value, w, sum) },
+    );
+    // What there is less of waits in registers beside the accumulators.
+    if S == 1 {
+        let w = weights(0);
+        for (row, x) in sums.iter_mut().zip(x) {
+            let value = value_of(x);
+            for (sum, w) in row[0].iter_mut().zip(w) {
+                *sum = fma(value, w, *sum);
+            }
+        }
+    } else {
+        let values: [_; M] = std::array::from_fn(|i| value_of(x[i]));
+        for strip in 0..S {
+            let w = weights(strip);
+            for (row, value) in sums.iter_mut().zip(values) {
+                for (sum, w) in row[strip].iter_mut().zip(w) {
+                    *sum = fma(value, w, *sum);
+                }
+            }
+        }
+    }
+}
+
+/// The first of each pair.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn low_256(words: __m256) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_castps_si256(words))) }
+}
+
+/// The second of each pair.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn high_256(words: __m256) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_and_ps(words, _mm256_castsi256_ps(_mm256_set1_epi32(HIGH))) }
+}
