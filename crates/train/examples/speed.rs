@@ -1,5 +1,5 @@
 //! Times work for another program: reads lines such as `generate 32 64 64` (rows, tokens of a prompt, new tokens; `generate-bf16`
-//! with weights in bf16), `prefill 8 512`, `train 8 256`, `lora 8 256` (rows, tokens; `lora-bf16` and `lora-int8` beside weights in
+//! and `generate-int8` with weights in fewer bits), `prefill 8 512`, `train 8 256`, `lora 8 256` (rows, tokens; `lora-bf16` and `lora-int8` beside weights in
 //! fewer bits; `train-checkpointed`, `lora-checkpointed`, `lora-bf16-checkpointed` with gradient checkpointing), `best-of 64 200 64` (samples, tokens of the prompt, new
 //! tokens), `qalign 16 200 128 32` (chains, tokens of a prompt, of an answer, steps) from standard input, does each once, and answers with its seconds. `benches/peers/peers.py` runs it beside others.
 
@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use std::time::Instant;
 
 use kernels::Precision;
-use work::{BF16, JUDGE, PATH, POLICY, Training, engine, prefill, qalign, rewarded, sample};
+use work::{BF16, INT8, JUDGE, PATH, POLICY, Training, engine, prefill, qalign, rewarded, sample};
 
 #[global_allocator]
 static ALLOCATOR: kernels::memory::Allocator = kernels::memory::Allocator;
@@ -26,8 +26,12 @@ fn main() -> std::io::Result<()> {
         let words: Vec<&str> = line.split_whitespace().collect();
         let numbers: Vec<usize> = words.iter().skip(1).filter_map(|word| word.parse().ok()).collect();
         let seconds = match (words.first(), numbers.as_slice()) {
-            (Some(&("generate" | "generate-bf16")), &[rows, prompt, new]) => {
-                let policy = if words[0] == "generate" { &POLICY } else { &BF16 };
+            (Some(kind @ &("generate" | "generate-bf16" | "generate-int8")), &[rows, prompt, new]) => {
+                let policy = match *kind {
+                    "generate" => &POLICY,
+                    "generate-bf16" => &BF16,
+                    _ => &INT8,
+                };
                 let mut engine = engine(policy, rows);
                 time(|| sample(&mut engine, rows, prompt, new))
             }

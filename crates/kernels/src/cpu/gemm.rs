@@ -9,13 +9,14 @@ use super::microkernel::{Ahead, Block, Lines, ROWS, strips};
 use super::pack::{PANEL, Packed, STRIP, STRIPS, Strips};
 use super::pairs::{rows_in_pairs, words};
 use super::parallel::{Shared, for_each, rows_per_task};
-use super::precision::Precision;
+use super::precision::{Precision, QUAD};
 
 /// Lines of a strip per pass over the rows. The chains rest in `y` between passes, so the bits do not depend on it; a
 /// pass's part of a panel (256 B per line of its strips) stays in the second cache while all rows go over it.
 const DEPTH: usize = 768;
-/// Most rows for which weights in bf16 are widened in registers, by each block of rows anew.
-const FEW: usize = 4 * ROWS;
+/// Most rows for which weights in bf16, and in 8 bits, are widened in registers, by each block of rows anew: beyond that, widening them
+/// once for all rows costs less.
+const FEW: [usize; 2] = [4 * ROWS, 2 * ROWS];
 /// Multiply-adds below which one thread does it all.
 const SERIAL: usize = 256 * 1024;
 /// Least rows of a task when rows are split.
@@ -271,7 +272,8 @@ impl<'a> Area<'a> {
         }
         let (isa, lines) = match (weight.precision(), Isa::of_dots()) {
             (Precision::Bf16, Some(isa)) => (isa, Lines::Dots),
-            (Precision::Bf16, None) if rows <= FEW => (Isa::current(), Lines::Pairs),
+            (Precision::Bf16, None) if rows <= FEW[0] => (Isa::current(), Lines::Pairs),
+            (Precision::Int8, _) if rows <= FEW[1] => (Isa::current(), Lines::Bytes),
             _ => (Isa::current(), Lines::Single),
         };
         let (inner, y) = (weight.inner(), Shared::new(y));
@@ -307,6 +309,7 @@ impl<'a> Area<'a> {
                     weights: weights.start.wrapping_add(first * weights.stride),
                     strip_stride: weights.stride,
                     strips: abreast,
+                    scales: weights.scales.wrapping_add(first * STRIP),
                     y: self.y.at(row * self.y_stride + pass.first + first * STRIP),
                     y_stride: self.y_stride,
                     resume: pass.resume,
@@ -348,6 +351,7 @@ impl<'a> Area<'a> {
             Lines::Single => (self.inner, 1),
             Lines::Pairs => (self.inner, 2),
             Lines::Dots => (words(self.inner), 1),
+            Lines::Bytes => (self.inner, QUAD),
         };
         let (total, most) = (inner.div_ceil(of_a_line), self.weight.depth(self.lines, DEPTH));
         debug_assert!(self.lines != Lines::Dots || x.pairs.len() >= rows.end * inner);

@@ -40,6 +40,8 @@ pub(crate) enum Lines {
     /// The same, and `x` in pairs too: an element of `x`, a word, is two inner indices. The second of a pair is multiplied and added
     /// before the first, as `VDPBF16PS` does. Numbers below 2⁻¹²⁶ may count as zero.
     Dots,
+    /// The 16 columns' weights in 8 bits of four inner indices, one after the other, each times its column's scale.
+    Bytes,
 }
 
 /// One call: `y[i, c] (+)= Σₖ x[i, k] · weights[k, c]` for the columns of some strips.
@@ -61,6 +63,8 @@ pub(crate) struct Block {
     pub strip_stride: usize,
     /// Strips covered, as [`strips`] has it.
     pub strips: usize,
+    /// The columns' scales, of lines of bytes.
+    pub scales: *const f32,
     /// First output of the first row.
     pub y: *mut f32,
     /// Distance between rows of `y`.
@@ -92,7 +96,7 @@ impl Block {
     ///
     /// # Safety
     /// For `i < rows`, `k < inner`, `s < strips`, `c < 16`: `x + i·row_stride + k·inner_stride` and `weights + s·strip_stride +
-    /// 16l + c` are readable for as many lines `l` as `lines` asks for, `y + i·y_stride + 16s + c` is writable (and initialised if
+    /// 16l + c` are readable for as many lines `l` as `lines` asks for, of bytes `scales + 16s + c` too, `y + i·y_stride + 16s + c` is writable (and initialised if
     /// `resume`) and not accessed by another thread; `isa` is available, and has dot products where `lines` wants them.
     pub(crate) unsafe fn run(self, isa: Isa, rows: usize) {
         macro_rules! by_rows {
@@ -131,19 +135,19 @@ impl Block {
         }
         #[cfg(target_arch = "x86_64")]
         macro_rules! avx2 {
-            ($pairs:literal) => {
+            ($lines:literal) => {
                 match (self.strips, rows, self.ahead.strips) {
-                    (4, 1, 0) => one!(1, 4, 0, 1, $pairs),
-                    (4, 1, _) => one!(1, 4, 4, 1, $pairs),
-                    (2, 2, 0) => one!(2, 2, 0, 1, $pairs),
-                    (2, 2, _) => one!(2, 2, 2, 1, $pairs),
-                    (2, 3, 0) => one!(3, 2, 0, 1, $pairs),
-                    (2, 3, _) => one!(3, 2, 2, 1, $pairs),
-                    (1, _, 0) => by_rows!(avx2, 1, 0, 1, $pairs),
+                    (4, 1, 0) => one!(1, 4, 0, 1, $lines),
+                    (4, 1, _) => one!(1, 4, 4, 1, $lines),
+                    (2, 2, 0) => one!(2, 2, 0, 1, $lines),
+                    (2, 2, _) => one!(2, 2, 2, 1, $lines),
+                    (2, 3, 0) => one!(3, 2, 0, 1, $lines),
+                    (2, 3, _) => one!(3, 2, 2, 1, $lines),
+                    (1, _, 0) => by_rows!(avx2, 1, 0, 1, $lines),
                     (1, _, _) => match self.ahead.every {
-                        1 => by_rows!(avx2, 1, 1, 1, $pairs),
-                        2 => by_rows!(avx2, 1, 1, 2, $pairs),
-                        _ => by_rows!(avx2, 1, 1, 4, $pairs),
+                        1 => by_rows!(avx2, 1, 1, 1, $lines),
+                        2 => by_rows!(avx2, 1, 1, 2, $lines),
+                        _ => by_rows!(avx2, 1, 1, 4, $lines),
                     },
                     (strips, ..) => unreachable!("{strips} strips of a block of {rows} rows"),
                 }
@@ -151,15 +155,19 @@ impl Block {
         }
         match (isa, self.lines) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, Lines::Single) => avx512!(avx512, false),
+            (Isa::Avx512, Lines::Single) => avx512!(avx512, 0),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, Lines::Pairs) => avx512!(avx512, true),
+            (Isa::Avx512, Lines::Pairs) => avx512!(avx512, 1),
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512, Lines::Dots) => avx512!(avx512_dots),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, Lines::Single) => avx2!(false),
+            (Isa::Avx512, Lines::Bytes) => avx512!(avx512, 3),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, Lines::Pairs) => avx2!(true),
+            (Isa::Avx2, Lines::Single) => avx2!(0),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, Lines::Pairs) => avx2!(1),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, Lines::Bytes) => avx2!(3),
             _ => by_rows!(portable),
         }
     }

@@ -2,7 +2,7 @@
 
 use super::microkernel::Lines;
 use super::pairs::{Pairs, words};
-use super::precision::{GROUP, Narrow, Precision};
+use super::precision::{GROUP, Narrow, Precision, QUAD};
 
 /// Output columns of a panel, which one thread computes at a time.
 pub const PANEL: usize = 64;
@@ -149,21 +149,17 @@ impl Packed {
         self.narrow.as_ref().map_or(Precision::F32, Narrow::precision)
     }
 
-    /// The pairs of weights in bf16, as they are held.
-    fn pairs(&self) -> Option<&[Pairs]> {
-        match &self.narrow {
-            Some(Narrow::Bf16(pairs)) => Some(pairs),
-            _ => None,
+    /// The most lines that [`Packed::with_lines_of`] gives of a strip at a time, of `wanted`.
+    pub(super) fn depth(&self, lines: Lines, wanted: usize) -> usize {
+        match lines {
+            Lines::Single if self.narrow.is_some() => GROUP,
+            Lines::Bytes => GROUP / QUAD,
+            _ => wanted,
         }
     }
 
-    /// The most lines that [`Packed::with_lines_of`] gives of a strip at a time, of `wanted`.
-    pub(super) fn depth(&self, lines: Lines, wanted: usize) -> usize {
-        if lines == Lines::Single && self.narrow.is_some() { GROUP } else { wanted }
-    }
-
     /// Calls `with` with lines `first .. first + depth` of each strip of a panel; weights in fewer bits are widened where single lines
-    /// are asked for, and only those in bf16 have lines of pairs.
+    /// are asked for; those in bf16 alone have lines of pairs, those in 8 bits alone lines of bytes, of which a pass has one group.
     pub(super) fn with_lines_of<R>(
         &self,
         lines: Lines,
@@ -172,19 +168,21 @@ impl Packed {
         depth: usize,
         with: impl FnOnce(Strips) -> R,
     ) -> R {
-        let (all, count): (*const f32, usize) = match (lines, &self.narrow) {
+        let mut scales = std::ptr::null();
+        let (all, count, of_strip): (*const f32, usize, usize) = match (lines, &self.narrow) {
             (Lines::Single, Some(narrow)) => {
                 return narrow.widened(panel, self.inner, first, depth, |wide| {
-                    with(Strips { start: wide.as_ptr().cast(), stride: GROUP * STRIP, next: None })
+                    with(Strips { start: wide.as_ptr().cast(), stride: GROUP * STRIP, next: None, scales })
                 });
             }
-            (Lines::Single, None) => (self.lines.as_ptr().cast(), self.lines.len()),
-            _ => {
-                let pairs = self.pairs().unwrap_or_default();
-                (pairs.as_ptr().cast(), pairs.len())
+            (_, Some(Narrow::Bf16(pairs))) => (pairs.as_ptr().cast(), pairs.len(), words(self.inner)),
+            (_, Some(Narrow::Int8 { values, scales: all })) => {
+                let group = panel * self.inner.div_ceil(GROUP) + first * QUAD / GROUP;
+                scales = all.get(group).map_or(scales, |scales| scales.0.as_ptr());
+                (values.as_ptr().cast(), values.len(), self.inner.div_ceil(QUAD))
             }
+            (_, None) => (self.lines.as_ptr().cast(), self.lines.len(), self.inner),
         };
-        let of_strip = if lines == Lines::Single { self.inner } else { words(self.inner) };
         let of_panel = STRIPS * of_strip;
         assert!((panel + 1) * of_panel <= count && first + depth <= of_strip, "lines of a packed matrix");
         let panel_start = all.wrapping_add(panel * of_panel * STRIP);
@@ -194,7 +192,7 @@ impl Packed {
         } else {
             (panel + 1 < self.panels()).then(|| panel_start.wrapping_add(of_panel * STRIP))
         };
-        with(Strips { start, stride: of_strip * STRIP, next })
+        with(Strips { start, stride: of_strip * STRIP, next, scales })
     }
 
     /// Calls `with` with the numbers of inner indices `k .. k + depth` of each strip of a panel, `k` and `depth` as [`Packed::depth`] allows for single
@@ -249,6 +247,8 @@ pub(super) struct Strips {
     pub(super) stride: usize,
     /// Where the lines that come after these lie, strips as far apart; `None` where they are not in memory as they are multiplied.
     pub(super) next: Option<*const f32>,
+    /// The scales of the panel's columns, of lines of bytes.
+    pub(super) scales: *const f32,
 }
 
 /// What one thread needs to fill a panel.

@@ -49,6 +49,10 @@ pub(crate) static POLICY: LazyLock<Policy> = LazyLock::new(|| Policy::new("model
 pub(crate) static BF16: LazyLock<Policy> =
     LazyLock::new(|| Policy::with_precision("model", &MODEL, Precision::Bf16));
 
+/// The same with weights in 8 bits.
+pub(crate) static INT8: LazyLock<Policy> =
+    LazyLock::new(|| Policy::with_precision("model", &MODEL, Precision::Int8));
+
 /// A sequence reward model of the model's size, with a head that is not trained.
 pub(crate) static JUDGE: LazyLock<Policy> = LazyLock::new(|| {
     let mut stream = Stream::new(0, Purpose::Init, 0, 0);

@@ -20,26 +20,34 @@ pub(super) unsafe fn portable<const M: usize>(block: Block) {
             }
         }
     }
-    let mut add = |k: usize, of_x: fn(f32) -> f32, line: usize, of_line: fn(f32) -> f32| {
-        // SAFETY: the strip has that line, 16 numbers aligned to 64 bytes, by the contract of `Block::run`.
-        let w = unsafe { &*block.weights.add(line * STRIP).cast::<[f32; STRIP]>() };
+    let mut add = |k: usize, of_x: fn(f32) -> f32, w: [f32; STRIP]| {
         for (i, row) in sums.iter_mut().enumerate() {
             // SAFETY: `x` is readable there by the contract of `Block::run`.
             let value = of_x(unsafe { *block.x.add(i * block.row_stride + k * block.inner_stride) });
             for (sum, w) in row.iter_mut().zip(w) {
-                *sum = value.mul_add(of_line(*w), *sum);
+                *sum = value.mul_add(w, *sum);
             }
         }
     };
+    // SAFETY: the strip has that line, 16 numbers aligned to 64 bytes, by the contract of `Block::run`.
+    let line = |line: usize| unsafe { *block.weights.add(line * STRIP).cast::<[f32; STRIP]>() };
     let whole = |x: f32| x;
     let [low, high]: [fn(f32) -> f32; 2] = [|word| low(word.to_bits()), |word| high(word.to_bits())];
     for k in 0..block.inner {
         match block.lines {
-            Lines::Single => add(k, whole, k, whole),
-            Lines::Pairs => add(k, whole, k / 2, if k % 2 == 0 { low } else { high }),
+            Lines::Single => add(k, whole, line(k)),
+            Lines::Pairs => add(k, whole, line(k / 2).map(if k % 2 == 0 { low } else { high })),
             Lines::Dots => {
-                add(k, high, k, high);
-                add(k, low, k, low);
+                add(k, high, line(k).map(high));
+                add(k, low, line(k).map(low));
+            }
+            Lines::Bytes => {
+                // SAFETY: the strip has these 16 bytes, and its columns scales, by the contract of `Block::run`.
+                let (bytes, scales) = unsafe {
+                    let bytes = &*block.weights.cast::<i8>().add(k * STRIP).cast::<[i8; STRIP]>();
+                    (bytes, &*block.scales.cast::<[f32; STRIP]>())
+                };
+                add(k, whole, std::array::from_fn(|c| f32::from(bytes[c]) * scales[c]));
             }
         }
     }

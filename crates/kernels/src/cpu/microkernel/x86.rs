@@ -3,37 +3,46 @@
 #![allow(clippy::inline_always, reason = "compiled into the versions for two instruction sets")]
 
 use std::arch::x86_64::{
-    __m256, __m512, __m512bh, _MM_HINT_T1, _mm_prefetch, _mm256_and_ps, _mm256_castps_si256,
-    _mm256_castsi256_ps, _mm256_fmadd_ps, _mm256_load_ps, _mm256_loadu_ps, _mm256_set1_epi32, _mm256_set1_ps,
-    _mm256_setzero_ps, _mm256_slli_epi32, _mm256_storeu_ps, _mm512_and_si512, _mm512_castps_si512,
-    _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_loadu_ps,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+    __m256, __m512, __m512bh, _MM_HINT_T1, _mm_loadl_epi64, _mm_loadu_si128, _mm_prefetch, _mm256_and_ps,
+    _mm256_castps_si256, _mm256_castsi256_ps, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_fmadd_ps,
+    _mm256_load_ps, _mm256_loadu_ps, _mm256_mul_ps, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
+    _mm256_slli_epi32, _mm256_storeu_ps, _mm512_and_si512, _mm512_castps_si512, _mm512_castsi512_ps,
+    _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_load_ps,
+    _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32,
+    _mm512_storeu_ps,
 };
 
-use super::{Block, Lines};
+use super::Block;
 use crate::cpu::pack::STRIP;
+use crate::cpu::precision::QUAD;
 
 /// Where the second of a pair lies.
 const HIGH: i32 = 0xffff_0000_u32.cast_signed();
 
+/// `super::Lines` as constants.
 const SINGLE: u8 = 0;
 const PAIRS: u8 = 1;
 const DOTS: u8 = 2;
+const BYTES: u8 = 3;
+
+/// Elements of `x` that a line multiplies.
+const fn of_a_line(lines: u8) -> usize {
+    match lines {
+        PAIRS => 2,
+        BYTES => QUAD,
+        _ => 1,
+    }
+}
 
 /// `M` rows; a line of `FETCH` strips is fetched with each line.
 ///
 /// # Safety
 /// As [`Block::run`]; the processor has AVX-512 F.
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn avx512<const M: usize, const FETCH: usize, const IN_PAIRS: bool>(block: Block) {
+pub(super) unsafe fn avx512<const M: usize, const FETCH: usize, const LINES: u8>(block: Block) {
+    const { assert!(LINES != DOTS) };
     // SAFETY: the caller's promises.
-    unsafe {
-        if IN_PAIRS {
-            avx512_lines::<M, FETCH, PAIRS>(block);
-        } else {
-            avx512_lines::<M, FETCH, SINGLE>(block);
-        }
-    }
+    unsafe { avx512_lines::<M, FETCH, LINES>(block) };
 }
 
 /// Dot products of pairs; the rest as [`avx512`].
@@ -63,7 +72,7 @@ unsafe fn avx512_lines<const M: usize, const FETCH: usize, const LINES: u8>(bloc
     }
     let mut x: [*const f32; M] = std::array::from_fn(|i| block.x.wrapping_add(i * block.row_stride));
     let (mut weights, mut ahead, stride) = (block.weights, block.ahead.from, block.strip_stride);
-    let of_a_line = if LINES == PAIRS { 2 } else { 1 };
+    let of_a_line = of_a_line(LINES);
     for k in (0..block.inner).step_by(of_a_line) {
         // SAFETY: `weights` advances over the lines of each strip and `x` over `inner` strides, by the contract of
         // `Block::run`; a prefetch may name any address; the processor has the instructions.
@@ -71,18 +80,28 @@ unsafe fn avx512_lines<const M: usize, const FETCH: usize, const LINES: u8>(bloc
             for strip in 0..FETCH {
                 _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(strip * stride).cast());
             }
-            let w: [_; 4] = std::array::from_fn(|strip| _mm512_load_ps(weights.add(strip * stride)));
+            let w = || std::array::from_fn::<_, 4, _>(|strip| _mm512_load_ps(weights.add(strip * stride)));
+            let x_at = |at: usize| x.map(|x| x.wrapping_add(at * block.inner_stride));
             match LINES {
-                SINGLE => add_512(&mut sums, x, w),
+                SINGLE => add_512(&mut sums, x, w()),
                 PAIRS => {
+                    let w = w();
                     add_512(&mut sums, x, w.map(|w| low_512(w)));
                     if k + 1 < block.inner {
-                        let next = x.map(|x| x.wrapping_add(block.inner_stride));
-                        add_512(&mut sums, next, w.map(|w| high_512(w)));
+                        add_512(&mut sums, x_at(1), w.map(|w| high_512(w)));
+                    }
+                }
+                BYTES => {
+                    for at in 0..QUAD.min(block.inner - k) {
+                        let w = std::array::from_fn(|strip| {
+                            let bytes = weights.add(strip * stride).cast::<i8>().add(at * STRIP);
+                            scaled_512(bytes, block.scales.add(strip * STRIP))
+                        });
+                        add_512(&mut sums, x_at(at), w);
                     }
                 }
                 _ => {
-                    let w = w.map(halves);
+                    let w = w().map(halves);
                     for (row, x) in sums.iter_mut().zip(x) {
                         let value = halves(_mm512_set1_ps(*x));
                         for (sum, w) in row.iter_mut().zip(w) {
@@ -141,6 +160,19 @@ unsafe fn high_512(words: __m512) -> __m512 {
     unsafe { _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(words), _mm512_set1_epi32(HIGH))) }
 }
 
+/// Sixteen weights in 8 bits, times their scales.
+///
+/// # Safety
+/// There are sixteen of both, and the processor has AVX-512 F.
+#[inline(always)]
+unsafe fn scaled_512(bytes: *const i8, scales: *const f32) -> __m512 {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let values = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(bytes.cast())));
+        _mm512_mul_ps(values, _mm512_loadu_ps(scales))
+    }
+}
+
 #[inline(always)]
 fn halves(words: __m512) -> __m512bh {
     // SAFETY: both are 64 bytes of which each pattern is a value.
@@ -157,12 +189,12 @@ pub(super) unsafe fn avx2<
     const S: usize,
     const FETCH: usize,
     const EVERY: usize,
-    const IN_PAIRS: bool,
+    const LINES: u8,
 >(
     block: Block,
 ) {
     debug_assert!(block.strips == S && (FETCH == 0 || block.ahead.every == EVERY));
-    debug_assert_eq!(block.lines, if IN_PAIRS { Lines::Pairs } else { Lines::Single });
+    debug_assert_eq!(block.lines as u8, LINES);
     let mut sums = [[[_mm256_setzero_ps(); 2]; S]; M];
     if block.resume {
         for (i, row) in sums.iter_mut().enumerate() {
@@ -174,7 +206,7 @@ pub(super) unsafe fn avx2<
     }
     let mut x: [*const f32; M] = std::array::from_fn(|i| block.x.wrapping_add(i * block.row_stride));
     let (mut weights, mut ahead, stride) = (block.weights, block.ahead.from, block.strip_stride);
-    let of_a_line = if IN_PAIRS { 2 } else { 1 };
+    let of_a_line = of_a_line(LINES);
     for (line, k) in (0..block.inner).step_by(of_a_line).enumerate() {
         if FETCH > 0 && line % EVERY == 0 {
             for strip in 0..FETCH {
@@ -187,16 +219,26 @@ pub(super) unsafe fn avx2<
             let line = weights.add(strip * stride);
             [_mm256_load_ps(line), _mm256_load_ps(line.add(8))]
         };
-        // SAFETY: `x` advances over `inner` strides, by the contract of `Block::run`.
+        let x_at = |at: usize| x.map(|x| x.wrapping_add(at * block.inner_stride));
+        // SAFETY: `x` advances over `inner` strides, and columns have scales, by the contract of `Block::run`.
         unsafe {
-            if IN_PAIRS {
-                add_256(&mut sums, x, |strip| line_of(strip).map(|w| low_256(w)));
-                if k + 1 < block.inner {
-                    let next = x.map(|x| x.wrapping_add(block.inner_stride));
-                    add_256(&mut sums, next, |strip| line_of(strip).map(|w| high_256(w)));
+            match LINES {
+                PAIRS => {
+                    add_256(&mut sums, x, |strip| line_of(strip).map(|w| low_256(w)));
+                    if k + 1 < block.inner {
+                        add_256(&mut sums, x_at(1), |strip| line_of(strip).map(|w| high_256(w)));
+                    }
                 }
-            } else {
-                add_256(&mut sums, x, line_of);
+                BYTES => {
+                    for at in 0..QUAD.min(block.inner - k) {
+                        add_256(&mut sums, x_at(at), |strip| {
+                            let bytes = weights.add(strip * stride).cast::<i8>().add(at * STRIP);
+                            let scales = block.scales.add(strip * STRIP);
+                            [scaled_256(bytes, scales), scaled_256(bytes.add(8), scales.add(8))]
+                        });
+                    }
+                }
+                _ => add_256(&mut sums, x, line_of),
             }
         }
         weights = weights.wrapping_add(STRIP);
@@ -265,4 +307,17 @@ unsafe fn low_256(words: __m256) -> __m256 {
 unsafe fn high_256(words: __m256) -> __m256 {
     // SAFETY: the caller's promise.
     unsafe { _mm256_and_ps(words, _mm256_castsi256_ps(_mm256_set1_epi32(HIGH))) }
+}
+
+/// Eight weights in 8 bits, times their scales.
+///
+/// # Safety
+/// There are eight of both, and the processor has AVX2.
+#[inline(always)]
+unsafe fn scaled_256(bytes: *const i8, scales: *const f32) -> __m256 {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let values = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(bytes.cast())));
+        _mm256_mul_ps(values, _mm256_loadu_ps(scales))
+    }
 }
