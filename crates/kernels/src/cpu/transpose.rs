@@ -132,7 +132,12 @@ multiversion! {
     fn transpose_strip_in_pairs(rows: &[Line], width: usize, target: &mut [Pairs], stride: usize) {
         let mut first = 0;
         for (strip, block) in rows.chunks(STRIP).enumerate() {
-            lines_in_pairs(&transposed_block(block)[..width], &mut target[strip * stride..][..words(width)]);
+            // All of it, whatever is wanted: loops of known length become vectors.
+            let mut lines = transposed_block(block);
+            lines[width..].fill(Line([0.0; STRIP]));
+            let mut pairs = [Pairs([0; STRIP]); STRIP / 2];
+            lines_in_pairs(&lines, &mut pairs);
+            target[strip * stride..][..words(width)].copy_from_slice(&pairs[..words(width)]);
             first = strip + 1;
         }
         for strip in first..first.next_multiple_of(STRIPS) {
@@ -244,6 +249,27 @@ mod tests {
             crate::cpu::gemm::gemm_onto(&dy[columns.start..], (out, 1), 3, &back, &mut parts);
         }
         assert_bits("in two parts", &parts, &whole);
+    }
+
+    #[test]
+    fn a_part_may_end_within_a_strip() {
+        let (out, inner) = (200, 70);
+        let (weight, dy) = (noise(out * inner, 7), noise(3 * 69, 8));
+        let packed = Packed::from_out_in(&weight, out, inner).with_precision(Precision::Bf16);
+        let rounded = packed.to_out_in();
+        for dots in [false, true] {
+            forced::with_dots(dots, || {
+                let mut back = Packed::empty();
+                back.fill_transposed(&packed, 64..133);
+                let want = Packed::from_in_out(&rounded[64 * inner..133 * inner], 69, inner);
+                let [got, want] = [back, want.with_precision(Precision::Bf16)].map(|back| {
+                    let mut dx = vec![f32::NAN; 3 * inner];
+                    gemm(&dy, (69, 1), 3, &back, None, &mut dx);
+                    dx
+                });
+                assert_bits(&format!("dot products: {dots}"), &got, &want);
+            });
+        }
     }
 
     #[test]

@@ -34,95 +34,93 @@ const fn of_a_line(lines: u8) -> usize {
     }
 }
 
-/// `M` rows; a line of `FETCH` strips is fetched with each line.
+/// A kernel of `M` rows, in which a line of `FETCH` strips is fetched with each line. It is a macro, so that what it is made of is
+/// compiled for the instruction set of the function it stands in.
+macro_rules! avx512_kernel {
+    ($block:ident, $rows:ident, $fetch:ident, $lines:expr) => {{
+        debug_assert_eq!(($block.strips, $block.lines as u8), (4, $lines));
+        let mut sums = [[_mm512_setzero_ps(); 4]; $rows];
+        if $block.resume {
+            for (i, row) in sums.iter_mut().enumerate() {
+                for (s, sum) in row.iter_mut().enumerate() {
+                    // SAFETY: `y` is readable there when resuming, by the contract of `Block::run`.
+                    *sum = unsafe { _mm512_loadu_ps($block.y.add(i * $block.y_stride + STRIP * s)) };
+                }
+            }
+        }
+        let mut x: [*const f32; $rows] = std::array::from_fn(|i| $block.x.wrapping_add(i * $block.row_stride));
+        let (mut weights, mut ahead, stride) = ($block.weights, $block.ahead.from, $block.strip_stride);
+        let of_a_line = of_a_line($lines);
+        for k in (0..$block.inner).step_by(of_a_line) {
+            // SAFETY: `weights` advances over the lines of each strip and `x` over `inner` strides, by the contract of
+            // `Block::run`; a prefetch may name any address.
+            unsafe {
+                for strip in 0..$fetch {
+                    _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(strip * stride).cast());
+                }
+                let w = || std::array::from_fn::<_, 4, _>(|s| _mm512_load_ps(weights.add(s * stride)));
+                let x_at = |at: usize| x.map(|x| x.wrapping_add(at * $block.inner_stride));
+                match $lines {
+                    SINGLE => add_512(&mut sums, x, w()),
+                    PAIRS => {
+                        let w = w();
+                        add_512(&mut sums, x, w.map(|w| low_512(w)));
+                        if k + 1 < $block.inner {
+                            add_512(&mut sums, x_at(1), w.map(|w| high_512(w)));
+                        }
+                    }
+                    BYTES => {
+                        for at in 0..QUAD.min($block.inner - k) {
+                            let w = std::array::from_fn(|strip| {
+                                let bytes = weights.add(strip * stride).cast::<i8>().add(at * STRIP);
+                                scaled_512(bytes, $block.scales.add(strip * STRIP))
+                            });
+                            add_512(&mut sums, x_at(at), w);
+                        }
+                    }
+                    _ => {
+                        let w = w().map(halves);
+                        for (row, x) in sums.iter_mut().zip(x) {
+                            let value = halves(_mm512_set1_ps(*x));
+                            for (sum, w) in row.iter_mut().zip(w) {
+                                *sum = _mm512_dpbf16_ps(*sum, value, w);
+                            }
+                        }
+                    }
+                }
+            }
+            weights = weights.wrapping_add(STRIP);
+            ahead = ahead.wrapping_add(STRIP);
+            for x in &mut x {
+                *x = x.wrapping_add(of_a_line * $block.inner_stride);
+            }
+        }
+        for (i, row) in sums.iter().enumerate() {
+            for (s, &sum) in row.iter().enumerate() {
+                // SAFETY: `y` is writable there by the contract of `Block::run`.
+                unsafe { _mm512_storeu_ps($block.y.add(i * $block.y_stride + STRIP * s), sum) };
+            }
+        }
+    }};
+}
+
+/// Fused multiply-adds.
 ///
 /// # Safety
 /// As [`Block::run`]; the processor has AVX-512 F.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn avx512<const M: usize, const FETCH: usize, const LINES: u8>(block: Block) {
     const { assert!(LINES != DOTS) };
-    // SAFETY: the caller's promises.
-    unsafe { avx512_lines::<M, FETCH, LINES>(block) };
+    avx512_kernel!(block, M, FETCH, LINES);
 }
 
-/// Dot products of pairs; the rest as [`avx512`].
+/// Dot products of pairs.
 ///
 /// # Safety
 /// As [`Block::run`]; the processor has AVX-512 F and BF16.
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(super) unsafe fn avx512_dots<const M: usize, const FETCH: usize>(block: Block) {
-    // SAFETY: the caller's promises.
-    unsafe { avx512_lines::<M, FETCH, DOTS>(block) };
-}
-
-/// # Safety
-/// As [`avx512`], and [`avx512_dots`] if `LINES` is [`DOTS`]; it is inlined into one of them.
-#[inline(always)]
-unsafe fn avx512_lines<const M: usize, const FETCH: usize, const LINES: u8>(block: Block) {
-    debug_assert_eq!((block.strips, block.lines as u8), (4, LINES));
-    // SAFETY: the processor has the instructions.
-    let mut sums = [[unsafe { _mm512_setzero_ps() }; 4]; M];
-    if block.resume {
-        for (i, row) in sums.iter_mut().enumerate() {
-            for (s, sum) in row.iter_mut().enumerate() {
-                // SAFETY: `y` is readable there when resuming, by the contract of `Block::run`.
-                *sum = unsafe { _mm512_loadu_ps(block.y.add(i * block.y_stride + STRIP * s)) };
-            }
-        }
-    }
-    let mut x: [*const f32; M] = std::array::from_fn(|i| block.x.wrapping_add(i * block.row_stride));
-    let (mut weights, mut ahead, stride) = (block.weights, block.ahead.from, block.strip_stride);
-    let of_a_line = of_a_line(LINES);
-    for k in (0..block.inner).step_by(of_a_line) {
-        // SAFETY: `weights` advances over the lines of each strip and `x` over `inner` strides, by the contract of
-        // `Block::run`; a prefetch may name any address; the processor has the instructions.
-        unsafe {
-            for strip in 0..FETCH {
-                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(strip * stride).cast());
-            }
-            let w = || std::array::from_fn::<_, 4, _>(|strip| _mm512_load_ps(weights.add(strip * stride)));
-            let x_at = |at: usize| x.map(|x| x.wrapping_add(at * block.inner_stride));
-            match LINES {
-                SINGLE => add_512(&mut sums, x, w()),
-                PAIRS => {
-                    let w = w();
-                    add_512(&mut sums, x, w.map(|w| low_512(w)));
-                    if k + 1 < block.inner {
-                        add_512(&mut sums, x_at(1), w.map(|w| high_512(w)));
-                    }
-                }
-                BYTES => {
-                    for at in 0..QUAD.min(block.inner - k) {
-                        let w = std::array::from_fn(|strip| {
-                            let bytes = weights.add(strip * stride).cast::<i8>().add(at * STRIP);
-                            scaled_512(bytes, block.scales.add(strip * STRIP))
-                        });
-                        add_512(&mut sums, x_at(at), w);
-                    }
-                }
-                _ => {
-                    let w = w().map(halves);
-                    for (row, x) in sums.iter_mut().zip(x) {
-                        let value = halves(_mm512_set1_ps(*x));
-                        for (sum, w) in row.iter_mut().zip(w) {
-                            *sum = _mm512_dpbf16_ps(*sum, value, w);
-                        }
-                    }
-                }
-            }
-        }
-        weights = weights.wrapping_add(STRIP);
-        ahead = ahead.wrapping_add(STRIP);
-        for x in &mut x {
-            *x = x.wrapping_add(of_a_line * block.inner_stride);
-        }
-    }
-    for (i, row) in sums.iter().enumerate() {
-        for (s, &sum) in row.iter().enumerate() {
-            // SAFETY: `y` is writable there by the contract of `Block::run`.
-            unsafe { _mm512_storeu_ps(block.y.add(i * block.y_stride + STRIP * s), sum) };
-        }
-    }
+    avx512_kernel!(block, M, FETCH, DOTS);
 }
 
 /// # Safety
