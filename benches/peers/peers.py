@@ -22,7 +22,9 @@ WORK = [
     ("generate-bf16", 1, 64, 64),
     ("generate-bf16", 8, 64, 64),
     ("generate-bf16", 32, 64, 64),
+    ("generate-bf16", 128, 64, 16),
     ("prefill", 8, 512),
+    ("prefill-bf16", 8, 512),
     ("train", 8, 256),
     ("lora", 8, 256),
     ("lora-bf16", 8, 256),
@@ -142,9 +144,10 @@ class Transformers:
         elif kind in ("best-of", "qalign"):
             with torch.inference_mode():
                 (self.best_of if kind == "best-of" else self.qalign)(*work[1:])
-        elif kind == "prefill":
+        elif kind.startswith("prefill"):
+            model = self.model if kind == "prefill" else self.narrow
             with torch.inference_mode():
-                self.model(ids, logits_to_keep=1, use_cache=True)
+                model(ids, logits_to_keep=1, use_cache=True)
         else:
             model(ids, labels=ids).loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)

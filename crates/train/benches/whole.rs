@@ -47,7 +47,7 @@ fn decode_bf16(bencher: Bencher<'_, '_>, rows: usize) {
 /// The last logits of 8 rows of 128 tokens.
 #[divan::bench(sample_count = 5, sample_size = 1)]
 fn prefill(bencher: Bencher<'_, '_>) {
-    bencher.counter(ItemsCount::new(8_usize * 128)).bench_local(|| work::prefill(8, 128));
+    bencher.counter(ItemsCount::new(8_usize * 128)).bench_local(|| work::prefill(&POLICY, 8, 128));
 }
 
 /// Forward, backward, clipping and AdamW on 4 rows of 128 tokens.

@@ -1,5 +1,5 @@
-//! Times work for another program: reads lines such as `generate 32 64 64` (rows, tokens of a prompt, new tokens; `generate-bf16`
-//! and `generate-int8` with weights in fewer bits), `prefill 8 512`, `train 8 256`, `lora 8 256` (rows, tokens; `lora-bf16` and `lora-int8` beside weights in
+//! Times work for another program: reads lines such as `generate 32 64 64` (rows, tokens of a prompt, new tokens), `prefill 8 512`
+//! (`generate-bf16`, `prefill-int8` and so on with weights in fewer bits), `train 8 256`, `lora 8 256` (rows, tokens; `lora-bf16` and `lora-int8` beside weights in
 //! fewer bits; `train-checkpointed`, `lora-checkpointed`, `lora-bf16-checkpointed` with gradient checkpointing), `best-of 64 200 64` (samples, tokens of the prompt, new
 //! tokens), `qalign 16 200 128 32` (chains, tokens of a prompt, of an answer, steps) from standard input, does each once, and answers with its seconds. `benches/peers/peers.py` runs it beside others.
 
@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 use std::time::Instant;
 
 use kernels::Precision;
+use model::Policy;
 use work::{BF16, INT8, JUDGE, PATH, POLICY, Training, engine, prefill, qalign, rewarded, sample};
 
 #[global_allocator]
@@ -27,17 +28,16 @@ fn main() -> std::io::Result<()> {
         let numbers: Vec<usize> = words.iter().skip(1).filter_map(|word| word.parse().ok()).collect();
         let seconds = match (words.first(), numbers.as_slice()) {
             (Some(kind @ &("generate" | "generate-bf16" | "generate-int8")), &[rows, prompt, new]) => {
-                let policy = match *kind {
-                    "generate" => &POLICY,
-                    "generate-bf16" => &BF16,
-                    _ => &INT8,
-                };
+                let policy = held(kind);
                 let mut engine = engine(policy, rows);
                 time(|| sample(&mut engine, rows, prompt, new))
             }
-            (Some(&"prefill"), &[rows, tokens]) => time(|| {
-                prefill(rows, tokens);
-            }),
+            (Some(kind @ &("prefill" | "prefill-bf16" | "prefill-int8")), &[rows, tokens]) => {
+                let policy = held(kind);
+                time(|| {
+                    prefill(policy, rows, tokens);
+                })
+            }
             (Some(&"best-of"), &[n, prompt, new]) => {
                 LazyLock::force(&JUDGE);
                 let method = serde_json::json!({ "best-of-n": { "n": n } });
@@ -79,6 +79,15 @@ fn main() -> std::io::Result<()> {
         out.flush()?;
     }
     Ok(())
+}
+
+/// The policy whose weights are in the number format that a kind of work names, loaded.
+fn held(kind: &str) -> &'static Policy {
+    match kind.split_once('-') {
+        None => &POLICY,
+        Some((_, "bf16")) => &BF16,
+        Some(_) => &INT8,
+    }
 }
 
 fn time(work: impl FnOnce()) -> f64 {

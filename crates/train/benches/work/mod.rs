@@ -112,9 +112,9 @@ pub(crate) fn rewarded(method: Value, prompts: usize, (prompt, tokens): (usize, 
 }
 
 /// The last logits of `rows` rows of `tokens` tokens.
-pub(crate) fn prefill(rows: usize, tokens: usize) -> f32 {
+pub(crate) fn prefill(policy: &Policy, rows: usize, tokens: usize) -> f32 {
     let rows: Vec<Vec<u32>> = (0..rows as u64).map(|row| text(row, tokens)).collect();
-    let mut session = POLICY.session();
+    let mut session = policy.session();
     let open: Vec<_> = rows.iter().map(|_| session.open()).collect();
     let batch: Vec<_> = open.iter().copied().zip(rows.iter().map(Vec::as_slice)).collect();
     session.extend(&batch).expect("room").row(0)[0]
