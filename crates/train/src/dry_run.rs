@@ -128,7 +128,7 @@ pub fn describe(job: &Job) -> Result<String, Error> {
     let loaded = setup::load(&job.places, &recipe.model.path, &device).map_err(Error::other)?;
     let rows = rows(job, &loaded)?;
     let most = if recipe.method.pooled().is_some() { "at most " } else { "" };
-    line("data", format!("{most}{} rows of {}", rows.count, recipe.data.path));
+    line("data", format!("{most}{} rows of {}", rows.count(), recipe.data.path));
     match (&recipe.method, rows.margins) {
         (_, 0) => {}
         (Method::Reward(_), count) => {
@@ -145,16 +145,15 @@ pub fn describe(job: &Job) -> Result<String, Error> {
         line("pool", format!("{samples} samples of each prompt, drawn and scored first"));
     }
     if recipe.method.trains() {
-        let per_step = rows.mean_tokens * recipe.optim.batch_size as f64;
-        line("steps", steps(recipe, rows.count));
-        line("tokens", format!("about {per_step:.0} a step"));
-        let micro = rows.mean_tokens * recipe.optim.micro_batch() as f64;
+        let (per_step, micro) = (recipe.optim.batch_size, recipe.optim.micro_batch());
+        line("steps", steps(recipe, rows.count()));
+        line("tokens", format!("about {:.0} a step", rows.mean_tokens() * per_step as f64));
+        let checkpointing = recipe.optim.gradient_checkpointing;
+        let memory = |tokens| memory(&config, &recipe.model, trained, tokens, checkpointing) / 1e9;
+        let (mean, most) = (rows.mean_tokens() * micro as f64, rows.most_tokens(micro) as f64);
         line(
             "memory",
-            format!(
-                "about {:.2} GB",
-                memory(&config, &recipe.model, trained, micro, recipe.optim.gradient_checkpointing) / 1e9
-            ),
+            format!("about {:.2} GB, {:.2} where the longest rows meet", memory(mean), memory(most)),
         );
     }
     for example in rows.first {
@@ -172,58 +171,72 @@ pub fn describe(job: &Job) -> Result<String, Error> {
 }
 
 struct Rows {
-    count: usize,
-    mean_tokens: f64,
+    /// Tokens of each.
+    lengths: Vec<usize>,
+    /// How many rows of each length in `lengths` there are.
+    each: usize,
     first: Vec<Example>,
     /// Pairs that state a margin.
     margins: usize,
+}
+
+impl Rows {
+    fn new(lengths: impl Iterator<Item = usize>, first: Vec<Example>) -> Self {
+        Self { lengths: lengths.collect(), each: 1, first, margins: 0 }
+    }
+
+    fn count(&self) -> usize {
+        self.lengths.len() * self.each
+    }
+
+    fn mean_tokens(&self) -> f64 {
+        self.lengths.iter().sum::<usize>() as f64 / self.lengths.len() as f64
+    }
+
+    /// Tokens of so many of the longest.
+    fn most_tokens(&self, rows: usize) -> usize {
+        let mut lengths = self.lengths.clone();
+        lengths.sort_unstable_by(|a, b| b.cmp(a));
+        lengths.iter().flat_map(|length| std::iter::repeat_n(length, self.each)).take(rows).sum()
+    }
 }
 
 fn rows(job: &Job, loaded: &Loaded) -> Result<Rows, Error> {
     let (recipe, seed) = (&job.recipe, job.recipe.run.seed);
     if recipe.method.reads_pairs() {
         let pairs = setup::pairs(&recipe.data, &job.places, loaded, seed).map_err(Error::other)?.rows;
-        let tokens: usize = pairs.iter().map(|pair| pair.chosen.len() + pair.rejected.len()).sum();
+        let lengths = pairs.iter().map(|pair| pair.chosen.len() + pair.rejected.len());
         let first =
             pairs.iter().take(1).flat_map(|pair| [pair.chosen.clone(), pair.rejected.clone()]).collect();
         let margins = pairs.iter().filter(|pair| pair.margin.is_some()).count();
-        let mean_tokens = tokens as f64 / pairs.len() as f64;
-        return Ok(Rows { count: pairs.len(), mean_tokens, first, margins });
+        return Ok(Rows { margins, ..Rows::new(lengths, first) });
     }
     if let Method::PrefixScorer(scorer) = &recipe.method
         && scorer.form == Form::Stepwise
     {
         let rows = setup::steps(&recipe.data, &job.places, loaded, seed, &scorer.step_separator);
         let rows = StepScorer::new(scorer).prepare(rows.map_err(Error::other)?.rows);
-        let tokens: usize = rows.iter().map(|row| row.ids.len()).sum();
         // Labelled places are what is learned.
         let first = rows.iter().take(1).map(|row| Example { ids: row.ids.clone(), loss: row.ends.clone() });
-        let mean_tokens = tokens as f64 / rows.len() as f64;
-        return Ok(Rows { count: rows.len(), mean_tokens, first: first.collect(), margins: 0 });
+        return Ok(Rows::new(rows.iter().map(|row| row.ids.len()), first.collect()));
     }
     if let Method::Parm(settings) = &recipe.method {
         let places = &job.places;
         let pairs = setup::labelled(&recipe.data, places, loaded, seed, &settings.objectives);
         let pairs = pairs.map_err(Error::other)?.rows;
-        let tokens: usize = pairs.iter().flat_map(|pair| &pair.answers).map(Example::len).sum();
-        let first = pairs.iter().take(1).flat_map(|pair| pair.answers.clone()).collect();
-        let mean_tokens = tokens as f64 / pairs.len() as f64;
-        return Ok(Rows { count: pairs.len(), mean_tokens, first, margins: 0 });
+        let lengths = pairs.iter().map(|pair| pair.answers.iter().map(Example::len).sum());
+        return Ok(Rows::new(lengths, pairs.iter().take(1).flat_map(|pair| pair.answers.clone()).collect()));
     }
     if matches!(recipe.method, Method::Sft(_)) {
         let examples = setup::examples(&recipe.data, &job.places, loaded, seed).map_err(Error::other)?.rows;
-        let tokens: usize = examples.iter().map(Example::len).sum();
-        let first = examples.iter().take(1).cloned().collect();
-        let mean_tokens = tokens as f64 / examples.len() as f64;
-        return Ok(Rows { count: examples.len(), mean_tokens, first, margins: 0 });
+        return Ok(Rows::new(examples.iter().map(Example::len), examples.iter().take(1).cloned().collect()));
     }
     let room = loaded.decoder.config.max_position_embeddings.saturating_sub(recipe.sampling.max_new_tokens);
     let prompts = setup::prompts(&recipe.data, &job.places, loaded, seed, room).map_err(Error::other)?.rows;
-    let tokens: usize = prompts.iter().map(|prompt| prompt.ids.len() + recipe.sampling.max_new_tokens).sum();
+    let lengths = prompts.iter().map(|prompt| prompt.ids.len() + recipe.sampling.max_new_tokens);
     let first = prompts.iter().take(1).map(|prompt| Example::join(&prompt.ids, &[])).collect();
-    let mean_tokens = tokens as f64 / prompts.len() as f64;
-    let per_prompt = recipe.method.pooled().map_or(1, |(_, rows)| rows);
-    Ok(Rows { count: prompts.len() * per_prompt, mean_tokens, first, margins: 0 })
+    let each = recipe.method.pooled().map_or(1, |(_, rows)| rows);
+    Ok(Rows { each, ..Rows::new(lengths, first) })
 }
 
 fn steps(recipe: &Recipe, rows: usize) -> String {
@@ -315,6 +328,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn the_longest_rows_of_a_batch_are_counted_as_often_as_there_are_such_rows() {
+        let mut rows = Rows::new([3, 9, 5].into_iter(), Vec::new());
+        assert_eq!([0, 1, 2, 3, 7].map(|count| rows.most_tokens(count)), [0, 9, 14, 17, 17]);
+        rows.each = 2;
+        assert_eq!((rows.count(), rows.mean_tokens(), rows.most_tokens(3)), (6, 17.0 / 3.0, 23));
+    }
 
     fn config(model_type: &str) -> Config {
         let fields = json!({
