@@ -105,10 +105,11 @@ fn adapters_beside_it_get_the_gradients_that_they_get_beside_its_rounded_weights
             assert!(forward.values.iter().all(|value| value.is_finite()));
             let coefficients: Vec<f32> = (0..forward.values.len()).map(|i| 0.3 - 0.2 * i as f32).collect();
             let got = values(&forward.backward(&mut held, &coefficients));
-            for ((name, got), (_, want)) in
-                got.iter().zip(values(&plain.backward(&mut rounded, &coefficients)))
-            {
-                assert_same(precision, got, &want, name);
+            let want = values(&plain.backward(&mut rounded, &coefficients));
+            assert_eq!(got.len(), want.len());
+            for ((name, got), (of, want)) in got.iter().zip(&want) {
+                assert_eq!(name, of);
+                assert_same(precision, got, want, name);
             }
             assert_eq!(got.len(), 2 * 4 * 2, "factors of four maps of two layers");
             assert!(got.iter().all(|(_, gradient)| gradient.iter().any(|g| *g != 0.0)));

@@ -231,7 +231,6 @@ impl Serial<'_> {
         x.check(self.inner);
         let (weight, inner, columns) = (self.weight, self.inner, self.columns);
         let (y, y_stride, resume) = (Shared::new(y), self.y_stride, self.resume);
-        debug_assert_eq!(weight.precision(), Precision::F32);
         let lines = Lines::Single;
         let area = Area { weight, isa, lines, inner, columns, y, y_stride, resume, bias: None };
         for panel in 0..columns.div_ceil(PANEL) {

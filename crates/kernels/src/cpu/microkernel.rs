@@ -96,11 +96,12 @@ impl Block {
     ///
     /// # Safety
     /// For `i < rows`, `k < inner`, `s < strips`, `c < 16`: `x + i·row_stride + k·inner_stride` and `weights + s·strip_stride +
-    /// 16l + c` are readable for as many lines `l` as `lines` asks for, of bytes `scales + 16s + c` too, `y + i·y_stride + 16s + c` is writable (and initialised if
-    /// `resume`) and not accessed by another thread; `isa` is available, and has dot products where `lines` wants them.
+    /// 16l + c` are readable for as many lines `l` as `lines` asks for, of bytes `scales + 16s + c` too; `y + i·y_stride + 16s + c`
+    /// is writable (and initialised if `resume`) and not accessed by another thread; `isa` is available, and has dot products where
+    /// `lines` wants them.
     pub(crate) unsafe fn run(self, isa: Isa, rows: usize) {
         macro_rules! by_rows {
-            ($kernel:ident $(, $constant:literal)*) => {
+            ($kernel:ident $(, $constant:tt)*) => {
                 // SAFETY: the caller's promises are the kernels' own; the instruction set is available.
                 unsafe {
                     match rows {
@@ -117,7 +118,7 @@ impl Block {
         }
         #[cfg(target_arch = "x86_64")]
         macro_rules! avx512 {
-            ($kernel:ident $(, $constant:literal)*) => {
+            ($kernel:ident $(, $constant:tt)*) => {
                 match self.ahead.strips {
                     0 => by_rows!($kernel, 0 $(, $constant)*),
                     1 => by_rows!($kernel, 1 $(, $constant)*),
@@ -128,14 +129,14 @@ impl Block {
         }
         #[cfg(target_arch = "x86_64")]
         macro_rules! one {
-            ($($constant:literal),*) => {
+            ($($constant:tt),*) => {
                 // SAFETY: as above.
                 unsafe { avx2::<$($constant),*>(self) }
             };
         }
         #[cfg(target_arch = "x86_64")]
         macro_rules! avx2 {
-            ($lines:literal) => {
+            ($lines:tt) => {
                 match (self.strips, rows, self.ahead.strips) {
                     (4, 1, 0) => one!(1, 4, 0, 1, $lines),
                     (4, 1, _) => one!(1, 4, 4, 1, $lines),
@@ -155,19 +156,19 @@ impl Block {
         }
         match (isa, self.lines) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, Lines::Single) => avx512!(avx512, 0),
+            (Isa::Avx512, Lines::Single) => avx512!(avx512, { Lines::Single as u8 }),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, Lines::Pairs) => avx512!(avx512, 1),
+            (Isa::Avx512, Lines::Pairs) => avx512!(avx512, { Lines::Pairs as u8 }),
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512, Lines::Dots) => avx512!(avx512_dots),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, Lines::Bytes) => avx512!(avx512, 3),
+            (Isa::Avx512, Lines::Bytes) => avx512!(avx512, { Lines::Bytes as u8 }),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, Lines::Single) => avx2!(0),
+            (Isa::Avx2, Lines::Single) => avx2!({ Lines::Single as u8 }),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, Lines::Pairs) => avx2!(1),
+            (Isa::Avx2, Lines::Pairs) => avx2!({ Lines::Pairs as u8 }),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, Lines::Bytes) => avx2!(3),
+            (Isa::Avx2, Lines::Bytes) => avx2!({ Lines::Bytes as u8 }),
             _ => by_rows!(portable),
         }
     }

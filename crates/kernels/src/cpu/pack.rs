@@ -175,13 +175,16 @@ impl Packed {
                     with(Strips { start: wide.as_ptr().cast(), stride: GROUP * STRIP, next: None, scales })
                 });
             }
-            (_, Some(Narrow::Bf16(pairs))) => (pairs.as_ptr().cast(), pairs.len(), words(self.inner)),
-            (_, Some(Narrow::Int8 { values, scales: all })) => {
+            (Lines::Pairs | Lines::Dots, Some(Narrow::Bf16(pairs))) => {
+                (pairs.as_ptr().cast(), pairs.len(), words(self.inner))
+            }
+            (Lines::Bytes, Some(Narrow::Int8 { values, scales: all })) => {
                 let group = panel * self.inner.div_ceil(GROUP) + first * QUAD / GROUP;
                 scales = all.get(group).map_or(scales, |scales| scales.0.as_ptr());
                 (values.as_ptr().cast(), values.len(), self.inner.div_ceil(QUAD))
             }
-            (_, None) => (self.lines.as_ptr().cast(), self.lines.len(), self.inner),
+            (Lines::Single, None) => (self.lines.as_ptr().cast(), self.lines.len(), self.inner),
+            (lines, _) => unreachable!("{lines:?} of weights in {:?}", self.precision()),
         };
         let of_panel = STRIPS * of_strip;
         assert!((panel + 1) * of_panel <= count && first + depth <= of_strip, "lines of a packed matrix");

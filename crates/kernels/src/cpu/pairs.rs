@@ -1,6 +1,8 @@
 //! Numbers in bf16, two to a word of 32 bits: the first in its low half.
 #![allow(clippy::inline_always, reason = "compiled into each instruction set's version of the caller")]
 
+use half::bf16;
+
 use super::isa::multiversion;
 use super::pack::{Line, STRIP};
 
@@ -12,7 +14,8 @@ pub(super) struct Pairs(pub(super) [u32; STRIP]);
 /// The pair of the nearest numbers in bf16, ties to even.
 #[inline(always)]
 pub(super) fn pair(first: f32, second: f32) -> u32 {
-    (nearest(first) >> 16) | (nearest(second) & 0xffff_0000)
+    let [first, second] = [first, second].map(|value| u32::from(bf16::from_f32(value).to_bits()));
+    first | (second << 16)
 }
 
 /// The first of a pair.
@@ -25,13 +28,6 @@ pub(super) fn low(pair: u32) -> f32 {
 #[inline(always)]
 pub(super) fn high(pair: u32) -> f32 {
     f32::from_bits(pair & 0xffff_0000)
-}
-
-/// The nearest number in bf16 in the upper half, whatever lies below; a NaN stays one.
-#[inline(always)]
-fn nearest(value: f32) -> u32 {
-    let bits = value.to_bits();
-    if value.is_nan() { bits | 0x0040_0000 } else { bits + (0x7fff + ((bits >> 16) & 1)) }
 }
 
 /// `⌈len / 2⌉` words of a row's numbers; beside the last of an odd number there is zero.
@@ -75,7 +71,6 @@ pub(super) fn lines_in_pairs(lines: &[Line], pairs: &mut [Pairs]) {
 
 #[cfg(test)]
 mod tests {
-    use half::bf16;
     use proptest::prelude::*;
 
     use super::*;

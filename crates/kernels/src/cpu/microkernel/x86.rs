@@ -12,18 +12,18 @@ use std::arch::x86_64::{
     _mm512_storeu_ps,
 };
 
-use super::Block;
+use super::{Block, Lines};
 use crate::cpu::pack::STRIP;
 use crate::cpu::precision::QUAD;
 
 /// Where the second of a pair lies.
 const HIGH: i32 = 0xffff_0000_u32.cast_signed();
 
-/// `super::Lines` as constants.
-const SINGLE: u8 = 0;
-const PAIRS: u8 = 1;
-const DOTS: u8 = 2;
-const BYTES: u8 = 3;
+/// [`Lines`] as constants that a version is compiled for.
+const SINGLE: u8 = Lines::Single as u8;
+const PAIRS: u8 = Lines::Pairs as u8;
+const DOTS: u8 = Lines::Dots as u8;
+const BYTES: u8 = Lines::Bytes as u8;
 
 /// Elements of `x` that a line multiplies.
 const fn of_a_line(lines: u8) -> usize {
