@@ -14,9 +14,9 @@ use super::precision::{Precision, QUAD};
 /// Lines of a strip per pass over the rows. The chains rest in `y` between passes, so the bits do not depend on it; a
 /// pass's part of a panel (256 B per line of its strips) stays in the second cache while all rows go over it.
 const DEPTH: usize = 768;
-/// Most rows for which weights in bf16, and in 8 bits, are widened in registers, by each block of rows anew: beyond that, widening them
-/// once for all rows costs less.
-const FEW: [usize; 2] = [4 * ROWS, 2 * ROWS];
+/// Most rows for which weights in 8 bits are widened in registers, by each block of rows anew: beyond that, widening them once for all rows
+/// costs less.
+const FEW_BYTES: usize = 2 * ROWS;
 /// Multiply-adds below which one thread does it all.
 const SERIAL: usize = 256 * 1024;
 /// Least rows of a task when rows are split.
@@ -25,6 +25,15 @@ const TASK_ROWS: usize = 8 * ROWS;
 const PART: usize = 256 * 1024;
 /// Lines ahead of which one row fetches its weights: 256 bytes each, enough to cover the latency of memory.
 const AHEAD: usize = 12;
+
+/// The same of weights in bf16. A block of four vectors of 512 bits has 24 multiply-adds for the four instructions of widening.
+fn few_pairs(isa: Isa) -> usize {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => usize::MAX,
+        _ => 4 * ROWS,
+    }
+}
 
 /// Rows of the left operand, read with strides.
 #[derive(Clone, Copy, Debug)]
@@ -104,7 +113,7 @@ impl<'a> Left<'a> {
 ///
 /// Every output is one chain of fused multiply-adds over `k = 0, 1, …` from zero, then the bias is added: its bits
 /// depend on its own row and column only. Call it from a rayon thread to save the hand-over of small products.
-/// Weights in bf16 make it a chain of dot products of two where the processor has them ([`Precision::rounds_inputs`]).
+/// Weights in bf16 make it a chain of dot products of two where the processor is fast at them ([`Precision::rounds_inputs`]).
 ///
 /// # Shapes
 /// - `x`: `[rows, inner]`, element `(i, k)` at `x[i·strides.0 + k·strides.1]`: a transposed `x` needs no copy
@@ -271,8 +280,8 @@ impl<'a> Area<'a> {
         }
         let (isa, lines) = match (weight.precision(), Isa::of_dots()) {
             (Precision::Bf16, Some(isa)) => (isa, Lines::Dots),
-            (Precision::Bf16, None) if rows <= FEW[0] => (Isa::current(), Lines::Pairs),
-            (Precision::Int8, _) if rows <= FEW[1] => (Isa::current(), Lines::Bytes),
+            (Precision::Bf16, None) if rows <= few_pairs(Isa::current()) => (Isa::current(), Lines::Pairs),
+            (Precision::Int8, _) if rows <= FEW_BYTES => (Isa::current(), Lines::Bytes),
             _ => (Isa::current(), Lines::Single),
         };
         let (inner, y) = (weight.inner(), Shared::new(y));

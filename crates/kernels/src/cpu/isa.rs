@@ -49,8 +49,8 @@ impl Isa {
         Self::available()[0]
     }
 
-    /// The instruction set for dot products of pairs in bf16, where the processor has them: weights in bf16 are then multiplied with a left operand in
-    /// bf16, and have bits of their own.
+    /// The instruction set for dot products of pairs in bf16, where the processor has them and is fast at them: weights in bf16 are then multiplied with
+    /// a left operand in bf16, and have bits of their own.
     pub(crate) fn of_dots() -> Option<Self> {
         let isa = Self::current();
         #[cfg(target_arch = "x86_64")]
@@ -61,6 +61,10 @@ impl Isa {
         if let Some(wanted) = forced::DOTS.get() {
             return wanted.then_some(if there { isa } else { Self::Portable });
         }
+        #[cfg(target_arch = "x86_64")]
+        #[allow(unsafe_code, reason = "calls code compiled for an instruction set")]
+        // SAFETY: they are measured only where the processor reports them.
+        let there = there && unsafe { super::dots::are_worth_it() };
         there.then_some(isa)
     }
 }

@@ -6,12 +6,14 @@
 //! lanes joined by a fixed tree; every exponential is the crate's own. A sequence decoded alone, in a batch, or
 //! scored by the trainer therefore has the same log-probabilities, bit for bit.
 //!
-//! One thing depends on the processor: where it has dot products of bf16, weights in bf16 are multiplied by them, and what they are
-//! multiplied with is rounded too ([`Precision::rounds_inputs`]).
+//! One thing depends on the processor: where it has fast dot products of bf16, weights in bf16 are multiplied by them, and what
+//! they are multiplied with is rounded too ([`Precision::rounds_inputs`]).
 
 mod attention;
 mod attention_backward;
 mod columns;
+#[cfg(target_arch = "x86_64")]
+mod dots;
 mod fusion;
 mod gelu;
 mod gemm;
