@@ -14,6 +14,10 @@ use super::precision::{Precision, QUAD};
 /// Lines of a strip per pass over the rows. The chains rest in `y` between passes, so the bits do not depend on it; a
 /// pass's part of a panel (256 B per line of its strips) stays in the second cache while all rows go over it.
 const DEPTH: usize = 768;
+/// The same for some blocks of rows by vectors of 512 bits: four strips of it, 24 KiB, stay in the first cache for all of them, and those that
+/// follow are fetched meanwhile, in one stream. Of more blocks each goes back to its sums too often for what that saves.
+#[cfg(target_arch = "x86_64")]
+const SHALLOW: usize = 96;
 /// Most rows for which weights in 8 bits are widened in registers, by each block of rows anew: beyond that, widening them once for all rows
 /// costs less.
 const FEW_BYTES: usize = 2 * ROWS;
@@ -361,7 +365,8 @@ impl<'a> Area<'a> {
             Lines::Dots => (words(self.inner), 1),
             Lines::Bytes => (self.inner, QUAD),
         };
-        let (total, most) = (inner.div_ceil(of_a_line), self.weight.depth(self.lines, DEPTH));
+        let (total, most) =
+            (inner.div_ceil(of_a_line), self.weight.depth(self.lines, depth(self.isa, rows.len())));
         debug_assert!(self.lines != Lines::Dots || x.pairs.len() >= rows.end * inner);
         let mut line = 0;
         loop {
@@ -434,6 +439,15 @@ impl Pass {
                 ahead(from.wrapping_add(share * (self.depth / shares) * STRIP), 1, shares)
             }
         })
+    }
+}
+
+/// Lines of a strip per pass over so many rows.
+fn depth(isa: Isa, rows: usize) -> usize {
+    match (isa, rows.div_ceil(ROWS)) {
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, 2..=6) => SHALLOW,
+        _ => DEPTH,
     }
 }
 
