@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::completion::{Candidate, Completion, End, Prefix, TokenId};
 use crate::ledger::Ledger;
+use crate::sampling::greatest;
 use crate::stream::{Chance, Stream};
 
 /// What can go wrong while a policy is asked for something.
@@ -300,7 +301,7 @@ pub trait Session {
         let mut after = |target: &TokenId| {
             let logits = logits.row(place);
             place += 1;
-            let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let most = greatest(logits);
             let sum: f64 = logits.iter().map(|logit| f64::from(logit - most).exp()).sum();
             let chosen = logits.get(*target as usize).copied().unwrap_or(f32::NEG_INFINITY);
             (f64::from(chosen - most) - sum.ln()) as f32

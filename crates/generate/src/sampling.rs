@@ -89,7 +89,7 @@ impl Sampling {
                 }
             }
         }
-        let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let greatest = greatest(logits);
         for logit in logits.iter_mut() {
             *logit = exp(*logit - greatest);
         }
@@ -144,9 +144,22 @@ pub fn argmax(values: &[f32]) -> usize {
     best
 }
 
+/// The greatest value that is a number; −∞ where there is none. In lanes, since a chain of maxima over a vocabulary takes longer than its exponentials.
+pub(crate) fn greatest(values: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (chunks, rest) = values.as_chunks::<32>();
+    let mut lanes = [f32::NEG_INFINITY; 32];
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, *value);
+        }
+    }
+    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger)
+}
+
 /// `ln Σ exp(logits)`.
 pub fn log_sum_exp(logits: &[f32]) -> f64 {
-    let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let greatest = greatest(logits);
     if greatest == f32::NEG_INFINITY {
         return f64::NEG_INFINITY;
     }
@@ -183,10 +196,11 @@ fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    let clamped = x.max(-87.0);
-    // Adding and taking away 1.5 · 2^23 rounds to the nearest integer.
-    let shifted = clamped * LOG2_E + 12_582_912.0;
-    let n = shifted - 12_582_912.0;
+    const ROUND: f32 = 12_582_912.0;
+    let clamped = if x > -87.0 { x } else { -87.0 };
+    // Adding and taking away 1.5 · 2²³ rounds to the nearest integer, which the sum's low bits hold.
+    let shifted = clamped * LOG2_E + ROUND;
+    let n = shifted - ROUND;
     let r = clamped - n * LN2_HIGH - n * LN2_LOW;
     let poly = 1.987_569_1e-4_f32;
     let poly = poly * r + 1.398_199_9e-3;
@@ -195,7 +209,7 @@ fn exp(x: f32) -> f32 {
     let poly = poly * r + 1.666_666_5e-1;
     let poly = poly * r + 0.500_000_06;
     let value = poly * r * r + r + 1.0;
-    let power = f32::from_bits((((n as i32) + 127) << 23) as u32);
+    let power = f32::from_bits(shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23);
     if x < -87.0 { 0.0 } else { value * power }
 }
 
@@ -207,6 +221,20 @@ mod tests {
         let mut values = logits.to_vec();
         let total = settings.weights(&mut values, &mut Vec::new());
         values.iter().map(|w| f64::from(*w) / total).collect()
+    }
+
+    #[test]
+    fn the_greatest_is_found_wherever_it_is() {
+        for len in [1, 31, 32, 33, 64, 100] {
+            for at in 0..len {
+                let mut values: Vec<f32> = (0..len).map(|i| -((i * 7 % 13) as f32)).collect();
+                values[at] = 0.5;
+                values[(at + len / 2) % len] = if len > 1 { f32::NAN } else { 0.5 };
+                assert_eq!(greatest(&values), 0.5, "{at} of {len}");
+            }
+        }
+        assert_eq!(greatest(&[f32::NAN, f32::NEG_INFINITY]), f32::NEG_INFINITY);
+        assert_eq!(greatest(&[]), f32::NEG_INFINITY);
     }
 
     #[test]

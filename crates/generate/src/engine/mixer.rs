@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::capability::Logits;
 use crate::mix::Rule;
-use crate::sampling::{Sampling, log_sum_exp};
+use crate::sampling::{Sampling, greatest, log_sum_exp};
 
 /// How logits of several models become one law.
 pub(super) struct Mixer {
@@ -27,15 +27,13 @@ impl Mixer {
     fn choice(&self, logits: &[&[f32]], order: &mut Vec<u32>) -> Option<Choice> {
         let mut mixed = Vec::with_capacity(self.width);
         self.rule.mix(logits, &mut mixed);
-        // NaN is lost by a maximum, not by a sum.
-        let any = mixed.iter().any(|value| *value > f32::NEG_INFINITY);
-        if !any || mixed.iter().any(|value| value.is_nan() || *value == f32::INFINITY) {
+        // A maximum loses NaN. All are counted, for a loop that stops early does not become vectors.
+        let most = greatest(&mixed);
+        if !most.is_finite() || mixed.iter().filter(|value| value.is_nan()).count() > 0 {
             return None;
         }
-        let scale = (self.wants_log_z && self.settings.temperature > 0.0).then(|| {
-            let greatest = mixed.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            (f64::from(greatest) - self.rule.offset(logits)) / f64::from(self.settings.temperature)
-        });
+        let scale = (self.wants_log_z && self.settings.temperature > 0.0)
+            .then(|| (f64::from(most) - self.rule.offset(logits)) / f64::from(self.settings.temperature));
         let law = self.wants_kl.then(|| mixed.clone());
         let total = self.settings.weights(&mut mixed, order);
         let (mut kl, mut raw) = (0.0, None);
@@ -84,7 +82,7 @@ fn divergence(
         return drawn.map(|(_, reference)| lse - f64::from(*reference)).sum();
     }
     let inverse = 1.0 / temperature;
-    let greatest = f64::from(mixed.iter().copied().fold(f32::NEG_INFINITY, f32::max) * inverse);
+    let greatest = f64::from(greatest(mixed) * inverse);
     let term = |((weight, reference), mixed): ((&f32, &f32), &f32)| {
         let ratio = f64::from(mixed * inverse) - f64::from(*reference);
         if *weight > 0.0 { f64::from(*weight) * ratio } else { 0.0 }
