@@ -1,14 +1,11 @@
 //! The matrix product with a packed weight.
 #![allow(unsafe_code, reason = "threads write disjoint column blocks of one output")]
 
-use rayon::iter::{IndexedParallelIterator, ParallelIterator};
-use rayon::slice::ParallelSliceMut;
-
 use super::isa::Isa;
 use super::microkernel::{Ahead, Block, Lines, ROWS, strips};
 use super::pack::{PANEL, Packed, STRIP, STRIPS, Strips};
 use super::pairs::{rows_in_pairs, words};
-use super::parallel::{Shared, for_each, rows_per_task};
+use super::parallel::{Output, Shared, for_each, rows_per_task};
 use super::precision::{Precision, QUAD};
 
 /// Lines of a strip per pass over the rows. The chains rest in `y` between passes, so the bits do not depend on it; a
@@ -135,13 +132,27 @@ pub fn gemm(
     bias: Option<&[f32]>,
     y: &mut [f32],
 ) {
-    product(x, strides, rows, Area::new(weight, bias, rows, y));
+    product(x, strides, rows, Area::new(weight, bias, rows, Shared::new(y)));
+}
+
+/// [`gemm`] in memory of its own.
+pub fn gemm_new(
+    x: &[f32],
+    strides: (usize, usize),
+    rows: usize,
+    weight: &Packed,
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
+    let mut y = Output::new(rows * weight.columns());
+    product(x, strides, rows, Area::new(weight, bias, rows, y.shared()));
+    // SAFETY: a product writes all rows of all columns.
+    unsafe { y.written() }
 }
 
 /// `y += x·W` as [`gemm`] has it, the chains of multiply-adds going on from what `y` holds: a product over a long inner dimension,
 /// some of it at a time, has the bits of the whole.
 pub(super) fn gemm_onto(x: &[f32], strides: (usize, usize), rows: usize, weight: &Packed, y: &mut [f32]) {
-    product(x, strides, rows, Area { resume: true, ..Area::new(weight, None, rows, y) });
+    product(x, strides, rows, Area { resume: true, ..Area::new(weight, None, rows, Shared::new(y)) });
 }
 
 fn product(x: &[f32], strides: (usize, usize), rows: usize, area: Area<'_>) {
@@ -153,7 +164,7 @@ fn product(x: &[f32], strides: (usize, usize), rows: usize, area: Area<'_>) {
     let laid_out;
     if strides.0 == 1 && strides.1 > 1 && !split.is_small() && area.lines != Lines::Dots {
         laid_out = grouped(x, weight.inner());
-        x = Rows { data: &laid_out, strides: (weight.inner(), ROWS), grouped: true, ..x };
+        x = Rows { data: laid_out.as_flattened(), strides: (weight.inner(), ROWS), grouped: true, ..x };
     }
     split.run(|panel, rows| {
         // SAFETY: each task has its own pair of panel and rows, hence its own outputs; `x` was checked.
@@ -202,21 +213,28 @@ impl Split {
 
 /// The elements of a transposed `x` in groups of rows ([`Rows::grouped`]), the last filled up with zeros. Threads take columns
 /// of whole cache lines.
-fn grouped(x: Rows<'_>, inner: usize) -> Vec<f32> {
+fn grouped(x: Rows<'_>, inner: usize) -> Vec<[f32; ROWS]> {
     const GROUPS: usize = 16;
-    let mut laid_out = vec![0.0_f32; x.count.next_multiple_of(ROWS) * inner];
-    laid_out.par_chunks_mut(GROUPS * ROWS * inner).enumerate().for_each(|(task, out)| {
+    let groups = x.count.div_ceil(ROWS);
+    let mut laid_out = Output::<[f32; ROWS]>::new(groups * inner);
+    let place = laid_out.shared();
+    for_each(groups.div_ceil(GROUPS), |task| {
         let first = task * GROUPS * ROWS;
         let count = (x.count - first).min(GROUPS * ROWS);
         for k in 0..inner {
             let from = &x.data[first + k * x.strides.1..][..count];
-            for (group, values) in from.chunks(ROWS).enumerate() {
-                let to = group * ROWS * inner + k * ROWS;
-                out[to..to + values.len()].copy_from_slice(values);
+            let (whole, rest) = from.as_chunks::<ROWS>();
+            let mut last = [0.0; ROWS];
+            last[..rest.len()].copy_from_slice(rest);
+            let all = whole.iter().chain((!rest.is_empty()).then_some(&last));
+            for (group, values) in (task * GROUPS..).zip(all) {
+                // SAFETY: within the memory, and each group belongs to one task.
+                unsafe { place.at(group * inner + k).write(*values) };
             }
         }
     });
-    laid_out
+    // SAFETY: every group has been written at every inner index.
+    unsafe { laid_out.written() }
 }
 
 /// A product on the calling thread that may stop short of the packed matrix's size and may resume chains.
@@ -271,7 +289,7 @@ impl<'a> Area<'a> {
     ///
     /// # Panics
     /// When a slice does not have the length its shape says.
-    pub(super) fn new(weight: &'a Packed, bias: Option<&'a [f32]>, rows: usize, y: &'a mut [f32]) -> Self {
+    pub(super) fn new(weight: &'a Packed, bias: Option<&'a [f32]>, rows: usize, y: Shared<'a>) -> Self {
         let columns = weight.columns();
         assert_eq!(
             y.len(),
@@ -288,7 +306,7 @@ impl<'a> Area<'a> {
             (Precision::Int8, _) if rows <= FEW_BYTES => (Isa::current(), Lines::Bytes),
             _ => (Isa::current(), Lines::Single),
         };
-        let (inner, y) = (weight.inner(), Shared::new(y));
+        let inner = weight.inner();
         Self { weight, isa, lines, inner, columns, y, y_stride: columns, resume: false, bias }
     }
 
@@ -306,11 +324,12 @@ impl<'a> Area<'a> {
         for first in (0..pass.width.div_ceil(STRIP)).step_by(abreast) {
             let mut row = rows.start;
             let mut blocks = rows.len().div_ceil(ROWS);
-            let mut ahead = pass.fetch(weights, first, abreast, blocks);
+            let (shares, all) = (pass.fetch(weights, first, abreast, blocks), blocks);
             let width = (abreast * STRIP).min(pass.width - first * STRIP);
             while row < rows.end {
                 let height =
                     if x.grouped { ROWS.min(rows.end - row) } else { (rows.end - row).div_ceil(blocks) };
+                let ahead = shares.of(all - blocks);
                 blocks -= 1;
                 let block = Block {
                     x: data.wrapping_add(row * strides.0 + pass.k * strides.1),
@@ -325,7 +344,7 @@ impl<'a> Area<'a> {
                     y: self.y.at(row * self.y_stride + pass.first + first * STRIP),
                     y_stride: self.y_stride,
                     resume: pass.resume,
-                    ahead: ahead.next().unwrap_or(Ahead::NONE),
+                    ahead,
                 };
                 // SAFETY: the caller's promises; narrow last strips go through a block of full width.
                 unsafe {
@@ -409,36 +428,50 @@ impl Pass {
     /// What each of the `blocks` blocks on `abreast` strips from `first` on fetches meanwhile: each its share of the strips that come next, so
     /// that memory is read all the time and not by the first block alone. One row, which passes weights faster than they come, fetches its own a
     /// little ahead.
-    fn fetch(
-        self,
-        weights: Strips,
-        first: usize,
-        abreast: usize,
-        blocks: usize,
-    ) -> impl Iterator<Item = Ahead> {
-        let ahead = |from: *const f32, strips, every| Ahead { from, strips, every };
-        let strip = move |from: *const f32, strip: usize| from.wrapping_add(strip * weights.stride);
+    fn fetch(self, weights: Strips, first: usize, abreast: usize, blocks: usize) -> Shares {
+        let strip = |from: *const f32, strip: usize| from.wrapping_add(strip * weights.stride);
         let next = if first + abreast < STRIPS {
             weights.next.map(|_| strip(weights.start, first + abreast))
         } else {
             weights.next
         };
         // By strips where there are several, by lines of the one strip otherwise.
-        let (from, shares) = match (next, abreast, blocks) {
+        let (from, count) = match (next, abreast, blocks) {
             (None, ..) => (weights.start, 0),
             (_, STRIPS, 1) => (strip(weights.start, first).wrapping_add(AHEAD * STRIP), 1),
             (Some(next), _, 1) => (next, 1),
             (Some(next), _, 2 | 3) => (next, 2),
             (Some(next), ..) => (next, 4),
         };
-        (0..shares).map(move |share| {
-            if abreast >= shares {
-                let strips = abreast / shares;
-                ahead(strip(from, share * strips), strips, 1)
-            } else {
-                ahead(from.wrapping_add(share * (self.depth / shares) * STRIP), 1, shares)
+        match count {
+            0 => Shares { from, count, apart: 0, strips: 0, every: 1 },
+            _ if abreast >= count => {
+                let strips = abreast / count;
+                Shares { from, count, apart: strips * weights.stride, strips, every: 1 }
             }
-        })
+            _ => Shares { from, count, apart: self.depth / count * STRIP, strips: 1, every: count },
+        }
+    }
+}
+
+/// What the first `count` blocks fetch ([`Ahead`]), each from a place `apart` from the last one's.
+#[derive(Clone, Copy)]
+struct Shares {
+    from: *const f32,
+    count: usize,
+    apart: usize,
+    strips: usize,
+    every: usize,
+}
+
+impl Shares {
+    /// The share of a block, by its number.
+    fn of(self, block: usize) -> Ahead {
+        if block < self.count {
+            Ahead { from: self.from.wrapping_add(block * self.apart), strips: self.strips, every: self.every }
+        } else {
+            Ahead::NONE
+        }
     }
 }
 
@@ -467,9 +500,10 @@ unsafe fn narrow(isa: Isa, block: Block, height: usize, width: usize) {
     // SAFETY: `whole` has room for all rows at full width.
     unsafe { Block { y: whole.as_mut_ptr(), y_stride: PANEL, ..block }.run(isa, height) };
     for i in 0..height {
-        // SAFETY: row `i` of `y` has `width` elements of this task.
-        let y = unsafe { std::slice::from_raw_parts_mut(block.y.add(i * block.y_stride), width) };
-        y.copy_from_slice(&whole[i * PANEL..i * PANEL + width]);
+        // SAFETY: row `i` of `y` has `width` elements of this task; they may be unwritten so far.
+        unsafe {
+            whole[i * PANEL..].as_ptr().copy_to_nonoverlapping(block.y.add(i * block.y_stride), width);
+        }
     }
 }
 

@@ -47,7 +47,7 @@ pub use attention_backward::{AttentionSaved, attention_backward};
 pub use columns::column_sums;
 pub use fusion::Fusion;
 pub use gelu::{Gelu, gelu, gelu_backward, gelu_mul, gelu_mul_backward};
-pub use gemm::gemm;
+pub use gemm::{gemm, gemm_new};
 pub use head::{
     HeadOutputs, HeadSaved, HeadStates, HeadWeight, head_kl, head_log_prob, head_log_prob_backward,
 };

@@ -1,5 +1,9 @@
 //! Weights laid out for the matrix product: strips of 16 output columns, four to a panel.
 
+#![allow(unsafe_code, reason = "memory that is written whole and not cleared before")]
+
+use std::mem::MaybeUninit;
+
 use super::microkernel::Lines;
 use super::pairs::{Pairs, words};
 use super::precision::{GROUP, Narrow, Precision, QUAD};
@@ -9,6 +13,8 @@ pub const PANEL: usize = 64;
 /// Output columns of a strip, a cache line for each inner index. A strip is read from its first byte to its last, whatever the
 /// number of accumulators a processor has.
 pub(super) const STRIP: usize = 16;
+/// Lines of a strip that are put together at a time.
+const BLOCK: usize = 64;
 /// Strips of a panel.
 pub(super) const STRIPS: usize = PANEL / STRIP;
 
@@ -93,23 +99,30 @@ impl Packed {
             let last = (columns - 1) * column_stride + (inner - 1) * inner_stride;
             assert!(last < source.len(), "Packed::fill: index {last} of {} elements", source.len());
         }
-        let panel_lines = inner * STRIPS;
-        if self.reset(columns, inner).is_empty() {
+        (self.columns, self.inner, self.narrow) = (columns, inner, None);
+        let (panel_lines, total) = (inner * STRIPS, self.panels() * STRIPS * inner);
+        self.lines.clear();
+        if total == 0 {
             return;
         }
+        // Not cleared before: each panel writes all of its lines.
+        self.lines.reserve_exact(total);
         let whole = PackTask { source, columns, inner, column_stride, inner_stride };
+        let lines = &mut self.lines.spare_capacity_mut()[..total];
         if columns * inner < 64 * 1024 {
-            for (panel, lines) in self.lines.chunks_mut(panel_lines).enumerate() {
+            for (panel, lines) in lines.chunks_mut(panel_lines).enumerate() {
                 whole.panel(panel, lines);
             }
         } else {
             use rayon::iter::{IndexedParallelIterator, ParallelIterator};
             use rayon::slice::ParallelSliceMut;
-            self.lines
+            lines
                 .par_chunks_mut(panel_lines)
                 .enumerate()
                 .for_each(|(panel, lines)| whole.panel(panel, lines));
         }
+        // SAFETY: all panels have been written.
+        unsafe { self.lines.set_len(total) };
     }
 
     /// Number of output columns.
@@ -265,7 +278,7 @@ struct PackTask<'a> {
 
 impl PackTask<'_> {
     /// Fills the strips of a panel; columns past the end become zero.
-    fn panel(&self, panel: usize, lines: &mut [Line]) {
+    fn panel(&self, panel: usize, lines: &mut [MaybeUninit<Line>]) {
         debug_assert_eq!(lines.len(), self.inner * STRIPS);
         let (first, inner) = (panel * PANEL, self.inner);
         let width = PANEL.min(self.columns - first);
@@ -273,37 +286,45 @@ impl PackTask<'_> {
             for k in 0..inner {
                 let mut rest = &self.source[first + k * self.inner_stride..][..width];
                 for strip in 0..STRIPS {
-                    let line = &mut lines[strip * inner + k].0;
                     let (part, after) = rest.split_at(rest.len().min(STRIP));
-                    line[..part.len()].copy_from_slice(part);
-                    line[part.len()..].fill(0.0);
+                    let line = part.try_into().unwrap_or_else(|_| {
+                        let mut line = [0.0; STRIP];
+                        line[..part.len()].copy_from_slice(part);
+                        line
+                    });
+                    lines[strip * inner + k].write(Line(line));
                     rest = after;
                 }
             }
             return;
         }
+        let mut block = [Line([0.0; STRIP]); BLOCK];
         for (strip, lines) in lines.chunks_exact_mut(inner).enumerate() {
-            // Sixty-four rows of the strip at a time: 4 KB of target stay in the first cache while each source line is read once.
-            for (block, rows) in lines.chunks_mut(64).enumerate() {
+            // Some rows of the strip at a time, which stay in the first cache while each source line is read once.
+            for (index, rows) in lines.chunks_mut(BLOCK).enumerate() {
                 for lane in 0..STRIP {
                     let c = strip * STRIP + lane;
+                    let block = &mut block[..rows.len()];
                     if c >= width {
-                        for row in &mut *rows {
+                        for row in block {
                             row.0[lane] = 0.0;
                         }
                         continue;
                     }
                     let source =
-                        &self.source[(first + c) * self.column_stride + block * 64 * self.inner_stride..];
+                        &self.source[(first + c) * self.column_stride + index * BLOCK * self.inner_stride..];
                     if self.inner_stride == 1 {
-                        for (row, value) in rows.iter_mut().zip(source) {
+                        for (row, value) in block.iter_mut().zip(source) {
                             row.0[lane] = *value;
                         }
                     } else {
-                        for (row, value) in rows.iter_mut().zip(source.iter().step_by(self.inner_stride)) {
+                        for (row, value) in block.iter_mut().zip(source.iter().step_by(self.inner_stride)) {
                             row.0[lane] = *value;
                         }
                     }
+                }
+                for (row, line) in rows.iter_mut().zip(&block) {
+                    row.write(*line);
                 }
             }
         }

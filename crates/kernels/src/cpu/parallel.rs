@@ -54,10 +54,15 @@ impl<'a, T> Shared<'a, T> {
         Self { start: slice.as_mut_ptr(), len: slice.len(), borrow: PhantomData }
     }
 
+    /// Elements in all.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// The part of `len` elements from `start`, checked against the slice's end.
     ///
     /// # Safety
-    /// No other part that overlaps this one may be alive.
+    /// No other part that overlaps this one may be alive, and of an [`Output`] the part has been written.
     pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &'a mut [T] {
         assert!(
             start <= self.len && len <= self.len - start,
@@ -72,5 +77,34 @@ impl<'a, T> Shared<'a, T> {
     pub(crate) fn at(&self, index: usize) -> *mut T {
         debug_assert!(index <= self.len);
         self.start.wrapping_add(index)
+    }
+}
+
+/// Memory for what a kernel gives, not cleared before: clearing it would be one more time over it.
+#[derive(Debug)]
+pub(crate) struct Output<T = f32> {
+    values: Vec<T>,
+    len: usize,
+}
+
+impl<T: Copy> Output<T> {
+    /// Room for `len` elements.
+    pub(crate) fn new(len: usize) -> Self {
+        Self { values: Vec::with_capacity(len), len }
+    }
+
+    /// Where they are to be written.
+    pub(crate) fn shared(&mut self) -> Shared<'_, T> {
+        Shared { start: self.values.as_mut_ptr(), len: self.len, borrow: PhantomData }
+    }
+
+    /// The elements.
+    ///
+    /// # Safety
+    /// Every one of them has been written.
+    pub(crate) unsafe fn written(mut self) -> Vec<T> {
+        // SAFETY: within the capacity, and written by the caller's promise.
+        unsafe { self.values.set_len(self.len) };
+        self.values
     }
 }

@@ -45,10 +45,8 @@ impl Matrix {
 
     /// `x·Wᵀ + bias`.
     pub(super) fn product(&self, x: &Flexible, bias: Option<&Flexible>) -> Vec<f32> {
-        let ([n, inn], [out, _]) = (dims(x), self.shape());
-        let mut y = vec![0.0; n * out];
-        cpu::gemm(floats(x), (inn, 1), n, &self.packed(), bias.map(floats), &mut y);
-        y
+        let [n, inn] = dims(x);
+        cpu::gemm_new(floats(x), (inn, 1), n, &self.packed(), bias.map(floats))
     }
 
     /// [`Matrix::product`] as a tensor.
@@ -68,17 +66,14 @@ impl Matrix {
                 back
             }
         };
-        let mut dx = vec![0.0; n * inn];
-        cpu::gemm(floats(dy), (out, 1), n, &back, None, &mut dx);
-        dx
+        cpu::gemm_new(floats(dy), (out, 1), n, &back, None)
     }
 }
 
 /// `dyᵀ·x`.
 pub(super) fn dweight(x: &Flexible, dy: &Flexible) -> Flexible {
     let ([n, inn], [_, out]) = (dims(x), dims(dy));
-    let mut dweight = vec![0.0; out * inn];
-    cpu::gemm(floats(dy), (1, out), out, &Packed::from_in_out(floats(x), n, inn), None, &mut dweight);
+    let dweight = cpu::gemm_new(floats(dy), (1, out), out, &Packed::from_in_out(floats(x), n, inn), None);
     tensor(dweight, [out, inn])
 }
 

@@ -8,7 +8,7 @@ use crate::cpu::gelu::{Gelu, gelu, gelu_panel};
 use crate::cpu::gemm::{Area, Left, Rows, Split};
 use crate::cpu::low_rank::add_low_rank;
 use crate::cpu::pack::PANEL;
-use crate::cpu::parallel::Shared;
+use crate::cpu::parallel::{Output, Shared};
 
 /// The rows of a pass.
 pub(super) struct Pass<'p> {
@@ -52,14 +52,14 @@ impl Pass<'_> {
 
     /// Several maps of the same rows, as one set of tasks.
     fn products<const N: usize>(&self, x: &[f32], maps: [&LayerMap; N]) -> [Vec<f32>; N] {
-        let mut outputs: [Vec<f32>; N] =
-            std::array::from_fn(|map| vec![0.0; self.count * maps[map].weight.columns()]);
+        let mut outputs: [Output; N] =
+            std::array::from_fn(|map| Output::new(self.count * maps[map].weight.columns()));
         let left = self.left(x, &maps);
         let (inner, rows) = (maps[0].weight.inner(), left.rows());
         let areas: Vec<Area<'_>> = maps
             .iter()
             .zip(&mut outputs)
-            .map(|(map, y)| Area::new(&map.weight, map.bias.as_deref(), self.count, y))
+            .map(|(map, y)| Area::new(&map.weight, map.bias.as_deref(), self.count, y.shared()))
             .collect();
         let panels = maps.iter().map(|map| map.weight.panels()).sum();
         Split::new(self.count, inner, panels).run(|panel, part| {
@@ -74,6 +74,8 @@ impl Pass<'_> {
             }
         });
         drop(areas);
+        // SAFETY: the tasks have written all panels of all rows.
+        let mut outputs = outputs.map(|y| unsafe { y.written() });
         for (map, y) in maps.iter().zip(&mut outputs) {
             add_low_rank(x, self.count, &map.changes(self.users), y);
         }
@@ -91,11 +93,11 @@ impl Pass<'_> {
             return y;
         }
         let len = self.count * gate.weight.columns();
-        let (mut gates, mut ups) = (vec![0.0; len], vec![0.0; len]);
+        let [mut gates, mut ups] = [Output::new(len), Output::new(len)];
         let left = self.left(x, &[gate, up]);
         let (inner, rows) = (gate.weight.inner(), left.rows());
-        let gate_area = Area::new(&gate.weight, gate.bias.as_deref(), self.count, &mut gates);
-        let up_area = Area::new(&up.weight, up.bias.as_deref(), self.count, &mut ups);
+        let gate_area = Area::new(&gate.weight, gate.bias.as_deref(), self.count, gates.shared());
+        let up_area = Area::new(&up.weight, up.bias.as_deref(), self.count, ups.shared());
         Split::new(self.count, inner, gate.weight.panels()).run(|panel, part| {
             // SAFETY: each task has its own panel and rows of both; the lengths were checked.
             unsafe {
@@ -106,7 +108,8 @@ impl Pass<'_> {
                 }
             }
         });
-        gates
+        // SAFETY: the tasks have written all panels of all rows.
+        unsafe { gates.written() }
     }
 
     /// The activation of a map, panel by panel where no adapter comes between.
@@ -117,10 +120,10 @@ impl Pass<'_> {
             gelu(&product, form, &mut y);
             return y;
         }
-        let mut y = vec![0.0; self.count * map.weight.columns()];
+        let mut y = Output::new(self.count * map.weight.columns());
         let left = self.left(x, &[map]);
         let (inner, rows) = (map.weight.inner(), left.rows());
-        let area = Area::new(&map.weight, map.bias.as_deref(), self.count, &mut y);
+        let area = Area::new(&map.weight, map.bias.as_deref(), self.count, y.shared());
         Split::new(self.count, inner, map.weight.panels()).run(|panel, part| {
             // SAFETY: each task has its own panel and rows; the lengths were checked.
             unsafe {
@@ -130,7 +133,8 @@ impl Pass<'_> {
                 }
             }
         });
-        y
+        // SAFETY: the tasks have written all panels of all rows.
+        unsafe { y.written() }
     }
 
     /// `y += norm(map(x))`.
@@ -148,10 +152,10 @@ impl Pass<'_> {
             add(y, &product);
             return;
         }
-        let mut product = vec![0.0; y.len()];
+        let mut product = Output::new(y.len());
         let left = self.left(x, &[map]);
         let (inner, rows) = (map.weight.inner(), left.rows());
-        let area = Area::new(&map.weight, map.bias.as_deref(), self.count, &mut product);
+        let area = Area::new(&map.weight, map.bias.as_deref(), self.count, product.shared());
         let shared = Shared::new(y);
         Split::new(self.count, inner, map.weight.panels()).run(|panel, part| {
             // SAFETY: each task has its own panel and rows of the product and of `y`; the lengths were checked.
