@@ -22,6 +22,8 @@ const FEW_BYTES: usize = 2 * ROWS;
 const SERIAL: usize = 256 * 1024;
 /// Least rows of a task when rows are split.
 const TASK_ROWS: usize = 8 * ROWS;
+/// Least rows of a thread where the rows of a panel that is left over are split: fewer leave the multipliers waiting.
+const LEAST_ROWS: usize = 4;
 /// Elements of `x` that one thread goes over panel after panel: 1 MiB stays in the second cache.
 const PART: usize = 256 * 1024;
 /// Lines ahead of which one row fetches its weights: 256 bytes each, enough to cover the latency of memory.
@@ -157,12 +159,13 @@ pub(super) fn gemm_onto(x: &[f32], strides: (usize, usize), rows: usize, weight:
 
 fn product(x: &[f32], strides: (usize, usize), rows: usize, area: Area<'_>) {
     let (x, weight) = (Rows::new(x, strides, rows), area.weight);
-    let split = Split::new(rows, weight.inner(), weight.panels());
+    let mut split = Split::new(rows, weight.inner(), weight.panels());
     let left = Left::new(x, weight.inner(), std::iter::once(weight));
     let mut x = left.rows();
     // A transposed `x` gives six numbers of a cache line at a time, a page further on for each inner index.
     let laid_out;
     if strides.0 == 1 && strides.1 > 1 && !split.is_small() && area.lines != Lines::Dots {
+        split.group = ROWS;
         laid_out = grouped(x, weight.inner());
         x = Rows { data: laid_out.as_flattened(), strides: (weight.inner(), ROWS), grouped: true, ..x };
     }
@@ -177,6 +180,9 @@ pub(super) struct Split {
     rows: usize,
     part_rows: usize,
     panels: usize,
+    threads: usize,
+    /// Rows that are not to be parted.
+    group: usize,
     small: bool,
 }
 
@@ -190,7 +196,7 @@ impl Split {
         let wanted = (4 * threads).div_ceil(panels.max(1)).max((rows * inner).div_ceil(PART));
         let parts = wanted.min(rows.div_ceil(TASK_ROWS)).max(1);
         let part_rows = rows.div_ceil(parts).next_multiple_of(ROWS);
-        Self { rows, part_rows, panels, small: rows * inner * panels * PANEL < SERIAL }
+        Self { rows, part_rows, panels, threads, group: 1, small: rows * inner * panels * PANEL < SERIAL }
     }
 
     /// Whether one thread does it all.
@@ -204,10 +210,38 @@ impl Split {
             (0..self.panels).for_each(|panel| task(panel, 0..self.rows));
             return;
         }
+        if let Some(tasks) = self.evenly() {
+            for_each(tasks, |index| {
+                let (panel, rows) = self.even_task(index);
+                task(panel, rows);
+            });
+            return;
+        }
         for_each(self.panels * self.rows.div_ceil(self.part_rows), |index| {
             let first = (index / self.panels) * self.part_rows;
             task(index % self.panels, first..self.rows.min(first + self.part_rows));
         });
+    }
+
+    /// The number of tasks where each thread gets as many whole panels as the others, and the rows of those that are left over are split among all:
+    /// of nine panels and two threads one would do five otherwise, while the other waits. `None` where rows are split anyway, or too few, or
+    /// nothing is left over.
+    fn evenly(&self) -> Option<usize> {
+        let apart = self.part_rows < self.rows || self.rows < LEAST_ROWS * self.threads;
+        let over = self.panels % self.threads;
+        (!apart && over > 0).then_some(self.threads * (self.panels / self.threads + over))
+    }
+
+    /// Panel and rows of a task of [`Split::evenly`]: a thread's tasks follow each other.
+    fn even_task(&self, index: usize) -> (usize, std::ops::Range<usize>) {
+        let (whole, over) = (self.panels / self.threads, self.panels % self.threads);
+        let (thread, place) = (index / (whole + over), index % (whole + over));
+        if place < whole {
+            return (thread * whole + place, 0..self.rows);
+        }
+        let bound =
+            |thread: usize| (thread * self.rows / self.threads).next_multiple_of(self.group).min(self.rows);
+        (self.threads * whole + place - whole, bound(thread)..bound(thread + 1))
     }
 }
 
@@ -561,7 +595,7 @@ mod tests {
 
     #[test]
     fn large_products_are_threaded_and_blocked_without_changing_a_bit() {
-        for (m, k, n) in [(13, 2500, 130), (200, 300, 64), (97, 1025, 70), (1, 3000, 512)] {
+        for (m, k, n) in [(13, 2500, 130), (40, 600, 180), (200, 300, 64), (97, 1025, 70), (1, 3000, 512)] {
             let (x, w) = (noise(m * k, 5), noise(n * k, 6));
             let packed = Packed::from_out_in(&w, n, k);
             let mut y = vec![f32::NAN; m * n];
@@ -573,6 +607,34 @@ mod tests {
             gemm(&transposed, (1, m), m, &packed, None, &mut y);
             assert_bits(&format!("{m}×{k}×{n}, x transposed"), &y, &expected);
         }
+    }
+
+    #[test]
+    fn tasks_cover_every_row_of_every_panel_once_and_threads_have_as_much_to_do() {
+        for (rows, panels, threads) in
+            [(32, 9, 2), (8, 15, 2), (13, 7, 3), (100, 3, 2), (40, 9, 8), (8, 1, 2)]
+        {
+            let group = if rows > 8 * threads { ROWS } else { 1 };
+            let split = Split { rows, part_rows: rows, panels, threads, group, small: false };
+            let tasks = split.evenly().expect("panels are left over");
+            let mut seen = vec![0; rows * panels];
+            let mut done = vec![0; threads];
+            for index in 0..tasks {
+                let (panel, part) = split.even_task(index);
+                assert!(part.start % group == 0, "{part:?} parts a group");
+                done[index * threads / tasks] += part.len();
+                for row in part {
+                    seen[row * panels + panel] += 1;
+                }
+            }
+            assert!(seen.iter().all(|seen| *seen == 1), "{rows} rows, {panels} panels: {seen:?}");
+            let (least, most) = (done.iter().min(), done.iter().max());
+            assert!(most.zip(least).is_some_and(|(most, least)| most - least <= panels * group), "{done:?}");
+        }
+        let none = |rows, part_rows, panels| {
+            Split { rows, part_rows, panels, threads: 2, group: 1, small: false }.evenly()
+        };
+        assert_eq!([none(32, 32, 8), none(7, 7, 9), none(200, 100, 9)], [None; 3]);
     }
 
     #[test]
