@@ -1,11 +1,12 @@
 //! Causal self-attention over whole sequences, for training and scoring.
 #![allow(unsafe_code, reason = "threads write disjoint heads of one output")]
 
-use super::gemm::{Rows, Serial};
+use super::gemm::Serial;
 use super::isa::{Isa, multiversion};
 use super::math::{ln, softmax_in_place, tanh};
 use super::pack::{PANEL, Packed};
 use super::parallel::{Shared, for_each};
+use super::rows::Rows;
 
 /// Query positions handled together: their scores, `[48, t]`, stay in the second cache.
 pub(super) const TILE: usize = 48;

@@ -3,11 +3,12 @@
 #![allow(unsafe_code, reason = "threads write disjoint heads of three outputs")]
 
 use super::attention::{AttentionRule, AttentionShape, TILE};
-use super::gemm::{Rows, Serial};
+use super::gemm::Serial;
 use super::isa::{Isa, multiversion};
 use super::math::{dot, exp, tanh};
 use super::pack::{PANEL, Packed};
 use super::parallel::{Shared, for_each};
+use super::rows::Rows;
 
 /// What the gradient needs of the forward pass.
 #[derive(Clone, Copy, Debug)]

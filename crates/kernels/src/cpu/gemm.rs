@@ -4,9 +4,11 @@
 use super::isa::Isa;
 use super::microkernel::{Ahead, Block, Lines, ROWS, strips};
 use super::pack::{PANEL, Packed, STRIP, STRIPS, Strips};
-use super::pairs::{rows_in_pairs, words};
-use super::parallel::{Output, Shared, for_each, rows_per_task};
+use super::pairs::words;
+use super::parallel::{Output, Shared};
 use super::precision::{Precision, QUAD};
+use super::rows::{Left, Rows, grouped};
+use super::split::Split;
 
 /// Lines of a strip per pass over the rows. The chains rest in `y` between passes, so the bits do not depend on it; a
 /// pass's part of a panel (256 B per line of its strips) stays in the second cache while all rows go over it.
@@ -18,14 +20,6 @@ const SHALLOW: usize = 96;
 /// Most rows for which weights in 8 bits are widened in registers, by each block of rows anew: beyond that, widening them once for all rows
 /// costs less.
 const FEW_BYTES: usize = 2 * ROWS;
-/// Multiply-adds below which one thread does it all.
-const SERIAL: usize = 256 * 1024;
-/// Least rows of a task when rows are split.
-const TASK_ROWS: usize = 8 * ROWS;
-/// Least rows of a thread where the rows of a panel that is left over are split: fewer leave the multipliers waiting.
-const LEAST_ROWS: usize = 4;
-/// Elements of `x` that one thread goes over panel after panel: 1 MiB stays in the second cache.
-const PART: usize = 256 * 1024;
 /// Lines ahead of which one row fetches its weights: 256 bytes each, enough to cover the latency of memory.
 const AHEAD: usize = 12;
 
@@ -35,80 +29,6 @@ fn few_pairs(isa: Isa) -> usize {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => usize::MAX,
         _ => 4 * ROWS,
-    }
-}
-
-/// Rows of the left operand, read with strides.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rows<'a> {
-    /// The elements: `(i, k)` is `data[i·strides.0 + k·strides.1]`.
-    pub data: &'a [f32],
-    /// Distance between rows, and between inner indices.
-    pub strides: (usize, usize),
-    /// Number of rows.
-    pub count: usize,
-    /// Whether rows lie in groups of [`ROWS`], each group's elements of an inner index side by side: `(i, k)` is then
-    /// `data[(i − i mod ROWS)·strides.0 + k·strides.1 + i mod ROWS]`.
-    pub grouped: bool,
-    /// The rows in pairs of bf16, one after the other, where a weight wants them so ([`Left`]).
-    pairs: &'a [u32],
-}
-
-impl<'a> Rows<'a> {
-    /// Rows whose element `(i, k)` is `data[i·strides.0 + k·strides.1]`.
-    pub(crate) fn new(data: &'a [f32], strides: (usize, usize), count: usize) -> Self {
-        Self { data, strides, count, grouped: false, pairs: &[] }
-    }
-
-    pub(super) fn check(&self, inner: usize) {
-        if self.count > 0 && inner > 0 && !self.grouped {
-            let last = (self.count - 1) * self.strides.0 + (inner - 1) * self.strides.1;
-            assert!(last < self.data.len(), "gemm: x has {} elements, index {last} is read", self.data.len());
-        }
-    }
-}
-
-/// Rows as some weights want them.
-pub(super) struct Left<'a> {
-    rows: Rows<'a>,
-    pairs: Vec<u32>,
-}
-
-impl<'a> Left<'a> {
-    /// Rows of `inner` elements, to be multiplied by `weights`.
-    pub(super) fn new<'w>(
-        rows: Rows<'a>,
-        inner: usize,
-        mut weights: impl Iterator<Item = &'w Packed>,
-    ) -> Self {
-        rows.check(inner);
-        let mut pairs = Vec::new();
-        if weights.any(|weight| weight.precision().rounds_inputs()) {
-            let gathered: Vec<f32>;
-            let data = if rows.strides == (inner, 1) {
-                &rows.data[..rows.count * inner]
-            } else {
-                let at = |i: usize, k: usize| rows.data[i * rows.strides.0 + k * rows.strides.1];
-                gathered = (0..rows.count * inner).map(|place| at(place / inner, place % inner)).collect();
-                &gathered[..]
-            };
-            let (of_row, inner) = (words(inner).max(1), inner.max(1));
-            let some = rows_per_task(inner);
-            pairs = vec![0; rows.count * of_row];
-            let place = Shared::new(&mut pairs);
-            for_each(rows.count.div_ceil(some), |task| {
-                let of = task * some..rows.count.min((task + 1) * some);
-                // SAFETY: each row belongs to one task.
-                let pairs = unsafe { place.slice(of.start * of_row, of.len() * of_row) };
-                rows_in_pairs(&data[of.start * inner..of.end * inner], inner, pairs);
-            });
-        }
-        Self { rows, pairs }
-    }
-
-    /// The rows.
-    pub(super) fn rows(&self) -> Rows<'_> {
-        Rows { pairs: &self.pairs, ..self.rows }
     }
 }
 
@@ -165,7 +85,7 @@ fn product(x: &[f32], strides: (usize, usize), rows: usize, area: Area<'_>) {
     // A transposed `x` gives six numbers of a cache line at a time, a page further on for each inner index.
     let laid_out;
     if strides.0 == 1 && strides.1 > 1 && !split.is_small() && area.lines != Lines::Dots {
-        split.group = ROWS;
+        split.keep_groups();
         laid_out = grouped(x, weight.inner());
         x = Rows { data: laid_out.as_flattened(), strides: (weight.inner(), ROWS), grouped: true, ..x };
     }
@@ -173,102 +93,6 @@ fn product(x: &[f32], strides: (usize, usize), rows: usize, area: Area<'_>) {
         // SAFETY: each task has its own pair of panel and rows, hence its own outputs; `x` was checked.
         unsafe { area.panel(x, rows, panel) };
     });
-}
-
-/// How a product, or several of the same rows, are split into tasks.
-pub(super) struct Split {
-    rows: usize,
-    part_rows: usize,
-    panels: usize,
-    threads: usize,
-    /// Rows that are not to be parted.
-    group: usize,
-    small: bool,
-}
-
-impl Split {
-    /// Of `rows` rows of `inner` elements and so many panels in all.
-    pub(super) fn new(rows: usize, inner: usize, panels: usize) -> Self {
-        // Rows are split where the panels alone would leave threads idle, and where `x` would not stay in the cache. Threads
-        // take neighbouring tasks: a thread has its rows, and goes over the panels in their order in memory. One thread by
-        // itself, as a half of a training step is, wants the same.
-        let threads = rayon::current_num_threads();
-        let wanted = (4 * threads).div_ceil(panels.max(1)).max((rows * inner).div_ceil(PART));
-        let parts = wanted.min(rows.div_ceil(TASK_ROWS)).max(1);
-        let part_rows = rows.div_ceil(parts).next_multiple_of(ROWS);
-        Self { rows, part_rows, panels, threads, group: 1, small: rows * inner * panels * PANEL < SERIAL }
-    }
-
-    /// Whether one thread does it all.
-    fn is_small(&self) -> bool {
-        self.small
-    }
-
-    /// Calls `task` with every pair of a panel and some rows.
-    pub(super) fn run(&self, task: impl Fn(usize, std::ops::Range<usize>) + Send + Sync) {
-        if self.small {
-            (0..self.panels).for_each(|panel| task(panel, 0..self.rows));
-            return;
-        }
-        if let Some(tasks) = self.evenly() {
-            for_each(tasks, |index| {
-                let (panel, rows) = self.even_task(index);
-                task(panel, rows);
-            });
-            return;
-        }
-        for_each(self.panels * self.rows.div_ceil(self.part_rows), |index| {
-            let first = (index / self.panels) * self.part_rows;
-            task(index % self.panels, first..self.rows.min(first + self.part_rows));
-        });
-    }
-
-    /// The number of tasks where each thread gets as many whole panels as the others, and the rows of those that are left over are split among all:
-    /// of nine panels and two threads one would do five otherwise, while the other waits. `None` where rows are split anyway, or too few, or
-    /// nothing is left over.
-    fn evenly(&self) -> Option<usize> {
-        let apart = self.part_rows < self.rows || self.rows < LEAST_ROWS * self.threads;
-        let over = self.panels % self.threads;
-        (!apart && over > 0).then_some(self.threads * (self.panels / self.threads + over))
-    }
-
-    /// Panel and rows of a task of [`Split::evenly`]: a thread's tasks follow each other.
-    fn even_task(&self, index: usize) -> (usize, std::ops::Range<usize>) {
-        let (whole, over) = (self.panels / self.threads, self.panels % self.threads);
-        let (thread, place) = (index / (whole + over), index % (whole + over));
-        if place < whole {
-            return (thread * whole + place, 0..self.rows);
-        }
-        let bound =
-            |thread: usize| (thread * self.rows / self.threads).next_multiple_of(self.group).min(self.rows);
-        (self.threads * whole + place - whole, bound(thread)..bound(thread + 1))
-    }
-}
-
-/// The elements of a transposed `x` in groups of rows ([`Rows::grouped`]), the last filled up with zeros. Threads take columns
-/// of whole cache lines.
-fn grouped(x: Rows<'_>, inner: usize) -> Vec<[f32; ROWS]> {
-    const GROUPS: usize = 16;
-    let groups = x.count.div_ceil(ROWS);
-    let mut laid_out = Output::<[f32; ROWS]>::new(groups * inner);
-    let place = laid_out.shared();
-    for_each(groups.div_ceil(GROUPS), |task| {
-        let first = task * GROUPS * ROWS;
-        let count = (x.count - first).min(GROUPS * ROWS);
-        for k in 0..inner {
-            let from = &x.data[first + k * x.strides.1..][..count];
-            let (whole, rest) = from.as_chunks::<ROWS>();
-            let mut last = [0.0; ROWS];
-            last[..rest.len()].copy_from_slice(rest);
-            let all = whole.iter().chain((!rest.is_empty()).then_some(&last));
-            for (group, values) in (task * GROUPS..).zip(all) {
-                // SAFETY: within the memory, and each group belongs to one task.
-                unsafe { place.at(group * inner + k).write(*values) };
-            }
-        }
-    });
-    // SAFETY: every group has been written at every inner index.
-    unsafe { laid_out.written() }
 }
 
 /// A product on the calling thread that may stop short of the packed matrix's size and may resume chains.
@@ -607,34 +431,6 @@ mod tests {
             gemm(&transposed, (1, m), m, &packed, None, &mut y);
             assert_bits(&format!("{m}×{k}×{n}, x transposed"), &y, &expected);
         }
-    }
-
-    #[test]
-    fn tasks_cover_every_row_of_every_panel_once_and_threads_have_as_much_to_do() {
-        for (rows, panels, threads) in
-            [(32, 9, 2), (8, 15, 2), (13, 7, 3), (100, 3, 2), (40, 9, 8), (8, 1, 2)]
-        {
-            let group = if rows > 8 * threads { ROWS } else { 1 };
-            let split = Split { rows, part_rows: rows, panels, threads, group, small: false };
-            let tasks = split.evenly().expect("panels are left over");
-            let mut seen = vec![0; rows * panels];
-            let mut done = vec![0; threads];
-            for index in 0..tasks {
-                let (panel, part) = split.even_task(index);
-                assert!(part.start % group == 0, "{part:?} parts a group");
-                done[index * threads / tasks] += part.len();
-                for row in part {
-                    seen[row * panels + panel] += 1;
-                }
-            }
-            assert!(seen.iter().all(|seen| *seen == 1), "{rows} rows, {panels} panels: {seen:?}");
-            let (least, most) = (done.iter().min(), done.iter().max());
-            assert!(most.zip(least).is_some_and(|(most, least)| most - least <= panels * group), "{done:?}");
-        }
-        let none = |rows, part_rows, panels| {
-            Split { rows, part_rows, panels, threads: 2, group: 1, small: false }.evenly()
-        };
-        assert_eq!([none(32, 32, 8), none(7, 7, 9), none(200, 100, 9)], [None; 3]);
     }
 
     #[test]

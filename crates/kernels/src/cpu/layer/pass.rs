@@ -5,10 +5,12 @@ use std::ops::Range;
 
 use super::weights::{Gate, LayerMap, LayerQkv, LayerUp, RowNorm};
 use crate::cpu::gelu::{Gelu, gelu, gelu_panel};
-use crate::cpu::gemm::{Area, Left, Rows, Split};
+use crate::cpu::gemm::Area;
 use crate::cpu::low_rank::add_low_rank;
 use crate::cpu::pack::PANEL;
 use crate::cpu::parallel::{Output, Shared};
+use crate::cpu::rows::{Left, Rows};
+use crate::cpu::split::Split;
 
 /// The rows of a pass.
 pub(super) struct Pass<'p> {
