@@ -42,8 +42,8 @@ pub enum Dtype {
     /// 32 bits.
     #[default]
     F32,
-    /// 16 bits with the range of f32; keys and values too, where the model is only run. A processor that is faster at multiplying bf16
-    /// itself (AVX512-BF16 of Zen 4, not of Emerald Rapids) does, and rounds what weights are multiplied with.
+    /// 16 bits with the range of f32; keys and values too, where the model is only run. Where the processor's own products of bf16
+    /// (AVX512-BF16) are faster than those of widened weights, which is measured, they are used, and what weights are multiplied with is rounded.
     Bf16,
     /// 8 bits, with a scale for every 128 weights; keys and values in bf16, where the model is only run.
     Int8,

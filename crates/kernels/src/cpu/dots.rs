@@ -14,8 +14,8 @@ const LENGTH: usize = 96;
 const TIMES: usize = 32;
 
 /// Whether a dot product of two takes less than one and a half times as long as a fused multiply-add of one, so that products in bf16 are faster
-/// than those of widened weights. There are processors that issue one for the other (Zen 4); Emerald Rapids takes four times as long for it, and
-/// widening, which rounds nothing else, is faster there.
+/// than those of widened weights. Emerald Rapids takes four times as long for it: widening, which rounds nothing else, is faster there. Where the
+/// instruction is issued as often as a multiply-add it takes as long.
 ///
 /// Measured once in a process. One and four are so far apart that runs do not differ in it.
 ///
@@ -24,12 +24,18 @@ const TIMES: usize = 32;
 pub(super) unsafe fn are_worth_it() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
     // SAFETY: the caller's promise.
-    *ANSWER.get_or_init(|| unsafe { measure() })
+    *ANSWER.get_or_init(|| worth_it(unsafe { measure() }))
 }
 
+fn worth_it([multiply_add, dot_product]: [Duration; 2]) -> bool {
+    2 * dot_product < 3 * multiply_add
+}
+
+/// The least time of so many multiply-adds, and of as many dot products.
+///
 /// # Safety
 /// As [`are_worth_it`].
-unsafe fn measure() -> bool {
+unsafe fn measure() -> [Duration; 2] {
     let [mut multiply_add, mut dot_product] = [Duration::MAX; 2];
     for _ in 0..TIMES {
         // SAFETY: the caller's promise.
@@ -37,7 +43,7 @@ unsafe fn measure() -> bool {
         // SAFETY: the caller's promise.
         dot_product = dot_product.min(time(|sums| unsafe { dot_products(sums) }));
     }
-    2 * dot_product < 3 * multiply_add
+    [multiply_add, dot_product]
 }
 
 fn time(chains: impl Fn(&mut [__m512; CHAINS])) -> Duration {
@@ -88,7 +94,16 @@ mod tests {
             return;
         }
         // SAFETY: it has both.
-        let answers: Vec<bool> = (0..200).map(|_| unsafe { measure() }).collect();
-        assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+        let times: Vec<[Duration; 2]> = (0..200).map(|_| unsafe { measure() }).collect();
+        let rate = |time: Duration| (CHAINS * LENGTH) as f64 / time.as_secs_f64() / 1e9;
+        let [multiply_adds, dot_products] = times[0].map(rate);
+        eprintln!("billions a second: {multiply_adds:.1} multiply-adds, {dot_products:.1} dot products");
+        assert!(times.iter().all(|each| worth_it(*each) == worth_it(times[0])), "{times:?}");
+    }
+
+    #[test]
+    fn what_takes_twice_as_long_is_not_worth_it() {
+        let answer = |dot_product| worth_it([10, dot_product].map(Duration::from_nanos));
+        assert_eq!([10, 14, 16, 20, 40].map(answer), [true, true, false, false, false]);
     }
 }

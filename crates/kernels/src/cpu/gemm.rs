@@ -17,20 +17,8 @@ const DEPTH: usize = 768;
 /// follow are fetched meanwhile, in one stream. Of more blocks each goes back to its sums too often for what that saves.
 #[cfg(target_arch = "x86_64")]
 const SHALLOW: usize = 96;
-/// Most rows for which weights in 8 bits are widened in registers, by each block of rows anew: beyond that, widening them once for all rows
-/// costs less.
-const FEW_BYTES: usize = 2 * ROWS;
 /// Lines ahead of which one row fetches its weights: 256 bytes each, enough to cover the latency of memory.
 const AHEAD: usize = 12;
-
-/// The same of weights in bf16. A block of four vectors of 512 bits has 24 multiply-adds for the four instructions of widening.
-fn few_pairs(isa: Isa) -> usize {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => usize::MAX,
-        _ => 4 * ROWS,
-    }
-}
 
 /// `y = x·W + bias`, threaded.
 ///
@@ -160,9 +148,7 @@ impl<'a> Area<'a> {
         }
         let (isa, lines) = match (weight.precision(), Isa::of_dots()) {
             (Precision::Bf16, Some(isa)) => (isa, Lines::Dots),
-            (Precision::Bf16, None) if rows <= few_pairs(Isa::current()) => (Isa::current(), Lines::Pairs),
-            (Precision::Int8, _) if rows <= FEW_BYTES => (Isa::current(), Lines::Bytes),
-            _ => (Isa::current(), Lines::Single),
+            (precision, _) => (Isa::current(), widened(precision, Isa::current(), rows)),
         };
         let inner = weight.inner();
         Self { weight, isa, lines, inner, columns, y, y_stride: columns, resume: false, bias }
@@ -330,6 +316,19 @@ impl Shares {
         } else {
             Ahead::NONE
         }
+    }
+}
+
+/// Lines by which so many rows are multiplied without dot products. Few rows have weights in fewer bits widened in registers, by each block of them
+/// anew; beyond that, widening them once for all rows costs less. A block of four vectors of 512 bits has 24 multiply-adds for the four instructions
+/// that widen bf16, which pays for any number.
+fn widened(precision: Precision, isa: Isa, rows: usize) -> Lines {
+    match (precision, isa) {
+        #[cfg(target_arch = "x86_64")]
+        (Precision::Bf16, Isa::Avx512) => Lines::Pairs,
+        (Precision::Bf16, _) if rows <= 4 * ROWS => Lines::Pairs,
+        (Precision::Int8, _) if rows <= 2 * ROWS => Lines::Bytes,
+        _ => Lines::Single,
     }
 }
 

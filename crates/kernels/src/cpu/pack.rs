@@ -1,5 +1,4 @@
 //! Weights laid out for the matrix product: strips of 16 output columns, four to a panel.
-
 #![allow(unsafe_code, reason = "memory that is written whole and not cleared before")]
 
 use std::mem::MaybeUninit;
@@ -13,10 +12,10 @@ pub const PANEL: usize = 64;
 /// Output columns of a strip, a cache line for each inner index. A strip is read from its first byte to its last, whatever the
 /// number of accumulators a processor has.
 pub(super) const STRIP: usize = 16;
-/// Lines of a strip that are put together at a time.
-const BLOCK: usize = 64;
 /// Strips of a panel.
 pub(super) const STRIPS: usize = PANEL / STRIP;
+/// Lines of a strip that are put together at a time.
+const BLOCK: usize = 64;
 
 /// One cache line, so that no vector load of a panel crosses two.
 #[derive(Clone, Copy, Debug)]

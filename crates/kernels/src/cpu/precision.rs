@@ -29,7 +29,8 @@ pub enum Precision {
 
 impl Precision {
     /// Whether products with weights of this format round what they are multiplied with: bf16 on a processor that multiplies it
-    /// itself (AVX512-BF16) in less time than it takes to widen it and to multiply that. Everywhere else a product is that of the rounded weights with numbers as they are.
+    /// itself (AVX512-BF16) in less time than it takes to widen it and to multiply that. Everywhere else a product is that of the
+    /// rounded weights with numbers as they are.
     pub fn rounds_inputs(self) -> bool {
         self == Self::Bf16 && Isa::of_dots().is_some()
     }
