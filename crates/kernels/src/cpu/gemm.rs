@@ -3,7 +3,7 @@
 
 use super::isa::Isa;
 use super::microkernel::{Ahead, Block, Lines, ROWS, strips};
-use super::pack::{PANEL, Packed, STRIP, STRIPS, Strips};
+use super::pack::{Next, PANEL, Packed, STRIP, STRIPS, Strips};
 use super::pairs::words;
 use super::parallel::{Output, Shared};
 use super::precision::{Precision, QUAD};
@@ -42,7 +42,7 @@ pub fn gemm(
     bias: Option<&[f32]>,
     y: &mut [f32],
 ) {
-    product(x, strides, rows, Area::new(weight, bias, rows, Shared::new(y)));
+    product(Rows::new(x, strides, rows), Area::new(weight, bias, rows, Shared::new(y)), None);
 }
 
 /// [`gemm`] in memory of its own.
@@ -53,8 +53,25 @@ pub fn gemm_new(
     weight: &Packed,
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
-    let mut y = Output::new(rows * weight.columns());
-    product(x, strides, rows, Area::new(weight, bias, rows, y.shared()));
+    gemm_and(Rows::new(x, strides, rows), weight, bias, None)
+}
+
+/// `x·W + bias + x₂·W₂` in memory of its own, the bits those of [`gemm`] and of [`gemm_onto`] after it: each part of the outputs is taken on
+/// while it is still near.
+///
+/// # Panics
+/// When a slice does not have the length its shape says, or the two products do not have one shape.
+pub(super) fn gemm_and(
+    x: Rows<'_>,
+    weight: &Packed,
+    bias: Option<&[f32]>,
+    then: Option<(Rows<'_>, &Packed)>,
+) -> Vec<f32> {
+    let mut y = Output::new(x.count * weight.columns());
+    let shared = y.shared();
+    let area = |weight, bias, resume| Area { resume, ..Area::new(weight, bias, x.count, shared) };
+    let then = then.map(|(rows, weight)| (rows, area(weight, None, true)));
+    product(x, area(weight, bias, false), then);
     // SAFETY: a product writes all rows of all columns.
     unsafe { y.written() }
 }
@@ -62,14 +79,24 @@ pub fn gemm_new(
 /// `y += x·W` as [`gemm`] has it, the chains of multiply-adds going on from what `y` holds: a product over a long inner dimension,
 /// some of it at a time, has the bits of the whole.
 pub(super) fn gemm_onto(x: &[f32], strides: (usize, usize), rows: usize, weight: &Packed, y: &mut [f32]) {
-    product(x, strides, rows, Area { resume: true, ..Area::new(weight, None, rows, Shared::new(y)) });
+    let area = Area { resume: true, ..Area::new(weight, None, rows, Shared::new(y)) };
+    product(Rows::new(x, strides, rows), area, None);
 }
 
-fn product(x: &[f32], strides: (usize, usize), rows: usize, area: Area<'_>) {
-    let (x, weight) = (Rows::new(x, strides, rows), area.weight);
+/// A product, and another that goes on from its outputs.
+fn product(x: Rows<'_>, area: Area<'_>, then: Option<(Rows<'_>, Area<'_>)>) {
+    let (rows, strides, weight) = (x.count, x.strides, area.weight);
     let mut split = Split::new(rows, weight.inner(), weight.panels());
     let left = Left::new(x, weight.inner(), std::iter::once(weight));
     let mut x = left.rows();
+    let then = then.map(|(rows, area)| {
+        assert_eq!(
+            (rows.count, area.columns),
+            (x.count, weight.columns()),
+            "gemm: rows and columns of the two products"
+        );
+        (Left::new(rows, area.weight.inner(), std::iter::once(area.weight)), area)
+    });
     // A transposed `x` gives six numbers of a cache line at a time, a page further on for each inner index.
     let laid_out;
     if strides.0 == 1 && strides.1 > 1 && !split.is_small() && area.lines != Lines::Dots {
@@ -78,8 +105,13 @@ fn product(x: &[f32], strides: (usize, usize), rows: usize, area: Area<'_>) {
         x = Rows { data: laid_out.as_flattened(), strides: (weight.inner(), ROWS), grouped: true, ..x };
     }
     split.run(|panel, rows| {
-        // SAFETY: each task has its own pair of panel and rows, hence its own outputs; `x` was checked.
-        unsafe { area.panel(x, rows, panel) };
+        // SAFETY: each task has its own pair of panel and rows, hence its own outputs, of both products; `x` was checked.
+        unsafe {
+            area.panel(x, rows.clone(), panel);
+            if let Some((left, area)) = &then {
+                area.panel(left.rows(), rows, panel);
+            }
+        }
     });
 }
 
@@ -160,20 +192,21 @@ impl<'a> Area<'a> {
     /// # Safety
     /// As [`Area::panel`]; `weights` are the pass's lines of the panel.
     unsafe fn blocks(&self, x: Rows<'_>, rows: std::ops::Range<usize>, pass: Pass, weights: Strips) {
-        let abreast = strips(self.isa, rows.len());
         let (data, strides): (*const f32, _) = match self.lines {
             Lines::Dots => (x.pairs.as_ptr().cast(), (words(self.inner), 1)),
             _ => (x.data.as_ptr(), x.strides),
         };
-        for first in (0..pass.width.div_ceil(STRIP)).step_by(abreast) {
+        let (mut first, all) = (0, pass.width.div_ceil(STRIP));
+        while first < all {
+            let abreast = strips(self.isa, self.lines, rows.len(), all - first);
             let mut row = rows.start;
             let mut blocks = rows.len().div_ceil(ROWS);
-            let (shares, all) = (pass.fetch(weights, first, abreast, blocks), blocks);
+            let (shares, count) = (pass.fetch(weights, first, abreast, blocks), blocks);
             let width = (abreast * STRIP).min(pass.width - first * STRIP);
             while row < rows.end {
                 let height =
                     if x.grouped { ROWS.min(rows.end - row) } else { (rows.end - row).div_ceil(blocks) };
-                let ahead = shares.of(all - blocks);
+                let ahead = shares.of(count - blocks);
                 blocks -= 1;
                 let block = Block {
                     x: data.wrapping_add(row * strides.0 + pass.k * strides.1),
@@ -182,6 +215,7 @@ impl<'a> Area<'a> {
                     inner: pass.inner,
                     lines: self.lines,
                     weights: weights.start.wrapping_add(first * weights.stride),
+                    line_stride: STRIP,
                     strip_stride: weights.stride,
                     strips: abreast,
                     scales: weights.scales.wrapping_add(first * STRIP),
@@ -200,6 +234,7 @@ impl<'a> Area<'a> {
                 }
                 row += height;
             }
+            first += abreast;
         }
     }
 
@@ -274,10 +309,11 @@ impl Pass {
     /// little ahead.
     fn fetch(self, weights: Strips, first: usize, abreast: usize, blocks: usize) -> Shares {
         let strip = |from: *const f32, strip: usize| from.wrapping_add(strip * weights.stride);
-        let next = if first + abreast < STRIPS {
-            weights.next.map(|_| strip(weights.start, first + abreast))
-        } else {
-            weights.next
+        let next = match weights.next {
+            Next::Nothing => None,
+            Next::Narrow { from, per_line } => return self.fetch_narrow(from, per_line, first, abreast),
+            Next::Strips(_) if first + abreast < STRIPS => Some(strip(weights.start, first + abreast)),
+            Next::Strips(next) => Some(next),
         };
         // By strips where there are several, by lines of the one strip otherwise.
         let (from, count) = match (next, abreast, blocks) {
@@ -295,6 +331,17 @@ impl Pass {
             }
             _ => Shares { from, count, apart: self.depth / count * STRIP, strips: 1, every: count },
         }
+    }
+
+    /// The same where the next lines are to be widened: a pass's share of the next panel, all of whose strips follow each other, and of it that of
+    /// these strips.
+    fn fetch_narrow(self, from: *const f32, per_line: usize, first: usize, abreast: usize) -> Shares {
+        let lines = self.depth * abreast / per_line;
+        let from = from.wrapping_add(first / abreast * lines * STRIP);
+        if lines < self.depth {
+            return Shares { from, count: 1, apart: 0, strips: 1, every: self.depth / lines.max(1) };
+        }
+        Shares { from, count: lines / self.depth, apart: self.depth * STRIP, strips: 1, every: 1 }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::gemm::{gemm, gemm_onto};
+use super::gemm::{gemm_new, gemm_onto};
 use super::optim::scale;
 use super::pack::Packed;
 
@@ -38,17 +38,15 @@ pub fn add_low_rank(x: &[f32], n: usize, changes: &[LowRank], y: &mut [f32]) {
             b.inner()
         );
         let (x, y) = (&x[rows.start * inner..rows.end * inner], &mut y[rows.start * out..rows.end * out]);
-        add(x, rows.len(), (a, b), *scale, y);
+        // The chains of multiply-adds of `y` go on over the rank.
+        gemm_onto(&low(x, rows.len(), a, *scale), (rank, 1), rows.len(), b, y);
     }
 }
 
-/// Adds the change of `n` rows to `y`, and gives `s · x Aᵀ`: the chains of multiply-adds of `y` go on over the rank.
-pub(super) fn add(x: &[f32], n: usize, (a, b): (&Packed, &Packed), factor: f32, y: &mut [f32]) -> Vec<f32> {
-    let (inner, rank) = (a.inner(), a.columns());
-    let mut low = vec![0.0; n * rank];
-    gemm(x, (inner, 1), n, a, None, &mut low);
+/// `s · x Aᵀ` of `n` rows.
+pub(super) fn low(x: &[f32], n: usize, a: &Packed, factor: f32) -> Vec<f32> {
+    let mut low = gemm_new(x, (a.inner(), 1), n, a, None);
     scale(&mut low, f64::from(factor));
-    gemm_onto(&low, (rank, 1), n, b, y);
     low
 }
 

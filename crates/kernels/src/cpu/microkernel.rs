@@ -18,10 +18,12 @@ use x86::{avx2, avx512, avx512_dots};
 /// Most rows of one call: with 6 × 4 vectors of 16 there is room for the weights among 32 registers, with 6 × 2 of 8 among 16.
 pub(crate) const ROWS: usize = 6;
 
-/// How many strips a block of a product of so many rows covers: as many as have accumulators in registers, and all four where
-/// one row waits for memory and not for the multipliers.
-pub(crate) fn strips(isa: Isa, rows: usize) -> usize {
+/// How many strips a block of a product of so many rows covers, of `left`: as many as have accumulators in registers, and all four where
+/// one row waits for memory and not for the multipliers. Strips that are not there are multiplied only where that is faster.
+pub(crate) fn strips(isa: Isa, lines: Lines, rows: usize, left: usize) -> usize {
     match (isa, rows) {
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, _) if lines == Lines::Single && left <= 2 => left,
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx512, _) | (Isa::Avx2, 1) => 4,
         #[cfg(target_arch = "x86_64")]
@@ -57,8 +59,10 @@ pub(crate) struct Block {
     pub inner: usize,
     /// What a line of weights is.
     pub lines: Lines,
-    /// First line of the first strip, 64-byte aligned.
+    /// First line of the first strip.
     pub weights: *const f32,
+    /// Distance between lines: [`STRIP`](crate::cpu::pack::STRIP) in what is packed.
+    pub line_stride: usize,
     /// Distance between strips.
     pub strip_stride: usize,
     /// Strips covered, as [`strips`] has it.
@@ -96,7 +100,7 @@ impl Block {
     ///
     /// # Safety
     /// For `i < rows`, `k < inner`, `s < strips`, `c < 16`: `x + i·row_stride + k·inner_stride` and `weights + s·strip_stride +
-    /// 16l + c` are readable for as many lines `l` as `lines` asks for, of bytes `scales + 16s + c` too; `y + i·y_stride + 16s + c`
+    /// l·line_stride + c` are readable for as many lines `l` as `lines` asks for, of bytes `scales + 16s + c` too; `y + i·y_stride + 16s + c`
     /// is writable (and initialised if `resume`) and not accessed by another thread; `isa` is available, and has dot products where
     /// `lines` wants them.
     pub(crate) unsafe fn run(self, isa: Isa, rows: usize) {
@@ -120,10 +124,10 @@ impl Block {
         macro_rules! avx512 {
             ($kernel:ident $(, $constant:tt)*) => {
                 match self.ahead.strips {
-                    0 => by_rows!($kernel, 0 $(, $constant)*),
-                    1 => by_rows!($kernel, 1 $(, $constant)*),
-                    2 => by_rows!($kernel, 2 $(, $constant)*),
-                    _ => by_rows!($kernel, 4 $(, $constant)*),
+                    0 => by_rows!($kernel, 4, 0 $(, $constant)*),
+                    1 => by_rows!($kernel, 4, 1 $(, $constant)*),
+                    2 => by_rows!($kernel, 4, 2 $(, $constant)*),
+                    _ => by_rows!($kernel, 4, 4 $(, $constant)*),
                 }
             };
         }
@@ -156,7 +160,11 @@ impl Block {
         }
         match (isa, self.lines) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, Lines::Single) => avx512!(avx512, { Lines::Single as u8 }),
+            (Isa::Avx512, Lines::Single) => match self.strips {
+                1 => by_rows!(avx512, 1, 0, { Lines::Single as u8 }),
+                2 => by_rows!(avx512, 2, 0, { Lines::Single as u8 }),
+                _ => avx512!(avx512, { Lines::Single as u8 }),
+            },
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512, Lines::Pairs) => avx512!(avx512, { Lines::Pairs as u8 }),
             #[cfg(target_arch = "x86_64")]

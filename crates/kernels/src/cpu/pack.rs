@@ -98,16 +98,12 @@ impl Packed {
             let last = (columns - 1) * column_stride + (inner - 1) * inner_stride;
             assert!(last < source.len(), "Packed::fill: index {last} of {} elements", source.len());
         }
-        (self.columns, self.inner, self.narrow) = (columns, inner, None);
-        let (panel_lines, total) = (inner * STRIPS, self.panels() * STRIPS * inner);
-        self.lines.clear();
-        if total == 0 {
+        let panel_lines = inner * STRIPS;
+        let whole = PackTask { source, columns, inner, column_stride, inner_stride };
+        let lines = self.reset(columns, inner);
+        if lines.is_empty() {
             return;
         }
-        // Not cleared before: each panel writes all of its lines.
-        self.lines.reserve_exact(total);
-        let whole = PackTask { source, columns, inner, column_stride, inner_stride };
-        let lines = &mut self.lines.spare_capacity_mut()[..total];
         if columns * inner < 64 * 1024 {
             for (panel, lines) in lines.chunks_mut(panel_lines).enumerate() {
                 whole.panel(panel, lines);
@@ -120,8 +116,8 @@ impl Packed {
                 .enumerate()
                 .for_each(|(panel, lines)| whole.panel(panel, lines));
         }
-        // SAFETY: all panels have been written.
-        unsafe { self.lines.set_len(total) };
+        // SAFETY: each panel has written all of its lines.
+        unsafe { self.written() };
     }
 
     /// Number of output columns.
@@ -161,10 +157,10 @@ impl Packed {
         self.narrow.as_ref().map_or(Precision::F32, Narrow::precision)
     }
 
-    /// The most lines that [`Packed::with_lines_of`] gives of a strip at a time, of `wanted`.
+    /// Lines of a strip that [`Packed::with_lines_of`] is to be asked for at a time, about `wanted`.
     pub(super) fn depth(&self, lines: Lines, wanted: usize) -> usize {
         match lines {
-            Lines::Single if self.narrow.is_some() => GROUP,
+            Lines::Single if self.narrow.is_some() => wanted.next_multiple_of(GROUP),
             Lines::Bytes => GROUP / QUAD,
             _ => wanted,
         }
@@ -181,10 +177,16 @@ impl Packed {
         with: impl FnOnce(Strips) -> R,
     ) -> R {
         let mut scales = std::ptr::null();
+        let more = panel + 1 < self.panels();
         let (all, count, of_strip): (*const f32, usize, usize) = match (lines, &self.narrow) {
             (Lines::Single, Some(narrow)) => {
-                return narrow.widened(panel, self.inner, first, depth, |wide| {
-                    with(Strips { start: wide.as_ptr().cast(), stride: GROUP * STRIP, next: None, scales })
+                let (all, per_line) = narrow.lines();
+                let of_strip = self.inner.div_ceil(per_line);
+                let place = STRIPS * ((panel + 1) * of_strip + first / per_line);
+                let from = all.wrapping_add(place * STRIP);
+                let next = if more { Next::Narrow { from, per_line } } else { Next::Nothing };
+                return narrow.widened(panel, self.inner, first, depth, |wide, stride| {
+                    with(Strips { start: wide.as_ptr().cast(), stride: stride * STRIP, next, scales })
                 });
             }
             (Lines::Pairs | Lines::Dots, Some(Narrow::Bf16(pairs))) => {
@@ -203,9 +205,11 @@ impl Packed {
         let panel_start = all.wrapping_add(panel * of_panel * STRIP);
         let start = panel_start.wrapping_add(first * STRIP);
         let next = if first + depth < of_strip {
-            Some(start.wrapping_add(depth * STRIP))
+            Next::Strips(start.wrapping_add(depth * STRIP))
+        } else if more {
+            Next::Strips(panel_start.wrapping_add(of_panel * STRIP))
         } else {
-            (panel + 1 < self.panels()).then(|| panel_start.wrapping_add(of_panel * STRIP))
+            Next::Nothing
         };
         with(Strips { start, stride: of_strip * STRIP, next, scales })
     }
@@ -220,8 +224,8 @@ impl Packed {
         with: impl FnOnce([&[Line]; STRIPS]) -> R,
     ) -> R {
         if let Some(narrow) = &self.narrow {
-            return narrow.widened(panel, self.inner, k, depth, |wide| {
-                with(std::array::from_fn(|strip| &wide[strip * GROUP..][..depth]))
+            return narrow.widened(panel, self.inner, k, depth, |wide, stride| {
+                with(std::array::from_fn(|strip| &wide[strip * stride..][..depth]))
             });
         }
         let strip = |strip: usize| &self.lines[(panel * STRIPS + strip) * self.inner + k..][..depth];
@@ -243,13 +247,22 @@ impl Packed {
         }
     }
 
-    /// Makes it a matrix of this shape in the memory at hand, and gives its lines, whatever they hold.
-    pub(super) fn reset(&mut self, columns: usize, inner: usize) -> &mut [Line] {
+    /// Makes it a matrix of this shape in the memory at hand, and gives its lines to be [`written`](Self::written), which are not cleared before.
+    pub(super) fn reset(&mut self, columns: usize, inner: usize) -> &mut [MaybeUninit<Line>] {
         (self.columns, self.inner, self.narrow) = (columns, inner, None);
         let total = self.panels() * STRIPS * inner;
-        self.lines.truncate(total);
-        self.lines.resize(total, Line([0.0; 16]));
-        &mut self.lines
+        self.lines.clear();
+        self.lines.reserve_exact(total);
+        &mut self.lines.spare_capacity_mut()[..total]
+    }
+
+    /// Takes over the lines.
+    ///
+    /// # Safety
+    /// All that [`Packed::reset`] gave have been written.
+    pub(super) unsafe fn written(&mut self) {
+        // SAFETY: reserved for this shape, and written by the caller's promise.
+        unsafe { self.lines.set_len(self.panels() * STRIPS * self.inner) };
     }
 }
 
@@ -260,10 +273,26 @@ pub(super) struct Strips {
     pub(super) start: *const f32,
     /// Distance between strips.
     pub(super) stride: usize,
-    /// Where the lines that come after these lie, strips as far apart; `None` where they are not in memory as they are multiplied.
-    pub(super) next: Option<*const f32>,
+    /// What comes after these lines.
+    pub(super) next: Next,
     /// The scales of the panel's columns, of lines of bytes.
     pub(super) scales: *const f32,
+}
+
+/// Where the lines lie that a product wants next.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Next {
+    /// Nowhere: these are the last.
+    Nothing,
+    /// From there, strips as far apart as these.
+    Strips(*const f32),
+    /// From there, one after the other, those of all strips: a line holds what `per_line` lines are widened from it.
+    Narrow {
+        /// The first of them.
+        from: *const f32,
+        /// Two in bf16, four in 8 bits.
+        per_line: usize,
+    },
 }
 
 /// What one thread needs to fill a panel.

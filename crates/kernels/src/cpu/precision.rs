@@ -116,41 +116,55 @@ impl Narrow {
         }
     }
 
-    /// Calls `with` with rows `k .. k + depth` of a panel's strips as `f32`, [`GROUP`] lines from strip to strip; `k` is a multiple
-    /// of [`GROUP`] and `depth` at most that.
+    /// The first line, and the inner indices of a line.
+    pub(super) fn lines(&self) -> (*const f32, usize) {
+        match self {
+            Self::Bf16(pairs) => (pairs.as_ptr().cast(), 2),
+            Self::Int8 { values, .. } => (values.as_ptr().cast(), QUAD),
+        }
+    }
+
+    /// Calls `with` with rows `k .. k + depth` of a panel's strips as `f32`, and the lines from strip to strip; `k` is a multiple of [`GROUP`].
     pub(super) fn widened<R>(
         &self,
         panel: usize,
         inner: usize,
         k: usize,
         depth: usize,
-        with: impl FnOnce(&[Line]) -> R,
+        with: impl FnOnce(&[Line], usize) -> R,
     ) -> R {
         thread_local! {
             static WIDE: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
         }
-        debug_assert!(k.is_multiple_of(GROUP) && depth <= GROUP && k + depth <= inner);
+        debug_assert!(k.is_multiple_of(GROUP) && k + depth <= inner);
+        let stride = depth.next_multiple_of(QUAD).max(QUAD);
         WIDE.with_borrow_mut(|wide| {
-            wide.resize(GROUP * STRIPS, Line([0.0; 16]));
+            if wide.len() < stride * STRIPS {
+                wide.resize(stride * STRIPS, Line([0.0; 16]));
+            }
             match self {
                 Self::Bf16(pairs) => {
                     let of_strip = words(inner);
                     let panel = &pairs[panel * STRIPS * of_strip..][..STRIPS * of_strip];
-                    for (pairs, wide) in panel.chunks_exact(of_strip).zip(wide.chunks_exact_mut(GROUP)) {
+                    for (pairs, wide) in panel.chunks_exact(of_strip).zip(wide.chunks_exact_mut(stride)) {
                         widen_bf16(&pairs[k / 2..][..words(depth)], wide);
                     }
                 }
                 Self::Int8 { values, scales } => {
                     let of_strip = inner.div_ceil(QUAD);
-                    let scales = &scales[panel * inner.div_ceil(GROUP) + k / GROUP].0;
+                    let scales =
+                        &scales[panel * inner.div_ceil(GROUP) + k / GROUP..][..depth.div_ceil(GROUP)];
                     let panel = &values[panel * STRIPS * of_strip..][..STRIPS * of_strip];
-                    let strips = panel.chunks_exact(of_strip).zip(scales.as_chunks::<STRIP>().0);
-                    for ((values, scales), wide) in strips.zip(wide.chunks_exact_mut(GROUP)) {
-                        widen_int8(&values[k / QUAD..][..depth.div_ceil(QUAD)], scales, wide);
+                    let strips = panel.chunks_exact(of_strip).zip(wide.chunks_exact_mut(stride));
+                    for (strip, (values, wide)) in strips.enumerate() {
+                        let groups = values[k / QUAD..][..depth.div_ceil(QUAD)].chunks(GROUP / QUAD);
+                        for ((values, wide), scales) in groups.zip(wide.chunks_mut(GROUP)).zip(scales) {
+                            widen_int8(values, &scales.0.as_chunks::<STRIP>().0[strip], wide);
+                        }
                     }
                 }
             }
-            with(wide)
+            with(wide, stride)
         })
     }
 }

@@ -1,6 +1,8 @@
 //! The way back through a packed matrix: its transpose packed, and the matrix itself row by row. What is packed needs no second copy for
 //! its gradient.
+#![allow(unsafe_code, reason = "memory that is written whole and not cleared before")]
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
@@ -47,6 +49,8 @@ impl Packed {
             transpose(of, columns, lines, inner, |rows, width, first, lines| {
                 transpose_strip(rows, width, &mut lines[first..], inner);
             });
+            // SAFETY: each group of inner indices writes its panels, at all columns.
+            unsafe { self.written() };
         }
     }
 
@@ -115,14 +119,14 @@ fn transposed_block(block: &[Line]) -> [Line; STRIP] {
 multiversion! {
     /// Writes the first `width` columns of a strip's rows as rows of strips, `stride` lines from strip to strip; strips up to a whole
     /// panel of the target become zero where there are no rows.
-    fn transpose_strip(rows: &[Line], width: usize, target: &mut [Line], stride: usize) {
+    fn transpose_strip(rows: &[Line], width: usize, target: &mut [MaybeUninit<Line>], stride: usize) {
         let mut first = 0;
         for (strip, block) in rows.chunks(STRIP).enumerate() {
-            target[strip * stride..][..width].copy_from_slice(&transposed_block(block)[..width]);
+            target[strip * stride..][..width].write_copy_of_slice(&transposed_block(block)[..width]);
             first = strip + 1;
         }
         for strip in first..first.next_multiple_of(STRIPS) {
-            target[strip * stride..][..width].fill(Line([0.0; STRIP]));
+            target[strip * stride..][..width].fill(MaybeUninit::new(Line([0.0; STRIP])));
         }
     }
 }

@@ -46,8 +46,7 @@ pub(super) fn lora_linear(
     scale: f64,
 ) -> (Flexible, Vec<f32>) {
     let ([n, _], [out, _]) = (dims(x), matrix.shape());
-    let mut y = matrix.product(x, bias);
-    let low = factors(a, b, scale).add(floats(x), n, &mut y);
+    let (y, low) = factors(a, b, scale).product(floats(x), n, &matrix.packed(), bias.map(floats));
     (tensor(y, [n, out]), low)
 }
 

@@ -8,7 +8,7 @@ use burn::backend::autodiff::ops::{Backward, Ops};
 
 use super::forward::{self, Flexible, contiguous, dims, floats, tensor};
 use super::matrix::{Matrix, dbias, dweight};
-use crate::cpu::{Factors, LoraGrads};
+use crate::cpu::Factors;
 
 /// The gradients of `x`, the weight, the factors `A` and `B`, and the bias where there is one.
 #[derive(Debug)]
@@ -49,12 +49,9 @@ impl LoraState {
     fn register(&self, dy: &Flexible, nodes: [Option<NodeId>; 4], grads: &mut Gradients) {
         let Self { x, matrix, factors: [a, b], scale, low } = self;
         let [x_node, weight_node, a_node, b_node] = nodes;
-        let mut dx = x_node.map(|_| matrix.dx(dy));
-        let [mut da, mut db] =
-            [(a_node, a), (b_node, b)].map(|(node, of)| node.map(|_| vec![0.0; floats(of).len()]));
-        let wanted = LoraGrads { x: dx.as_deref_mut(), a: da.as_deref_mut(), b: db.as_deref_mut() };
-        factors(a, b, *scale).backward(floats(x), low, floats(dy), wanted);
-        for (node, gradient, like) in [(x_node, dx, x), (a_node, da, a), (b_node, db, b)] {
+        let (back, wanted) = (x_node.map(|_| matrix.back()), [a_node, b_node].map(|node| node.is_some()));
+        let got = factors(a, b, *scale).backward(floats(x), low, floats(dy), back.as_ref(), wanted);
+        for (node, gradient, like) in [(x_node, got.x, x), (a_node, got.a, a), (b_node, got.b, b)] {
             if let (Some(node), Some(gradient)) = (node, gradient) {
                 grads.register::<Flex>(node, tensor(gradient, dims::<2>(like)));
             }

@@ -44,29 +44,29 @@ impl Matrix {
     }
 
     /// `x·Wᵀ + bias`.
-    pub(super) fn product(&self, x: &Flexible, bias: Option<&Flexible>) -> Vec<f32> {
-        let [n, inn] = dims(x);
-        cpu::gemm_new(floats(x), (inn, 1), n, &self.packed(), bias.map(floats))
-    }
-
-    /// [`Matrix::product`] as a tensor.
     pub(super) fn forward(&self, x: &Flexible, bias: Option<&Flexible>) -> Flexible {
-        let ([n, _], [out, _]) = (dims(x), self.shape());
-        tensor(self.product(x, bias), [n, out])
+        let ([n, inn], [out, _]) = (dims(x), self.shape());
+        let y = cpu::gemm_new(floats(x), (inn, 1), n, &self.packed(), bias.map(floats));
+        tensor(y, [n, out])
     }
 
-    /// `dy·W`.
-    pub(super) fn dx(&self, dy: &Flexible) -> Vec<f32> {
-        let ([out, inn], [n, _]) = (self.shape(), dims(dy));
-        let back = match self {
+    /// It packed for `dy·W`.
+    pub(super) fn back(&self) -> Packed {
+        let [out, inn] = self.shape();
+        match self {
             Self::Rows(weight, _) => Packed::from_in_out(floats(weight), out, inn),
             Self::Packed(packed) => {
                 let mut back = Packed::empty();
                 back.fill_transposed(packed, 0..out);
                 back
             }
-        };
-        cpu::gemm_new(floats(dy), (out, 1), n, &back, None)
+        }
+    }
+
+    /// `dy·W`.
+    pub(super) fn dx(&self, dy: &Flexible) -> Vec<f32> {
+        let ([out, _], [n, _]) = (self.shape(), dims(dy));
+        cpu::gemm_new(floats(dy), (out, 1), n, &self.back(), None)
     }
 }
 

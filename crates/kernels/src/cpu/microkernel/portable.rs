@@ -29,8 +29,8 @@ pub(super) unsafe fn portable<const M: usize>(block: Block) {
             }
         }
     };
-    // SAFETY: the strip has that line, 16 numbers aligned to 64 bytes, by the contract of `Block::run`.
-    let line = |line: usize| unsafe { *block.weights.add(line * STRIP).cast::<[f32; STRIP]>() };
+    // SAFETY: the strip has that line, 16 numbers, by the contract of `Block::run`.
+    let line = |line: usize| unsafe { *block.weights.add(line * block.line_stride).cast::<[f32; STRIP]>() };
     let whole = |x: f32| x;
     let [low, high]: [fn(f32) -> f32; 2] = [|word| low(word.to_bits()), |word| high(word.to_bits())];
     for k in 0..block.inner {

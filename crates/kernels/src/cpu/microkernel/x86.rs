@@ -5,11 +5,10 @@
 use std::arch::x86_64::{
     __m256, __m512, __m512bh, _MM_HINT_T1, _mm_loadl_epi64, _mm_loadu_si128, _mm_prefetch, _mm256_and_ps,
     _mm256_castps_si256, _mm256_castsi256_ps, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_fmadd_ps,
-    _mm256_load_ps, _mm256_loadu_ps, _mm256_mul_ps, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
-    _mm256_slli_epi32, _mm256_storeu_ps, _mm512_and_si512, _mm512_castps_si512, _mm512_castsi512_ps,
-    _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_load_ps,
-    _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32,
-    _mm512_storeu_ps,
+    _mm256_loadu_ps, _mm256_mul_ps, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_slli_epi32,
+    _mm256_storeu_ps, _mm512_and_si512, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cvtepi8_epi32,
+    _mm512_cvtepi32_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
 };
 
 use super::{Block, Lines};
@@ -34,12 +33,12 @@ const fn of_a_line(lines: u8) -> usize {
     }
 }
 
-/// A kernel of `M` rows, in which a line of `FETCH` strips is fetched with each line. It is a macro, so that what it is made of is
+/// A kernel of `M` rows and `S` strips, in which a line of `FETCH` strips is fetched with each line. It is a macro, so that what it is made of is
 /// compiled for the instruction set of the function it stands in.
 macro_rules! avx512_kernel {
-    ($block:ident, $rows:ident, $fetch:ident, $lines:expr) => {{
-        debug_assert_eq!(($block.strips, $block.lines as u8), (4, $lines));
-        let mut sums = [[_mm512_setzero_ps(); 4]; $rows];
+    ($block:ident, $rows:ident, $strips:ident, $fetch:ident, $lines:expr) => {{
+        debug_assert_eq!(($block.strips, $block.lines as u8), ($strips, $lines));
+        let mut sums = [[_mm512_setzero_ps(); $strips]; $rows];
         if $block.resume {
             for (i, row) in sums.iter_mut().enumerate() {
                 for (s, sum) in row.iter_mut().enumerate() {
@@ -58,7 +57,7 @@ macro_rules! avx512_kernel {
                 for strip in 0..$fetch {
                     _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(strip * stride).cast());
                 }
-                let w = || std::array::from_fn::<_, 4, _>(|s| _mm512_load_ps(weights.add(s * stride)));
+                let w = || std::array::from_fn::<_, $strips, _>(|s| _mm512_loadu_ps(weights.add(s * stride)));
                 let x_at = |at: usize| x.map(|x| x.wrapping_add(at * $block.inner_stride));
                 match $lines {
                     SINGLE => add_512(&mut sums, x, w()),
@@ -89,8 +88,8 @@ macro_rules! avx512_kernel {
                     }
                 }
             }
-            weights = weights.wrapping_add(STRIP);
-            ahead = ahead.wrapping_add(STRIP);
+            weights = weights.wrapping_add($block.line_stride);
+            ahead = ahead.wrapping_add($block.line_stride);
             for x in &mut x {
                 *x = x.wrapping_add(of_a_line * $block.inner_stride);
             }
@@ -109,9 +108,11 @@ macro_rules! avx512_kernel {
 /// # Safety
 /// As [`Block::run`]; the processor has AVX-512 F.
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn avx512<const M: usize, const FETCH: usize, const LINES: u8>(block: Block) {
+pub(super) unsafe fn avx512<const M: usize, const S: usize, const FETCH: usize, const LINES: u8>(
+    block: Block,
+) {
     const { assert!(LINES != DOTS) };
-    avx512_kernel!(block, M, FETCH, LINES);
+    avx512_kernel!(block, M, S, FETCH, LINES);
 }
 
 /// Dot products of pairs.
@@ -119,14 +120,18 @@ pub(super) unsafe fn avx512<const M: usize, const FETCH: usize, const LINES: u8>
 /// # Safety
 /// As [`Block::run`]; the processor has AVX-512 F and BF16.
 #[target_feature(enable = "avx512f,avx512bf16")]
-pub(super) unsafe fn avx512_dots<const M: usize, const FETCH: usize>(block: Block) {
-    avx512_kernel!(block, M, FETCH, DOTS);
+pub(super) unsafe fn avx512_dots<const M: usize, const S: usize, const FETCH: usize>(block: Block) {
+    avx512_kernel!(block, M, S, FETCH, DOTS);
 }
 
 /// # Safety
 /// There is a number at each `x`, and the processor has AVX-512 F.
 #[inline(always)]
-unsafe fn add_512<const M: usize>(sums: &mut [[__m512; 4]; M], x: [*const f32; M], weights: [__m512; 4]) {
+unsafe fn add_512<const M: usize, const S: usize>(
+    sums: &mut [[__m512; S]; M],
+    x: [*const f32; M],
+    weights: [__m512; S],
+) {
     for (row, x) in sums.iter_mut().zip(x) {
         // SAFETY: the caller's promises.
         unsafe {
@@ -210,12 +215,12 @@ pub(super) unsafe fn avx2<
             for strip in 0..FETCH {
                 _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(strip * stride).cast());
             }
-            ahead = ahead.wrapping_add(STRIP);
+            ahead = ahead.wrapping_add(block.line_stride);
         }
         // SAFETY: `weights` advances over the lines of each strip, by the contract of `Block::run`.
         let line_of = |strip: usize| unsafe {
             let line = weights.add(strip * stride);
-            [_mm256_load_ps(line), _mm256_load_ps(line.add(8))]
+            [_mm256_loadu_ps(line), _mm256_loadu_ps(line.add(8))]
         };
         let x_at = |at: usize| x.map(|x| x.wrapping_add(at * block.inner_stride));
         // SAFETY: `x` advances over `inner` strides, and columns have scales, by the contract of `Block::run`.
@@ -239,7 +244,7 @@ pub(super) unsafe fn avx2<
                 _ => add_256(&mut sums, x, line_of),
             }
         }
-        weights = weights.wrapping_add(STRIP);
+        weights = weights.wrapping_add(block.line_stride);
         for x in &mut x {
             *x = x.wrapping_add(of_a_line * block.inner_stride);
         }
