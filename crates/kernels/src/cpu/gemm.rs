@@ -336,12 +336,9 @@ impl Pass {
     /// The same where the next lines are to be widened: a pass's share of the next panel, all of whose strips follow each other, and of it that of
     /// these strips.
     fn fetch_narrow(self, from: *const f32, per_line: usize, first: usize, abreast: usize) -> Shares {
-        let lines = self.depth * abreast / per_line;
-        let from = from.wrapping_add(first / abreast * lines * STRIP);
-        if lines < self.depth {
-            return Shares { from, count: 1, apart: 0, strips: 1, every: self.depth / lines.max(1) };
-        }
-        Shares { from, count: lines / self.depth, apart: self.depth * STRIP, strips: 1, every: 1 }
+        let from = from.wrapping_add(first * self.depth / per_line * STRIP);
+        let (count, every) = ((abreast / per_line).max(1), (per_line / abreast).max(1));
+        Shares { from, count, apart: self.depth * STRIP, strips: 1, every }
     }
 }
 

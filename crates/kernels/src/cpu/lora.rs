@@ -55,7 +55,7 @@ impl Factors<'_> {
     /// - `x`: `[n, in]`; `weight`: `[in, out]`; `bias`: `[out]`; results: `[n, out]` and `[n, r]`
     ///
     /// # Panics
-    /// When a slice does not have the length its shape says.
+    /// When a slice or the weight does not have the shape said.
     pub fn product(
         &self,
         x: &[f32],
@@ -63,8 +63,9 @@ impl Factors<'_> {
         weight: &Packed,
         bias: Option<&[f32]>,
     ) -> (Vec<f32>, Vec<f32>) {
-        self.check(n, x.len(), n * weight.columns());
         let (inner, rank, out) = self.shape;
+        self.check(n, x.len(), n * out);
+        check_weight(weight, (inner, out));
         let low = low_rank::low(x, n, &Packed::from_out_in(self.a, rank, inner), self.scale);
         let b = Packed::from_out_in(self.b, out, rank);
         let change = (Rows::new(&low, (rank, 1), n), &b);
@@ -78,7 +79,7 @@ impl Factors<'_> {
     /// - `x`: `[n, in]`; `low`: `[n, r]`; `dy`: `[n, out]`
     ///
     /// # Panics
-    /// When a slice does not have the length its shape says.
+    /// When a slice or the weight does not have the shape said.
     pub fn backward(
         &self,
         x: &[f32],
@@ -90,6 +91,9 @@ impl Factors<'_> {
         let (inner, rank, out) = self.shape;
         let (n, [of_a, of_b]) = (low.len() / rank.max(1), wanted);
         self.check(n, x.len(), dy.len());
+        if let Some(back) = back {
+            check_weight(back, (out, inner));
+        }
         let mut grads = LoraGrads::default();
         if of_b {
             // dB = dyᵀ·low, by its transpose, which is as wide as the rows of dy.
@@ -107,6 +111,14 @@ impl Factors<'_> {
         }
         grads
     }
+}
+
+fn check_weight(weight: &Packed, (inner, columns): (usize, usize)) {
+    assert_eq!(
+        (weight.inner(), weight.columns()),
+        (inner, columns),
+        "lora: the weight's shape, against [{inner}, {columns}] of the factors"
+    );
 }
 
 /// Rows that a task goes over for all ranks before it goes on: 32 KiB of a panel stay in the first cache.
@@ -295,5 +307,12 @@ mod tests {
         let factors = Factors { a: &[0.0; 2], b: &[0.0; 2], scale: 1.0, shape: (2, 1, 2) };
         let packed = Packed::from_out_in(&[0.0; 4], 2, 2);
         let _ = factors.product(&[0.0; 3], 1, &packed, None);
+    }
+    #[test]
+    #[should_panic(expected = "the weight's shape, against [2, 2] of the factors")]
+    fn a_weight_of_another_shape_is_refused() {
+        let factors = Factors { a: &[0.0; 2], b: &[0.0; 2], scale: 1.0, shape: (2, 1, 2) };
+        let packed = Packed::from_out_in(&[0.0; 6], 2, 3);
+        let _ = factors.product(&[0.0; 2], 1, &packed, None);
     }
 }

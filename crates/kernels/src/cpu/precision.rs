@@ -278,6 +278,24 @@ mod tests {
     }
 
     #[test]
+    fn long_products_are_widened_pass_by_pass_without_changing_a_bit() {
+        for (m, k, n) in [(30, 1701, 130), (5, 1701, 70)] {
+            let (x, w) = (noise(m * k, 5), noise(n * k, 6));
+            let run = |packed: &Packed| {
+                let mut y = vec![f32::NAN; m * n];
+                gemm(&x, (k, 1), m, packed, None, &mut y);
+                y
+            };
+            for precision in [Precision::Bf16, Precision::Int8] {
+                let narrow = Packed::from_out_in(&w, n, k).with_precision(precision);
+                let plain = Packed::from_out_in(&rounded(&w, k, precision), n, k);
+                let got = forced::same_bits(|| forced::with_dots(false, || run(&narrow)));
+                assert_bits(&format!("{m} rows in {precision:?}"), &got, &run(&plain));
+            }
+        }
+    }
+
+    #[test]
     fn long_dot_products_are_split_over_passes_and_threads_without_changing_a_bit() {
         let (m, k, n) = (97, 3301, 130);
         let (x, w) = (noise(m * k, 5), noise(n * k, 6));
