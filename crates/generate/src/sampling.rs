@@ -1,8 +1,12 @@
 //! From logits to the law that is drawn from: temperature, top-k, top-p, min-p.
 
+use pulp::Arch;
 use serde::{Deserialize, Serialize};
 
 use crate::capability::Error;
+
+/// Sums over a vocabulary go on in so many lanes: their order, and so their bits, are those of every processor.
+const LANES: usize = 8;
 
 /// How next tokens are drawn. The law that these settings make *is* the prior of every method that samples: a
 /// temperature other than 1 changes the target, not only the efficiency.
@@ -90,9 +94,7 @@ impl Sampling {
             }
         }
         let greatest = greatest(logits);
-        for logit in logits.iter_mut() {
-            *logit = exp(*logit - greatest);
-        }
+        exponentials(logits, greatest);
         let weights = logits;
         let mut total = sum(weights);
         if self.top_p < 1.0 {
@@ -147,14 +149,32 @@ pub fn argmax(values: &[f32]) -> usize {
 /// The greatest value that is a number; −∞ where there is none. In lanes, since a chain of maxima over a vocabulary takes longer than its exponentials.
 pub(crate) fn greatest(values: &[f32]) -> f32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let (chunks, rest) = values.as_chunks::<32>();
-    let mut lanes = [f32::NEG_INFINITY; 32];
-    for chunk in chunks {
-        for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane = larger(*lane, *value);
+    let (chunks, rest) = values.as_chunks::<64>();
+    // What a closure borrows stays in memory: lanes are its own, to be in registers.
+    let lanes = Arch::new().dispatch(|| {
+        let mut lanes = [f32::NEG_INFINITY; 64];
+        for chunk in chunks {
+            for (lane, value) in lanes.iter_mut().zip(chunk) {
+                *lane = larger(*lane, *value);
+            }
         }
-    }
+        lanes
+    });
     lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger)
+}
+
+/// Whether all are numbers; infinities are. All are looked at, for a loop that stops early does not become vectors.
+pub(crate) fn are_numbers(values: &[f32]) -> bool {
+    Arch::new().dispatch(|| values.iter().filter(|value| value.is_nan()).count()) == 0
+}
+
+/// `exp(logit − greatest)` of each, in place.
+fn exponentials(logits: &mut [f32], greatest: f32) {
+    Arch::new().dispatch(|| {
+        for logit in logits {
+            *logit = exp(*logit - greatest);
+        }
+    });
 }
 
 /// `ln Σ exp(logits)`.
@@ -163,14 +183,16 @@ pub fn log_sum_exp(logits: &[f32]) -> f64 {
     if greatest == f32::NEG_INFINITY {
         return f64::NEG_INFINITY;
     }
-    let mut lanes = [0.0_f64; 8];
-    let chunks = logits.chunks_exact(8);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for (lane, logit) in lanes.iter_mut().zip(chunk) {
-            *lane += f64::from(exp(*logit - greatest));
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    let mut lanes = Arch::new().dispatch(|| {
+        let mut lanes = [0.0_f64; LANES];
+        for chunk in chunks {
+            for (lane, logit) in lanes.iter_mut().zip(chunk) {
+                *lane += f64::from(exp(*logit - greatest));
+            }
         }
-    }
+        lanes
+    });
     for (lane, logit) in lanes.iter_mut().zip(rest) {
         *lane += f64::from(exp(*logit - greatest));
     }
@@ -179,19 +201,23 @@ pub fn log_sum_exp(logits: &[f32]) -> f64 {
 
 /// `Σ w`.
 pub(crate) fn sum(weights: &[f32]) -> f64 {
-    let mut lanes = [0.0_f64; 8];
-    let chunks = weights.chunks_exact(8);
-    let rest: f64 = chunks.remainder().iter().map(|w| f64::from(*w)).sum();
-    for chunk in chunks {
-        for (lane, weight) in lanes.iter_mut().zip(chunk) {
-            *lane += f64::from(*weight);
+    let (chunks, rest) = weights.as_chunks::<LANES>();
+    let lanes = Arch::new().dispatch(|| {
+        let mut lanes = [0.0_f64; LANES];
+        for chunk in chunks {
+            for (lane, weight) in lanes.iter_mut().zip(chunk) {
+                *lane += f64::from(*weight);
+            }
         }
-    }
-    lanes.iter().sum::<f64>() + rest
+        lanes
+    });
+    lanes.iter().sum::<f64>() + rest.iter().map(|weight| f64::from(*weight)).sum::<f64>()
 }
 
-/// `e^x` for `x ≤ 0`, to about one unit in the last place of an f32, written so that loops over it vectorise.
-#[inline]
+/// `e^x` for `x ≤ 0`, to about one unit in the last place of an f32, written so that loops over it vectorise, into whatever vectors the caller
+/// is compiled for.
+#[allow(clippy::inline_always, reason = "compiled into the callers' versions for several instruction sets")]
+#[inline(always)]
 fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     const LN2_HIGH: f32 = 0.693_359_4;

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::capability::Logits;
 use crate::mix::Rule;
-use crate::sampling::{Sampling, greatest, log_sum_exp};
+use crate::sampling::{Sampling, are_numbers, greatest, log_sum_exp};
 
 /// How logits of several models become one law.
 pub(super) struct Mixer {
@@ -27,9 +27,9 @@ impl Mixer {
     fn choice(&self, logits: &[&[f32]], order: &mut Vec<u32>) -> Option<Choice> {
         let mut mixed = Vec::with_capacity(self.width);
         self.rule.mix(logits, &mut mixed);
-        // A maximum loses NaN. All are counted, for a loop that stops early does not become vectors.
+        // A maximum loses NaN.
         let most = greatest(&mixed);
-        if !most.is_finite() || mixed.iter().filter(|value| value.is_nan()).count() > 0 {
+        if !most.is_finite() || !are_numbers(&mixed) {
             return None;
         }
         let scale = (self.wants_log_z && self.settings.temperature > 0.0)
