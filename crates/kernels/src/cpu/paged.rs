@@ -246,7 +246,9 @@ impl<E: Stored> Rows<'_, E> {
                     }
                 }
             };
-            if block.len() == 1 || common.is_empty() {
+            if common.len() == PAGE && block.len() > 1 {
+                add_page::<E, R>(self.isa, scores, stride, common, values, o);
+            } else if block.len() == 1 || common.is_empty() {
                 alone(&|keys| keys, o);
             } else {
                 alone(&|keys| keys.start..common.start, o);
