@@ -5,6 +5,7 @@
 MODEL is a directory with a Hugging Face model. Needs torch and transformers (peft for `lora`), and cargo.
 `best-of` draws samples of one prompt and scores them with a reward model of the policy's size; `qalign` runs chains of so many
 steps, by transformers as the reference does: in step, every proposal generated from its whole prefix and scored as a whole.
+`decode` is what new tokens take behind the prompt and the first of them: the time of `generate` less that of the same with one new token.
 Every row runs to its budget. Sampling is at temperature 1 without filters. Loading is not timed.
 """
 
@@ -19,10 +20,16 @@ WORK = [
     ("generate", 8, 64, 64),
     ("generate", 32, 64, 64),
     ("generate", 128, 64, 64),
+    ("decode", 8, 64, 65),
+    ("decode", 32, 64, 65),
+    ("decode", 128, 64, 65),
     ("generate-bf16", 1, 64, 64),
     ("generate-bf16", 8, 64, 64),
     ("generate-bf16", 32, 64, 64),
     ("generate-bf16", 128, 64, 16),
+    ("decode-bf16", 8, 64, 65),
+    ("decode-bf16", 32, 64, 65),
+    ("decode-bf16", 128, 64, 65),
     ("prefill", 8, 512),
     ("prefill-bf16", 8, 512),
     ("train", 8, 256),
@@ -156,6 +163,21 @@ class Transformers:
         return time.perf_counter() - started
 
 
+def seconds(side, work):
+    """What a side takes for some work."""
+    kind, *numbers = work
+    if not kind.startswith("decode"):
+        return side.run(work)
+    whole, rows, prompt = kind.replace("decode", "generate"), *numbers[:2]
+    return side.run((whole, *numbers)) - side.run((whole, rows, prompt, 1))
+
+
+def tokens_of(work):
+    """What a rate counts: tokens of all rows, of QAlign steps, of decoding those behind the first."""
+    each = {3: work[2], 4: work[-1], 5: work[-1]}[len(work)]
+    return work[1] * (each - work[0].startswith("decode"))
+
+
 def row(name, seconds, tokens):
     rates = sorted(tokens / value for value in seconds)
     return f"{name} {rates[0]:.0f} / {statistics.median(rates):.0f} / {rates[-1]:.0f}"
@@ -181,14 +203,14 @@ def main():
     for work in chosen or WORK:
         if arguments.only and work[0] != arguments.only:
             continue
-        tokens = {3: work[2], 4: work[-1], 5: work[-1]}[len(work)] * work[1]
+        tokens = tokens_of(work)
         ours, theirs = [], []
         if not arguments.cold:
             for side in (plumb, peer):
-                side.run(work)
+                seconds(side, work)
         for _ in range(arguments.repeats):
-            ours.append(plumb.run(work))
-            theirs.append(peer.run(work))
+            ours.append(seconds(plumb, work))
+            theirs.append(seconds(peer, work))
         print(f"{' '.join(map(str, work)):22} {row('plumb', ours, tokens)}   {row('transformers', theirs, tokens)}   {ratio(ours, theirs)}", flush=True)
 
 

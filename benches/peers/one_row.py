@@ -1,8 +1,9 @@
 """Plumb beside llama.cpp on one row, both in f32: the two alternate, and the ratio of their times is printed.
 
-    python benches/peers/llama_cpp.py MODEL [--repeats 7] [--threads 2] [--prompt 64] [--new 64]
+    python benches/peers/one_row.py MODEL [--engine llama-cpp-python] [--repeats 7] [--threads 2] [--prompt 64] [--new 64]
 
-MODEL is a directory with a Hugging Face model of the llama family, one file of weights. Needs xllamacpp, gguf, torch and safetensors, and cargo.
+MODEL is a directory with a Hugging Face model of the llama family, one file of weights. Needs gguf, torch and safetensors, cargo, and of llama.cpp
+either `llama-cpp-python`, which pip compiles for this processor, or `xllamacpp`, which comes compiled for any.
 The model is written as an f32 GGUF into a temporary folder. A run is a prompt and its new tokens, sampled at temperature 1 without filters;
 the end-of-sequence token does not end it. Loading is not timed.
 """
@@ -15,7 +16,6 @@ import time
 
 import gguf
 import torch
-import xllamacpp
 from peers import Plumb, ratio, row
 from safetensors import safe_open
 
@@ -74,8 +74,33 @@ def write(model, path):
     writer.close()
 
 
-class LlamaCpp:
+class Compiled:
+    """llama.cpp as pip compiled it here."""
+
     def __init__(self, path, threads, context):
+        import llama_cpp
+
+        f32 = llama_cpp.GGML_TYPE_F32
+        self.model = llama_cpp.Llama(
+            path, n_ctx=context, n_threads=threads, n_threads_batch=threads, type_k=f32, type_v=f32, verbose=False,
+        )
+
+    def run(self, prompt, new):
+        # Nothing of the prompt is left of the run before.
+        self.model.reset()
+        started = time.perf_counter()
+        drawn = self.model.generate(prompt, temp=1.0, top_k=0, top_p=1.0, min_p=0.0, repeat_penalty=1.0)
+        for _ in range(new):
+            next(drawn)
+        return time.perf_counter() - started
+
+
+class Wheel:
+    """llama.cpp as the wheel of xllamacpp has it."""
+
+    def __init__(self, path, threads, context):
+        import xllamacpp
+
         parameters = xllamacpp.CommonParams()
         parameters.model.path = path
         parameters.cpuparams.n_threads = threads
@@ -98,9 +123,13 @@ class LlamaCpp:
         return seconds
 
 
+ENGINES = {"llama-cpp-python": Compiled, "xllamacpp": Wheel}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
+    parser.add_argument("--engine", choices=ENGINES, default="llama-cpp-python")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--prompt", type=int, default=64)
@@ -109,7 +138,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "f32.gguf")
         write(arguments.model, path)
-        peer = LlamaCpp(path, arguments.threads, arguments.prompt + arguments.new + 8)
+        peer = ENGINES[arguments.engine](path, arguments.threads, arguments.prompt + arguments.new + 8)
         plumb = Plumb(arguments.model, arguments.threads)
         work = ("generate", 1, arguments.prompt, arguments.new)
         prompt = torch.randint(0, 1000, (arguments.prompt,)).tolist()
