@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn the_greatest_is_found_wherever_it_is() {
-        for len in [1, 31, 32, 33, 64, 100] {
+        for len in [1, 31, 32, 33, 63, 64, 65, 100, 130] {
             for at in 0..len {
                 let mut values: Vec<f32> = (0..len).map(|i| -((i * 7 % 13) as f32)).collect();
                 values[at] = 0.5;
@@ -261,6 +261,38 @@ mod tests {
         }
         assert_eq!(greatest(&[f32::NAN, f32::NEG_INFINITY]), f32::NEG_INFINITY);
         assert_eq!(greatest(&[]), f32::NEG_INFINITY);
+    }
+
+    /// The loops as they are written, compiled for any processor.
+    #[test]
+    fn the_processors_own_vectors_give_the_bits_of_any() {
+        for len in [0, 1, 7, 8, 9, 63, 64, 65, 203, 1000] {
+            let mut logits: Vec<f32> = (0..len).map(|i| ((i * 37 % 101) as f32 / 7.0).sin() * 40.0).collect();
+            if len > 9 {
+                logits[9] = f32::NEG_INFINITY;
+            }
+            let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let plain: Vec<f32> = logits.iter().map(|logit| exp(logit - most)).collect();
+            let whole = len / LANES * LANES;
+            let mut lanes = [0.0_f64; LANES];
+            plain[..whole].iter().enumerate().for_each(|(i, w)| lanes[i % LANES] += f64::from(*w));
+            let rest: f64 = plain[whole..].iter().map(|w| f64::from(*w)).sum();
+            assert_eq!(greatest(&logits), most, "{len}");
+            let mut weights = logits.clone();
+            exponentials(&mut weights, most);
+            assert!(weights.iter().map(|w| w.to_bits()).eq(plain.iter().map(|w| w.to_bits())), "{len}");
+            assert_eq!(sum(&weights), lanes.iter().sum::<f64>() + rest, "{len}");
+            assert!(are_numbers(&logits));
+            plain[whole..].iter().enumerate().for_each(|(i, w)| lanes[i] += f64::from(*w));
+            let total =
+                if len == 0 { f64::NEG_INFINITY } else { f64::from(most) + lanes.iter().sum::<f64>().ln() };
+            assert_eq!(log_sum_exp(&logits), total, "{len}");
+            for at in 0..len {
+                let mut spoiled = logits.clone();
+                spoiled[at] = f32::NAN;
+                assert!(!are_numbers(&spoiled), "{at} of {len}");
+            }
+        }
     }
 
     #[test]

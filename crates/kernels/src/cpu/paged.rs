@@ -247,6 +247,7 @@ impl<E: Stored> Rows<'_, E> {
                 }
             };
             if common.len() == PAGE && block.len() > 1 {
+                // Nobody has keys alone, which asking every row for its own would find out more slowly.
                 add_page::<E, R>(self.isa, scores, stride, common, values, o);
             } else if block.len() == 1 || common.is_empty() {
                 alone(&|keys| keys, o);
