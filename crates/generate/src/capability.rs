@@ -2,11 +2,12 @@
 
 use std::any::Any;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::completion::{Candidate, Completion, End, Prefix, TokenId};
 use crate::ledger::Ledger;
-use crate::sampling::greatest;
+use crate::sampling::{Sampling, greatest};
 use crate::stream::{Chance, Stream};
 
 /// What can go wrong while a policy is asked for something.
@@ -247,6 +248,37 @@ impl Logits {
     }
 }
 
+/// How tokens are drawn after rows ([`Session::draw`]).
+#[derive(Debug, Clone, Copy)]
+pub struct Draws<'a> {
+    /// Temperature and filters.
+    pub settings: &'a Sampling,
+    /// The law is over the first so many outputs.
+    pub width: usize,
+    /// For each row numbers in `[0, 1)`, one for each token that is drawn after it.
+    pub uniforms: &'a [Vec<f64>],
+}
+
+/// A token that was drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TokenDraw {
+    /// The token.
+    pub id: TokenId,
+    /// Its natural log-probability under the law that it was drawn from.
+    pub log_prob: f64,
+    /// Its natural log-probability under the raw law.
+    pub raw_log_prob: f64,
+}
+
+/// What was drawn after a row's last token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RowDraw {
+    /// A token for each number.
+    pub tokens: Vec<TokenDraw>,
+    /// Divergence of the law drawn from to the raw law, in nats.
+    pub kl: f64,
+}
+
 /// Rows of cached prefixes that can be extended, forked, cut and dropped.
 ///
 /// Prefill and step are one call, [`Session::extend`], with rows of any lengths together.
@@ -286,6 +318,23 @@ pub trait Session {
             }
         }
         Ok(given)
+    }
+
+    /// Appends tokens to distinct rows (at least one token each), and draws after each row's last token, where the inverse of the law's running
+    /// sum has the row's numbers. `None` for a row whose outputs are not numbers.
+    ///
+    /// What [`Session::extend`] and [`Sampling::draw`] give; a model may draw where its outputs are, so that they need not come here.
+    fn draw(
+        &mut self,
+        rows: &[(RowId, &[TokenId])],
+        draws: Draws<'_>,
+    ) -> Result<Vec<Option<RowDraw>>, Error> {
+        let mut logits = self.extend(rows)?;
+        if logits.width == 0 {
+            return Ok(Vec::new());
+        }
+        let rows = logits.values.par_chunks_mut(logits.width).zip(draws.uniforms);
+        Ok(rows.map(|(logits, uniforms)| draws.settings.draw(&mut logits[..draws.width], uniforms)).collect())
     }
 
     /// Appends tokens to distinct rows, and gives for row `i` the natural log-probabilities of `targets[i]` (at least one and

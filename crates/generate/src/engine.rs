@@ -8,6 +8,7 @@
 //! is the policy's own, as `softmax(Σ_m w_m · logits_m)` with autoregressive reward models it is GenARM (arXiv 2410.08193,
 //! Eq. 7).
 
+mod drive;
 mod groups;
 mod limits;
 mod mixer;
@@ -17,7 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use crate::capability::{
-    Error, Flow, Logits, NextAsk, NextToken, RowId, Sample, SampleAsk, Session, Step, in_rounds,
+    Error, Flow, Logits, NextAsk, NextToken, RowId, Sample, SampleAsk, Session, Step, TokenDraw, in_rounds,
 };
 use crate::completion::{Completion, End, TokenId};
 use crate::ledger::Ledger;
@@ -68,21 +69,6 @@ pub struct Engine<'a> {
     stopped: bool,
     draft: Option<Draft<'a>>,
     ledger: Ledger,
-}
-
-/// An ask that runs.
-struct Running {
-    ask: usize,
-    rows: Vec<RowId>,
-    /// What its tokens take at most.
-    bytes: u64,
-    done: Completion,
-}
-
-/// A prefix being filled, and the asks that wait for it.
-struct Filling {
-    asks: Vec<usize>,
-    rows: Vec<(RowId, usize)>,
 }
 
 impl<'a> Engine<'a> {
@@ -266,33 +252,15 @@ impl<'a> Engine<'a> {
         (pause || done.ids.len() >= ask.budget).then_some(End::Budget)
     }
 
-    /// Adds a token that was drawn to a completion, with what its law says of it; `reference` are the reference's logits.
-    fn append(
-        &mut self,
-        ask: usize,
-        done: &mut Completion,
-        token: usize,
-        choice: &Choice,
-        reference: &[f32],
-    ) {
-        let log_prob = (f64::from(choice.weights[token]) / choice.total).ln();
-        let raw = choice.raw.map_or(log_prob, |lse| f64::from(reference[token]) - lse);
-        done.ids.push(token as TokenId);
-        done.log_probs.push(log_prob as f32);
-        done.raw_log_probs.push(raw as f32);
-        done.kl = done.kl.map(|kl| kl + choice.kl);
-        done.log_z.extend(choice.log_z);
+    /// Adds a token that was drawn to a completion, with what its law says of it.
+    fn append(&mut self, ask: usize, done: &mut Completion, token: TokenDraw, kl: f64, log_z: Option<f64>) {
+        done.ids.push(token.id);
+        done.log_probs.push(token.log_prob as f32);
+        done.raw_log_probs.push(token.raw_log_prob as f32);
+        done.kl = done.kl.map(|sum| sum + kl);
+        done.log_z.extend(log_z);
         if let Some(watch) = &mut self.watch {
-            self.stopped |= !watch(Drawn { ask, token: token as TokenId, ledger: &self.ledger });
-        }
-    }
-
-    fn keep(&mut self, ask: &SampleAsk, running: &Running) {
-        // The last token was drawn but not run: it is not in the cache.
-        let mut ids = ask.prefix.clone();
-        ids.extend(&running.done.ids[..running.done.ids.len() - 1]);
-        for (lane, row) in self.lanes.iter_mut().zip(&running.rows) {
-            lane.prefixes.keep(&mut *lane.session, *row, ids.clone());
+            self.stopped |= !watch(Drawn { ask, token: token.id, ledger: &self.ledger });
         }
     }
 
@@ -337,175 +305,10 @@ impl<'a> Engine<'a> {
         ids.sort_unstable_by(order);
         let completion = &ask.prefix[ask.prompt_len.min(ask.prefix.len())..];
         let one = |id: TokenId| {
-            let log_prob = (f64::from(weights[id as usize]) / choice.total).ln();
-            let raw_log_prob = choice.raw.map_or(log_prob, |lse| f64::from(reference[id as usize]) - lse);
+            let TokenDraw { log_prob, raw_log_prob, .. } = choice.drawn(id as usize, reference);
             NextToken { id, log_prob, raw_log_prob, end: self.stops(completion, &[id]) }
         };
         ids.into_iter().map(one).collect()
-    }
-}
-
-impl Engine<'_> {
-    /// [`Sample::flow`] without a draft.
-    fn drive(
-        &mut self,
-        mut asks: Vec<SampleAsk>,
-        chance: &mut Chance<'_>,
-        flow: &mut Flow<'_>,
-    ) -> Result<(), Error> {
-        self.check_all(&asks, 0)?;
-        let mut waiting: VecDeque<usize> = (0..asks.len()).collect();
-        let mut running: Vec<Running> = Vec::new();
-        loop {
-            let mut ended = Vec::new();
-            if !waiting.is_empty() || !running.is_empty() {
-                ended = self.step(&mut asks, &mut waiting, &mut running, chance)?;
-                if self.stopped {
-                    for row in running {
-                        self.free(&row.rows);
-                    }
-                    self.stopped = false;
-                    return Err(Error::Stopped);
-                }
-                if ended.is_empty() {
-                    continue;
-                }
-            }
-            let idle = ended.is_empty();
-            for (ask, _) in &ended {
-                asks[*ask].prefix = Vec::new();
-            }
-            let ledger = self.ledger;
-            let more = match flow(ended, &ledger, chance) {
-                Ok(more) => more,
-                Err(error) => {
-                    for row in &running {
-                        self.free(&row.rows);
-                    }
-                    return Err(error);
-                }
-            };
-            if idle && more.is_empty() {
-                return Ok(());
-            }
-            self.check_all(&more, asks.len())?;
-            waiting.extend(asks.len()..asks.len() + more.len());
-            asks.extend(more);
-        }
-    }
-
-    fn check_all(&self, asks: &[SampleAsk], first: usize) -> Result<(), Error> {
-        asks.iter().enumerate().try_for_each(|(row, ask)| self.check(first + row, &ask.prefix, ask.budget))
-    }
-
-    /// Lets rows join while there is room, extends all by a token, and gives the completions that end with it.
-    fn step(
-        &mut self,
-        asks: &mut [SampleAsk],
-        waiting: &mut VecDeque<usize>,
-        running: &mut Vec<Running>,
-        chance: &mut Chance<'_>,
-    ) -> Result<Vec<(usize, Completion)>, Error> {
-        // Rows that join: asks of one prefix join together.
-        let mut joining: BTreeMap<Vec<TokenId>, Filling> = BTreeMap::new();
-        let (mut free, mut room) = (self.limits.rows.max(1) - running.len(), self.limits.prefill_tokens);
-        let mut taken: u64 = running.iter().map(|row| row.bytes).sum();
-        let mut bytes = BTreeMap::new();
-        let mut later = VecDeque::new();
-        while let Some(ask) = waiting.pop_front() {
-            let prefix = &asks[ask].prefix;
-            let tokens = asks[ask].budget + if joining.contains_key(prefix) { 0 } else { prefix.len() };
-            let needed = tokens as u64 * self.token_bytes();
-            if free == 0 || later.len() > 4 * self.limits.rows || !self.has_room(taken, needed, false) {
-                later.push_back(ask);
-                break;
-            }
-            if let Some(filling) = joining.get_mut(prefix) {
-                filling.asks.push(ask);
-                taken += needed;
-                bytes.insert(ask, needed);
-                free -= 1;
-            } else if room > 0 {
-                let prefix = prefix.clone();
-                let rows = self.admit(&prefix, 0);
-                let fresh = rows.iter().map(|(_, cached)| prefix.len() - cached).max().unwrap_or(0);
-                room = room.saturating_sub(fresh);
-                joining.insert(prefix, Filling { asks: vec![ask], rows });
-                taken += needed;
-                bytes.insert(ask, needed);
-                free -= 1;
-            } else {
-                later.push_back(ask);
-            }
-        }
-        while let Some(ask) = later.pop_back() {
-            waiting.push_front(ask);
-        }
-
-        // One pass for all.
-        let mut rows: Vec<Vec<RowId>> = Vec::new();
-        let mut tokens: Vec<Vec<Vec<TokenId>>> = Vec::new();
-        for row in running.iter() {
-            let last = row.done.ids[row.done.ids.len() - 1];
-            rows.push(row.rows.clone());
-            tokens.push(vec![vec![last]; self.lanes.len()]);
-            self.ledger.decode_tokens += self.mixer.driving() as u64;
-        }
-        let stepped = rows.len();
-        for (prefix, filling) in &joining {
-            rows.push(filling.rows.iter().map(|(row, _)| *row).collect());
-            tokens.push(filling.rows.iter().map(|(_, cached)| prefix[*cached..].to_vec()).collect());
-        }
-        let logits = self.pass(&rows, &tokens, None)?;
-
-        // Which output row each ask reads.
-        let mut reads: Vec<usize> = (0..stepped).collect();
-        for (place, filling) in joining.into_values().enumerate() {
-            for ask in filling.asks {
-                let prefix = asks[ask].prefix.len();
-                let rows = self
-                    .lanes
-                    .iter_mut()
-                    .zip(&filling.rows)
-                    .map(|(lane, (row, _))| lane.session.fork(*row, prefix))
-                    .collect();
-                running.push(Running { ask, rows, bytes: bytes[&ask], done: Completion::empty() });
-                reads.push(stepped + place);
-            }
-            let ids = &asks[running[running.len() - 1].ask].prefix;
-            for (lane, (row, _)) in self.lanes.iter_mut().zip(&filling.rows) {
-                lane.prefixes.keep(&mut *lane.session, *row, ids.clone());
-            }
-        }
-
-        let started = Instant::now();
-        // Rows that read the same output share its law.
-        let mut distinct = reads.clone();
-        distinct.dedup();
-        let choices = self.mixer.choices(&logits, &distinct);
-        let (mut still, mut ended) = (Vec::with_capacity(running.len()), Vec::new());
-        let mut place = 0;
-        for (mut row, read) in running.drain(..).zip(reads) {
-            while distinct[place] != read {
-                place += 1;
-            }
-            let Some(choice) = &choices[place] else {
-                return Err(Error::NotFinite { model: self.lanes[0].policy.name().into(), row: row.ask });
-            };
-            let token = chance.choose(&mut asks[row.ask].stream, &choice.weights);
-            let reference = logits[self.mixer.reference].row(read);
-            self.append(row.ask, &mut row.done, token, choice, reference);
-            if let Some(end) = self.ends(&asks[row.ask], &row.done) {
-                row.done.end = end;
-                self.keep(&asks[row.ask], &row);
-                ended.push((row.ask, row.done));
-            } else {
-                still.push(row);
-            }
-        }
-        *running = still;
-        self.ledger.seconds += started.elapsed().as_secs_f64();
-        Ok(ended)
     }
 }
 

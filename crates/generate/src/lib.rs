@@ -21,7 +21,8 @@ pub mod stream;
 pub mod tabular;
 
 pub use capability::{
-    Error, Logits, NextAsk, NextToken, PrefixReward, Reward, RowId, Sample, SampleAsk, Score, Session, Step,
+    Draws, Error, Logits, NextAsk, NextToken, PrefixReward, Reward, RowDraw, RowId, Sample, SampleAsk, Score,
+    Session, Step, TokenDraw,
 };
 pub use completion::{Candidate, Completion, End, Prefix, Prompt, TokenId};
 pub use engine::Engine;

@@ -209,7 +209,7 @@ impl Masked {
     /// The first model's logits with what the filter drops at `−∞`.
     fn first(&self, logits: &[f32]) -> Vec<f32> {
         let mut weights = logits.to_vec();
-        self.filter.weights(&mut weights, &mut Vec::new());
+        self.filter.weights(&mut weights);
         let keep = |(weight, logit): (&f32, &f32)| if *weight > 0.0 { *logit } else { f32::NEG_INFINITY };
         weights.iter().zip(logits).map(keep).collect()
     }

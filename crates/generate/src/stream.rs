@@ -6,6 +6,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
+use crate::sampling::Inverse;
+
 /// What a stream is for: two purposes never share numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -120,7 +122,7 @@ impl Chance<'_> {
     /// Draws an index with probability proportional to `weights`, which are not negative and not all zero.
     pub fn choose(&mut self, stream: &mut Stream, weights: &[f32]) -> usize {
         match self {
-            Self::Streams => invert(weights, stream.uniform()),
+            Self::Streams => Inverse::new(weights).at(stream.uniform()),
             Self::Replay(draw) => {
                 let logs: Vec<f64> = weights.iter().map(|w| f64::from(*w).ln()).collect();
                 draw.pick(&logs)
@@ -129,66 +131,9 @@ impl Chance<'_> {
     }
 }
 
-/// The index at which the weights' running sum passes `u` of their total; the last one that is not zero where rounding lets none. A
-/// vocabulary is added up in blocks, which the compiler vectorises, and only the block that decides is gone through.
-fn invert(weights: &[f32], u: f64) -> usize {
-    const BLOCK: usize = 256;
-    let sums: Vec<f64> = weights.chunks(BLOCK).map(crate::sampling::sum).collect();
-    let target = u * sums.iter().sum::<f64>();
-    let (mut end, mut below, mut start) = (0.0, 0.0, 0);
-    for (block, sum) in sums.iter().enumerate() {
-        if *sum > 0.0 {
-            (below, start) = (end, block * BLOCK);
-            end += sum;
-            if target < end {
-                break;
-            }
-        }
-    }
-    let mut index = start;
-    for (at, weight) in weights[start..].iter().take(BLOCK).enumerate() {
-        if *weight > 0.0 {
-            index = start + at;
-            below += f64::from(*weight);
-            if target < below {
-                break;
-            }
-        }
-    }
-    index
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_inverse_in_blocks_is_that_of_one_running_sum() {
-        let naive = |weights: &[f32], u: f64| {
-            let total: f64 = weights.iter().map(|w| f64::from(*w)).sum();
-            let mut below = 0.0;
-            let passes = |weight: &f32| {
-                below += f64::from(*weight);
-                u * total < below
-            };
-            weights.iter().position(passes).expect("u is below 1")
-        };
-        let mut stream = Stream::new(3, Purpose::Init, 0, 0);
-        for count in [1, 2, 255, 256, 257, 1000, 49_152] {
-            // Multiples of a sixteenth, whose sums are exact in any order; some of them, and a whole block, are zero.
-            let mut weights: Vec<f32> =
-                (0..count).map(|_| (stream.bits() % 40).saturating_sub(20) as f32 / 16.0).collect();
-            weights[count - 1] = 1.0;
-            if count > 600 {
-                weights[256..512].fill(0.0);
-            }
-            let draws: Vec<f64> = (0..300).map(|_| stream.uniform()).collect();
-            for u in draws.into_iter().chain([0.0, 1.0 - f64::EPSILON]) {
-                assert_eq!(invert(&weights, u), naive(&weights, u), "{u} of {count}");
-            }
-        }
-        assert_eq!(invert(&[0.0, 2.0, 0.0], 1.0), 1, "never a weight of zero");
-    }
 
     #[test]
     fn a_stream_is_its_address() {

@@ -72,6 +72,34 @@ fn sampling_follows_the_base() {
     }
 }
 
+/// Normalisers are asked for, so that the engine draws itself, from the model's outputs.
+#[test]
+fn what_a_model_draws_is_what_is_drawn_from_its_outputs() {
+    let raw = Sampling::default;
+    let settings = [
+        raw(),
+        Sampling::greedy(),
+        Sampling { temperature: 0.6, ..raw() },
+        Sampling { top_k: 2, ..raw() },
+        Sampling { top_p: 0.7, temperature: 1.3, ..raw() },
+        Sampling { min_p: 0.4, ..raw() },
+    ];
+    for (case, settings) in toys().iter().flat_map(|case| settings.each_ref().map(|one| (case, one))) {
+        let base = lm(case, "base_conditionals");
+        let engine = || Engine::new(&base, settings.clone()).expect("settings");
+        let sample = |engine: Engine<'_>| {
+            let mut engine = engine.with_limits(Limits { rows: 7, ..Limits::default() });
+            engine.sample(asks(60, 4), &mut Chance::Streams).expect("the toy fits")
+        };
+        let (within, mut here) = (sample(engine()), sample(engine().with_log_z()));
+        for completion in &mut here {
+            completion.log_z.clear();
+        }
+        assert_eq!(within, here, "{settings:?}");
+        assert!(settings.temperature == 0.0 || within.iter().any(|one| one.ids != within[0].ids));
+    }
+}
+
 #[test]
 fn a_product_follows_genarm_token_by_token() {
     for case in toys() {

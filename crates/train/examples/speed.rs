@@ -1,5 +1,6 @@
 //! Times work for another program: reads lines such as `generate 32 64 64` (rows, tokens of a prompt, new tokens), `prefill 8 512`
-//! (`generate-bf16`, `prefill-int8` and so on with weights in fewer bits), `train 8 256`, `lora 8 256` (rows, tokens; `lora-bf16` and `lora-int8` beside weights in
+//! (`generate-bf16`, `prefill-int8` and so on with weights in fewer bits), `temperature`, `top-k`, `top-p` and `min-p` as `generate` at a temperature of 0.8,
+//! of the 50 likeliest tokens, of 0.95 of the law and of tokens a twentieth as likely as the likeliest, `train 8 256`, `lora 8 256` (rows, tokens; `lora-bf16` and `lora-int8` beside weights in
 //! fewer bits; `train-checkpointed`, `lora-checkpointed`, `lora-bf16-checkpointed` with gradient checkpointing), `best-of 64 200 64` (samples, tokens of the prompt, new
 //! tokens), `qalign 16 200 128 32` (chains, tokens of a prompt, of an answer, steps) from standard input, does each once, and answers with its seconds. `benches/peers/peers.py` runs it beside others.
 
@@ -10,9 +11,12 @@ use std::io::{BufRead, Write};
 use std::sync::LazyLock;
 use std::time::Instant;
 
+use generate::Sampling;
 use kernels::Precision;
 use model::Policy;
-use work::{BF16, INT8, JUDGE, PATH, POLICY, Training, engine, prefill, qalign, rewarded, sample};
+use work::{
+    BF16, INT8, JUDGE, PATH, POLICY, Training, engine, engine_with, prefill, qalign, rewarded, sample,
+};
 
 #[global_allocator]
 static ALLOCATOR: kernels::memory::Allocator = kernels::memory::Allocator;
@@ -30,6 +34,16 @@ fn main() -> std::io::Result<()> {
             (Some(kind @ &("generate" | "generate-bf16" | "generate-int8")), &[rows, prompt, new]) => {
                 let policy = held(kind);
                 let mut engine = engine(policy, rows);
+                time(|| sample(&mut engine, rows, prompt, new))
+            }
+            (Some(kind @ &("temperature" | "top-k" | "top-p" | "min-p")), &[rows, prompt, new]) => {
+                let settings = match *kind {
+                    "temperature" => Sampling { temperature: 0.8, ..Sampling::default() },
+                    "top-k" => Sampling { top_k: 50, ..Sampling::default() },
+                    "top-p" => Sampling { top_p: 0.95, ..Sampling::default() },
+                    _ => Sampling { min_p: 0.05, ..Sampling::default() },
+                };
+                let mut engine = engine_with(&POLICY, rows, settings);
                 time(|| sample(&mut engine, rows, prompt, new))
             }
             (Some(kind @ &("prefill" | "prefill-bf16" | "prefill-int8")), &[rows, tokens]) => {

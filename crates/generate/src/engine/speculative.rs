@@ -258,7 +258,7 @@ impl<'a> Engine<'a> {
             self.ledger.accepted_tokens += u64::from(accepted);
             let reference = logits[self.mixer.reference].row(first + place);
             row.text.push(token as TokenId);
-            self.append(row.ask, &mut row.done, token, choice, reference);
+            self.append(row.ask, &mut row.done, choice.drawn(token, reference), choice.kl, choice.log_z);
             if let Some(end) = self.ends(ask, &row.done) {
                 row.done.end = end;
                 return Ok(true);

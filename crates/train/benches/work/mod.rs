@@ -80,8 +80,13 @@ pub(crate) fn sample(engine: &mut Engine<'_>, rows: usize, prompt: usize, new: u
 
 /// An engine without anything cached, for so many rows at once.
 pub(crate) fn engine(policy: &'static Policy, rows: usize) -> Engine<'static> {
+    engine_with(policy, rows, Sampling::default())
+}
+
+/// The same with settings of its own.
+pub(crate) fn engine_with(policy: &'static Policy, rows: usize, settings: Sampling) -> Engine<'static> {
     let limits = Limits { rows, ..Limits::default() };
-    Engine::new(policy, Sampling::default()).expect("settings").with_limits(limits)
+    Engine::new(policy, settings).expect("settings").with_limits(limits)
 }
 
 /// Chains of QAlign of so many steps.
