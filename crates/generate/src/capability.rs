@@ -259,6 +259,19 @@ pub struct Draws<'a> {
     pub uniforms: &'a [Vec<f64>],
 }
 
+impl Draws<'_> {
+    /// What is drawn from rows of outputs; `None` where they are not numbers.
+    pub fn of(&self, mut logits: Logits) -> Vec<Option<RowDraw>> {
+        let rows = logits.values.par_chunks_mut(logits.width.max(1)).enumerate();
+        rows.map(|(row, logits)| self.of_row(row, logits)).collect()
+    }
+
+    /// What is drawn from the outputs of a row, which are not there any more afterwards; `None` where they are not numbers.
+    pub fn of_row(&self, row: usize, logits: &mut [f32]) -> Option<RowDraw> {
+        self.settings.draw(&mut logits[..self.width], &self.uniforms[row])
+    }
+}
+
 /// A token that was drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TokenDraw {

@@ -14,6 +14,7 @@ pub mod memory;
 pub mod naive;
 mod ops;
 mod pool;
+mod sample;
 #[cfg(test)]
 mod tests;
 
@@ -27,3 +28,4 @@ pub use ops::{
     silu_mul_linear, sum_of_squares,
 };
 pub use pool::{PagedPool, PoolTensors, decoder_layers, paged_attention};
+pub use sample::{SampleRule, Sampled, sample};

@@ -8,7 +8,7 @@ use crate::ops::{HeadLogProb, HeadOptions};
 use crate::pool::PoolTensors;
 
 /// In `f32`, with the type to go back to.
-fn widen<const D: usize>(x: Tensor<D>) -> (Tensor<D>, DType) {
+pub(crate) fn widen<const D: usize>(x: Tensor<D>) -> (Tensor<D>, DType) {
     let dtype = x.dtype();
     (if dtype == DType::F32 { x } else { x.cast(FloatDType::F32) }, dtype)
 }

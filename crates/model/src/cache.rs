@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use burn::tensor::{DType, Int, Tensor, TensorData};
-use generate::{Error, Logits, RowId, Session, TokenId};
+use generate::{Draws, Error, Logits, RowDraw, RowId, Session, TokenId};
 use kernels::cpu::on_pool;
 use kernels::{HeadOptions, PageTables, PagedPool};
 
@@ -102,6 +102,13 @@ impl<'a> CacheSession<'a> {
             return Ok(x);
         }
         Ok(decoder.hidden(&new.ids, &new.positions, &mut |layer, q, k, v| self.attend(&new, layer, q, k, v)))
+    }
+
+    /// What the last norm gets of the last new tokens of each row, so many of each.
+    fn run_to(&mut self, rows: &[(RowId, &[TokenId])], counts: &[usize]) -> Result<Tensor<2>, Error> {
+        let hidden = self.run(rows)?;
+        let ([tokens, _], wanted) = (hidden.dims(), last(rows, counts));
+        Ok(if wanted.len() == tokens { hidden } else { select(&hidden, &wanted) })
     }
 
     /// Runs the layers on appended tokens, of which `users[i]` are those of the session's decoder `i`, a call each. `None` where
@@ -227,12 +234,24 @@ impl Session for CacheSession<'_> {
             return Ok(Logits { width, values: Vec::new() });
         }
         on_pool(|| {
-            let hidden = self.run(rows)?;
-            let ([tokens, _], wanted) = (hidden.dims(), last(rows, counts));
-            let hidden = if wanted.len() == tokens { hidden } else { select(&hidden, &wanted) };
+            let hidden = self.run_to(rows, counts)?;
             let [count, _] = hidden.dims();
             let logits = self.decoder().output(hidden);
             Ok(Logits { width, values: host(logits.reshape([count * width])) })
+        })
+    }
+
+    fn draw(
+        &mut self,
+        rows: &[(RowId, &[TokenId])],
+        draws: Draws<'_>,
+    ) -> Result<Vec<Option<RowDraw>>, Error> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        on_pool(|| {
+            let hidden = self.run_to(rows, &vec![1; rows.len()])?;
+            Ok(self.decoder().draw(hidden, draws))
         })
     }
 
@@ -268,7 +287,8 @@ pub(crate) fn select(rows: &Tensor<2>, places: &[usize]) -> Tensor<2> {
 
 static READS: AtomicU64 = AtomicU64::new(0);
 
-/// How often this process has waited for a device to read something from it. A decoding pass reads once, its logits; scoring
+/// How often this process has waited for a device to read something from it. A decoding pass reads once, what was
+/// drawn (or logits, where several models make a law, or more than a token is wanted of it; a CPU has what the head gets); scoring
 /// once for every 512 tokens; a micro-batch of training once, its log-probabilities (of PPO their entropies too), and a step once
 /// more, the norm of the gradient. Nothing else of these waits.
 pub fn reads() -> u64 {

@@ -5,6 +5,7 @@
 
 mod build;
 mod copies;
+mod draw;
 
 use std::sync::Arc;
 

@@ -51,7 +51,7 @@ pub use fusion::Fusion;
 pub use gelu::{Gelu, gelu, gelu_backward, gelu_mul, gelu_mul_backward};
 pub use gemm::{gemm, gemm_new};
 pub use head::{
-    HeadOutputs, HeadSaved, HeadStates, HeadWeight, head_kl, head_log_prob, head_log_prob_backward,
+    HeadOutputs, HeadSaved, HeadStates, HeadWeight, head_kl, head_log_prob, head_log_prob_backward, head_rows,
 };
 pub use kv_pool::{KvPool, PAGE};
 pub use layer::{
