@@ -4,7 +4,7 @@
 use burn::tensor::{Bool, DType, FloatDType, Int, Tensor, TensorData, activation};
 
 use crate::cpu::{AdamStep, AttentionRule, Gelu, PAGE, PageTables};
-use crate::ops::{HeadLogProb, HeadOptions};
+use crate::ops::{HeadLogProb, HeadOf, HeadOptions};
 use crate::pool::PoolTensors;
 
 /// In `f32`, with the type to go back to.
@@ -207,15 +207,38 @@ pub fn head_log_prob(
     HeadLogProb { log_prob: gather_log_prob(logits, targets), entropy }
 }
 
-/// Entropy of each row's law in nats; a constant.
+/// Entropy of each row's law in nats.
 ///
 /// # Shapes
 /// - `logits`: `[n, vocab]`; result: `[n]`
 pub fn entropy(logits: Tensor<2>) -> Tensor<1> {
     let n = logits.dims()[0];
-    let (logits, _) = widen(if logits.is_autodiff() { logits.inner() } else { logits });
-    let log_p = activation::log_softmax(logits, 1);
+    let (logits, _) = widen(logits);
+    // A logit of −∞ has no probability, and adds nothing.
+    let log_p = activation::log_softmax(logits, 1).clamp_min(-1e30);
     (log_p.clone().exp() * log_p).sum_dim(1).neg().reshape([n])
+}
+
+/// See [`crate::head_kl`].
+pub fn head_kl(p: HeadOf<'_>, q: HeadOf<'_>) -> Tensor<1> {
+    let logits = |HeadOf { h, weight, soft_cap, .. }: HeadOf<'_>| {
+        let logits = linear(h, weight, None);
+        match soft_cap {
+            Some(cap) => logits.div_scalar(cap).tanh().mul_scalar(cap),
+            None => logits,
+        }
+    };
+    kl(logits(p), logits(q))
+}
+
+/// `KL(p ‖ q)` in nats of the laws of rows of logits.
+///
+/// # Shapes
+/// - `p`, `q`: `[n, vocab]`; result: `[n]`
+pub fn kl(p: Tensor<2>, q: Tensor<2>) -> Tensor<1> {
+    let n = p.dims()[0];
+    let [p, q] = [p, q].map(|logits| activation::log_softmax(widen(logits).0, 1));
+    (p.clone().exp() * (p - q)).sum_dim(1).reshape([n])
 }
 
 /// See [`crate::PagedPool::write`]: returns the pool's keys and values with the tokens' written.

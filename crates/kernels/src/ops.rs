@@ -342,7 +342,7 @@ pub fn gather_log_prob(logits: Tensor<2>, targets: Tensor<1, Int>) -> Tensor<1> 
 pub struct HeadLogProb {
     /// `[n]`: log-probability of each row's target.
     pub log_prob: Tensor<1>,
-    /// `[n]`: entropy of each row's law in nats, where it was wanted; a constant.
+    /// `[n]`: entropy of each row's law in nats, where it was wanted.
     pub entropy: Option<Tensor<1>>,
 }
 
@@ -381,18 +381,73 @@ pub fn head_log_prob(
     assert_eq!(n, count, "head_log_prob: h [n {n}, width {width}] against targets [n {count}]");
     #[cfg(feature = "flex")]
     if is_fused(&h.device(), &[h.dtype(), weight.dtype()]) {
-        let (log_prob, entropy) = <Dispatch as Fused>::kernels_head_log_prob(
+        let given: Tensor<1> = Tensor::from_dispatch(<Dispatch as Fused>::kernels_head_log_prob(
             h.into_dispatch(),
             weight.into_dispatch(),
             packed.cloned(),
             indices(targets),
             options,
-        );
-        let [log_prob, entropy] = [log_prob, entropy].map(Tensor::from_dispatch);
-        return HeadLogProb { log_prob, entropy: options.entropy.then_some(entropy) };
+        ));
+        if !options.entropy {
+            return HeadLogProb { log_prob: given, entropy: None };
+        }
+        let [log_prob, entropy] = [given.clone().narrow(0, 0, n), given.narrow(0, n, n)];
+        return HeadLogProb { log_prob, entropy: Some(entropy) };
     }
     let _ = packed;
     naive::head_log_prob(h, weight, targets, options)
+}
+
+/// A head over the vocabulary and what it is given.
+#[derive(Clone, Debug)]
+pub struct HeadOf<'a> {
+    /// `[n, width]`.
+    pub h: Tensor<2>,
+    /// `[vocab, width]`.
+    pub weight: Tensor<2>,
+    /// The same packed (from [`pack`]), where it is.
+    pub packed: Option<&'a Arc<Packed>>,
+    /// A product `s` becomes the logit `cap·tanh(s / cap)` (Gemma 2, arXiv 2408.00118, section 2).
+    pub soft_cap: Option<f64>,
+}
+
+/// `KL(p ‖ q)` in nats of the next-token laws that two heads give row by row, exact: a sum over the vocabulary. The logits of all rows are not
+/// in memory together, neither forth nor back, where the gradient of each operand that is tracked is computed from logits made again.
+///
+/// # Shapes
+/// - `p`, `q`: of as many rows and tokens, of any widths; result: `[n]`
+///
+/// # Panics
+/// When shapes disagree.
+pub fn head_kl(p: HeadOf<'_>, q: HeadOf<'_>) -> Tensor<1> {
+    let shape = |of: &HeadOf<'_>| {
+        let ([n, width], [vocab, inn]) = (of.h.dims(), of.weight.dims());
+        assert_eq!(
+            width, inn,
+            "head_kl: h [n {n}, width {width}] against weight [vocab {vocab}, width {inn}]"
+        );
+        (n, vocab)
+    };
+    assert_eq!(shape(&p), shape(&q), "head_kl: (n, vocab) of p against those of q");
+    let [p, q] = alike([p, q]);
+    #[cfg(feature = "flex")]
+    if is_fused(&p.h.device(), &[&p.h, &p.weight, &q.h, &q.weight].map(Tensor::dtype)) {
+        let heads = [&p, &q].map(|of| crate::flex::PackedHead {
+            packed: of.packed.cloned(),
+            soft_cap: of.soft_cap.map(|cap| cap as f32),
+        });
+        let [p, p_weight, q, q_weight] = [p.h, p.weight, q.h, q.weight].map(Tensor::into_dispatch);
+        return Tensor::from_dispatch(<Dispatch as Fused>::kernels_head_kl(p, p_weight, q, q_weight, heads));
+    }
+    naive::head_kl(p, q)
+}
+
+/// Both heads under autodiff where an operand is.
+fn alike(heads: [HeadOf<'_>; 2]) -> [HeadOf<'_>; 2] {
+    let tracked = |x: &Tensor<2>| x.device().is_autodiff();
+    let any = heads.iter().any(|head| tracked(&head.h) || tracked(&head.weight));
+    let lift = |x: Tensor<2>| if any && !tracked(&x) { Tensor::from_inner(x) } else { x };
+    heads.map(|head| HeadOf { h: lift(head.h), weight: lift(head.weight), ..head })
 }
 
 /// Targets on the host. A negative one wraps to one far beyond the vocabulary, which the kernels refuse.

@@ -371,6 +371,21 @@ fn head_log_prob_equals_its_composition_and_the_separate_operations() {
                 |x| fused(x).log_prob,
                 |x| naive::head_log_prob(x[0].clone(), x[1].clone(), targets(&x[0]), options).log_prob,
             );
+            // One loss of both, and one of the entropies alone.
+            let both = |of: crate::HeadLogProb, share: f64| {
+                Tensor::cat(vec![of.log_prob * share, of.entropy.expect("wanted")], 0)
+            };
+            for share in [0.7, 0.0] {
+                compare(
+                    "entropy",
+                    &inputs,
+                    |x| both(fused(x), share),
+                    |x| {
+                        let (h, w) = (x[0].clone(), x[1].clone());
+                        both(naive::head_log_prob(h, w, targets(&x[0]), options), share)
+                    },
+                );
+            }
             let composed =
                 naive::head_log_prob(inputs[0].clone(), inputs[1].clone(), targets(&inputs[0]), options);
             let (got, want) = (fused(&inputs).entropy.expect("wanted"), composed.entropy.expect("wanted"));
@@ -383,6 +398,45 @@ fn head_log_prob_equals_its_composition_and_the_separate_operations() {
             assert_eq!(values(fused(&inputs).log_prob), values(separate), "the bits of the two operations");
         }
     }
+}
+
+#[test]
+fn head_kl_equals_its_composition() {
+    let device = Device::flex();
+    let inputs = [
+        random([5, 12], 1, &device).mul_scalar(3.0),
+        random([37, 12], 2, &device),
+        random([5, 7], 3, &device).mul_scalar(3.0),
+        random([37, 7], 4, &device),
+    ];
+    let packed = [1, 3].map(|place| crate::pack(&inputs[place], Precision::F32).expect("flex packs"));
+    for caps in [[None, None], [Some(2.5), None], [Some(1.0), Some(0.7)]] {
+        for packed in [[None, None], [Some(&packed[0]), None], packed.each_ref().map(Some)] {
+            let side = |x: &[Tensor<2>], side: usize| crate::HeadOf {
+                h: x[2 * side].clone(),
+                weight: x[2 * side + 1].clone(),
+                packed: packed[side],
+                soft_cap: caps[side],
+            };
+            compare(
+                "head_kl",
+                &inputs,
+                |x| crate::head_kl(side(x, 0), side(x, 1)),
+                |x| naive::head_kl(side(x, 0), side(x, 1)),
+            );
+        }
+    }
+    // A policy in training beside a reference that is not under autodiff.
+    let own = Tensor::from_inner(inputs[0].clone()).require_grad();
+    let side = |h: Tensor<2>, weight: &Tensor<2>| crate::HeadOf {
+        h,
+        weight: weight.clone(),
+        packed: None,
+        soft_cap: None,
+    };
+    let kl = crate::head_kl(side(own.clone(), &inputs[1]), side(inputs[2].clone(), &inputs[3]));
+    let gradient = own.grad(&kl.sum().backward()).expect("tracked");
+    assert!(values(gradient).iter().any(|g| g.abs() > 1e-3));
 }
 
 #[test]

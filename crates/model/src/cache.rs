@@ -174,13 +174,10 @@ impl<'a> CacheSession<'a> {
         kernels::paged_attention(q, pool, tables, rule)
     }
 
-    /// What the head gets, after the last norm, of all tokens given to this call: `[all new tokens, hidden]`, row-major.
-    pub(crate) fn states(&mut self, rows: &[(RowId, &[TokenId])]) -> Result<Vec<f32>, Error> {
-        on_pool(|| {
-            let hidden = self.run(rows)?;
-            let [tokens, width] = hidden.dims();
-            Ok(host(self.decoder().normed(hidden).reshape([tokens * width])))
-        })
+    /// What the head gets, after the last norm, of all tokens given to this call: `[all new tokens, hidden]`.
+    pub(crate) fn states(&mut self, rows: &[(RowId, &[TokenId])]) -> Result<Tensor<2>, Error> {
+        let hidden = self.run(rows)?;
+        Ok(self.decoder().normed(hidden))
     }
 
     /// Log-probabilities of `targets[i]` after the token at place `places[i]` of the rows given to this call.

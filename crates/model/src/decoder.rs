@@ -10,7 +10,7 @@ mod draw;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use kernels::{Gate, HeadLogProb, HeadOptions, Packed, Precision};
+use kernels::{Gate, HeadLogProb, HeadOf, HeadOptions, Packed, Precision};
 
 use crate::config::{Config, Head};
 use crate::family::{FEEDFORWARD_NORMS, HEAD_NORMS};
@@ -218,26 +218,33 @@ impl Decoder {
         targets: Tensor<1, Int>,
         options: HeadOptions,
     ) -> HeadLogProb {
-        let (weight, packed) = match &self.head {
-            None if self.config.logit_cap().is_none() => (&self.embed_tokens, self.tied.as_ref()),
-            Some(head) if head.is_plain() && self.config.logit_cap().is_none() => {
-                (&head.weight, head.packed())
-            }
-            _ => {
-                let logits = self.unembed(h);
-                let entropy = options.entropy.then(|| kernels::naive::entropy(logits.clone()));
-                return HeadLogProb { log_prob: kernels::gather_log_prob(logits, targets), entropy };
-            }
-        };
-        kernels::head_log_prob(h, weight.clone(), packed, targets, options)
+        if let Some((weight, packed)) = self.plain_head().filter(|_| self.config.logit_cap().is_none()) {
+            return kernels::head_log_prob(h, weight.clone(), packed, targets, options);
+        }
+        let logits = self.unembed(h);
+        let entropy = options.entropy.then(|| kernels::naive::entropy(logits.clone()));
+        HeadLogProb { log_prob: kernels::gather_log_prob(logits, targets), entropy }
     }
 
-    /// The packed head over the vocabulary, where it is packed and the product with it is all there is but for a soft cap.
-    pub(crate) fn packed_head(&self) -> Option<&Arc<Packed>> {
+    /// `KL(this ‖ other)` in nats of the next-token laws of rows of [`Decoder::normed`], each decoder's own.
+    pub(crate) fn kl(&self, h: Tensor<2>, other: &Self, other_h: Tensor<2>) -> Tensor<1> {
+        let (Some(p), Some(q)) = (self.plain_head(), other.plain_head()) else {
+            return kernels::naive::kl(self.unembed(h), other.unembed(other_h));
+        };
+        let of = |decoder: &Self, h, (weight, packed): (&Tensor<2>, _)| HeadOf {
+            h,
+            weight: weight.clone(),
+            packed,
+            soft_cap: decoder.config.logit_cap(),
+        };
+        kernels::head_kl(of(self, h, p), of(other, other_h, q))
+    }
+
+    /// The weight of the head, and the same packed where it is, where the product with it is all there is but for a soft cap.
+    fn plain_head(&self) -> Option<(&Tensor<2>, Option<&Arc<Packed>>)> {
         match &self.head {
-            _ if self.config.head != Head::Language => None,
-            None => self.tied.as_ref(),
-            Some(head) => head.is_plain().then(|| head.packed()).flatten(),
+            None => Some((&self.embed_tokens, self.tied.as_ref())),
+            Some(head) => head.is_plain().then(|| (&head.weight, head.packed())),
         }
     }
 

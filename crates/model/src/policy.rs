@@ -5,9 +5,10 @@ use std::any::Any;
 use generate::capability::Joined;
 use generate::{Error, Score, Session, Step, TokenId};
 use kernels::Precision;
-use kernels::cpu::{HeadStates, head_kl, on_pool};
+use kernels::cpu::on_pool;
 
-use crate::cache::CacheSession;
+use crate::cache::{CacheSession, host};
+use crate::config::Head;
 use crate::decoder::Decoder;
 use crate::joint;
 
@@ -82,7 +83,11 @@ impl Policy {
         let texts: Vec<Vec<TokenId>> =
             items.iter().map(|(prefix, continuation)| [*prefix, *continuation].concat()).collect();
         let rows: Vec<_> = texts.iter().map(|text| (session.open(), text.as_slice())).collect();
-        let states = session.states(&rows)?;
+        let states = on_pool(|| {
+            let states = session.states(&rows)?;
+            let [tokens, width] = states.dims();
+            Ok::<_, Error>(host(states.reshape([tokens * width])))
+        })?;
         let width = self.decoder.config.hidden_size;
         let mut start = 0;
         Ok(items
@@ -103,26 +108,23 @@ impl Policy {
 
 impl Policy {
     /// `KL(this ‖ other)` in nats of the next-token laws after every token of the texts, one after the other. `None` unless both
-    /// are language models with packed weights, of one vocabulary.
+    /// are language models of one vocabulary.
     pub fn kl_to(&self, other: &Self, texts: &[&[TokenId]]) -> Result<Option<Vec<f32>>, Error> {
-        let (Some(p), Some(q)) = (self.decoder.packed_head(), other.decoder.packed_head()) else {
-            return Ok(None);
-        };
-        if p.columns() != q.columns() {
+        let [own, others] = [self, other].map(|policy| &policy.decoder);
+        let heads = [own, others].map(|decoder| (decoder.config.head == Head::Language, decoder.width()));
+        if heads[0] != heads[1] || !heads[0].0 {
             return Ok(None);
         }
-        let states = |policy: &Self| {
-            let mut session = CacheSession::new(&policy.decoder, &policy.name);
-            let rows: Vec<_> = texts.iter().map(|text| (session.open(), *text)).collect();
-            session.states(&rows)
-        };
-        let (own, others) = (states(self)?, states(other)?);
-        let mut kl = vec![0.0; texts.iter().map(|text| text.len()).sum()];
-        let soft_cap = |policy: &Self| policy.decoder.config.logit_cap().map(|cap| cap as f32);
-        let own = HeadStates { h: &own, head: p, soft_cap: soft_cap(self) };
-        let others = HeadStates { h: &others, head: q, soft_cap: soft_cap(other) };
-        on_pool(|| head_kl(own, others, &mut kl));
-        Ok(Some(kl))
+        on_pool(|| {
+            let states = |policy: &Self| {
+                let mut session = CacheSession::new(&policy.decoder, &policy.name);
+                let rows: Vec<_> = texts.iter().map(|text| (session.open(), *text)).collect();
+                session.states(&rows)
+            };
+            let (p, q) = (states(self)?, states(other)?);
+            let kl = own.kl(p, others, q);
+            Ok(Some(host(kl)))
+        })
     }
 
     fn score_batch(&self, items: &[Item<'_>], begin: usize) -> Result<Vec<Vec<f32>>, Error> {
@@ -208,38 +210,49 @@ mod tests {
     use super::*;
     use crate::config::{Config, Shape};
 
+    /// Of a family with capped logits, and of one whose head has an adapter, which no kernel takes.
     #[test]
-    fn the_divergence_of_capped_laws_is_that_of_the_logits() {
-        let fields = serde_json::json!({
+    fn the_divergence_of_laws_is_that_of_the_logits() {
+        let capped = serde_json::json!({
             "model_type": "gemma2", "vocab_size": 70, "hidden_size": 32, "intermediate_size": 48,
             "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
             "max_position_embeddings": 64, "eos_token_id": 1, "final_logit_softcapping": 0.8,
         });
-        let fields = fields.as_object().cloned().expect("a map");
-        let config = Config::from_json(fields, std::path::Path::new("config.json")).expect("a config");
-        let mut stream = Stream::new(3, Purpose::Init, 0, 0);
-        let policies = [Precision::F32, Precision::Int8].map(|precision| {
-            let decoder = Decoder::random(config.clone(), &Device::flex(), &mut || 8.0 * stream.normal());
-            Policy::with_precision("gemma", &decoder, precision)
+        let untied = serde_json::json!({
+            "model_type": "llama", "vocab_size": 70, "hidden_size": 32, "intermediate_size": 48,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "max_position_embeddings": 64, "eos_token_id": 1, "tie_word_embeddings": false,
         });
-        let text: Vec<TokenId> = (0..20).map(|at| 2 + at * 31 % 68).collect();
-        let laws = policies.each_ref().map(|policy| {
-            let mut session = policy.session();
-            let row = session.open();
-            let logits = session.extend_each(&[(row, &text)], &[text.len()]).expect("room");
-            let law = |at: usize| -> Vec<f64> {
-                let row = logits.row(at);
-                assert!(row.iter().all(|logit| logit.abs() <= 0.8) && row.iter().any(|logit| *logit > 0.4));
-                let total: f64 = row.iter().map(|logit| f64::from(*logit).exp()).sum();
-                row.iter().map(|logit| f64::from(*logit) - total.ln()).collect()
-            };
-            (0..text.len()).map(law).collect::<Vec<_>>()
-        });
-        let kl =
-            policies[0].kl_to(&policies[1], &[&text]).expect("tokens it knows").expect("language models");
-        for (at, kl) in kl.iter().enumerate() {
-            let exact: f64 = laws[0][at].iter().zip(&laws[1][at]).map(|(p, q)| p.exp() * (p - q)).sum();
-            assert!(exact > 1e-3 && (f64::from(*kl) - exact).abs() < 1e-3 * exact, "{kl:e}, {exact:e}");
+        for (fields, adapted) in [(capped, false), (untied.clone(), false), (untied, true)] {
+            let fields = fields.as_object().cloned().expect("a map");
+            let config = Config::from_json(fields, std::path::Path::new("config.json")).expect("a config");
+            let mut stream = Stream::new(3, Purpose::Init, 0, 0);
+            let policies = [Precision::F32, Precision::Int8].map(|precision| {
+                let mut decoder =
+                    Decoder::random(config.clone(), &Device::flex(), &mut || 8.0 * stream.normal());
+                if adapted {
+                    decoder.each_linear(&mut |_, linear| linear.attach(2, 0.5, &mut || stream.uniform()));
+                }
+                Policy::with_precision("random", &decoder, precision)
+            });
+            let text: Vec<TokenId> = (0..20).map(|at| 2 + at * 31 % 68).collect();
+            let laws = policies.each_ref().map(|policy| {
+                let mut session = policy.session();
+                let row = session.open();
+                let logits = session.extend_each(&[(row, &text)], &[text.len()]).expect("room");
+                let law = |at: usize| -> Vec<f64> {
+                    let row = logits.row(at);
+                    let total: f64 = row.iter().map(|logit| f64::from(*logit).exp()).sum();
+                    row.iter().map(|logit| f64::from(*logit) - total.ln()).collect()
+                };
+                (0..text.len()).map(law).collect::<Vec<_>>()
+            });
+            let kl =
+                policies[0].kl_to(&policies[1], &[&text]).expect("tokens it knows").expect("language models");
+            for (at, kl) in kl.iter().enumerate() {
+                let exact: f64 = laws[0][at].iter().zip(&laws[1][at]).map(|(p, q)| p.exp() * (p - q)).sum();
+                assert!(exact > 1e-3 && (f64::from(*kl) - exact).abs() < 1e-3 * exact, "{kl:e}, {exact:e}");
+            }
         }
     }
 

@@ -4,10 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use generate::engine::Limits;
-use generate::{Chance, Engine, Purpose, Sample, SampleAsk, Sampling, Score, Stream};
+use generate::engine::{Drawn, Limits};
+use generate::{Chance, Completion, Engine, Purpose, Sample, SampleAsk, Sampling, Score, Stream};
+use model::cache::reads;
 use model::learn::{Row, log_probs};
 use model::{Decoder, DeviceName, Policy, Precision};
 use train::optimizer::{AdamW, Moments};
@@ -17,6 +19,9 @@ fn gpu() -> Device {
     let name = std::env::var("PLUMB_GPU").unwrap_or_else(|_| "wgpu".into());
     name.parse::<DeviceName>().and_then(DeviceName::open).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
+
+/// How often a device is waited for is counted for the whole process: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
 
 fn tiny() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../checkpoints/tiny")
@@ -90,6 +95,7 @@ fn step(device: &Device, adapters: bool, checkpointing: bool) -> (Vec<f32>, BTre
 
 #[test]
 fn a_training_step_is_that_of_the_cpu() {
+    let _alone = ALONE.lock();
     for (adapters, checkpointing) in [(false, false), (false, true), (true, false), (true, true)] {
         let (values, parameters) = step(&Device::flex(), adapters, false);
         let (got, moved) = step(&gpu(), adapters, checkpointing);
@@ -117,27 +123,59 @@ fn a_training_step_is_that_of_the_cpu() {
     }
 }
 
+/// Texts of a device under some settings, with what each token's law says of it, and whether the device was waited for once a pass.
+fn decoded(policy: &Policy, settings: Sampling) -> Vec<Completion> {
+    let limits = Limits { rows: 2, ..Limits::default() };
+    let mut passes = 0;
+    let mut watch = |drawn: Drawn<'_>| {
+        passes = drawn.ledger.forward_passes;
+        true
+    };
+    let engine = Engine::new(policy, settings).expect("settings").with_limits(limits);
+    let mut engine = engine.with_watch(&mut watch);
+    // More rows than places, so that rows come and go; two of one prompt.
+    let texts = texts().into_iter().chain(texts().pop());
+    let asks = texts.enumerate().map(|(row, prefix)| SampleAsk {
+        prompt_len: prefix.len(),
+        prefix,
+        budget: 24,
+        stream: Stream::new(1, Purpose::Sample, 0, row as u64),
+    });
+    let before = reads();
+    let drawn = engine.sample(asks.collect(), &mut Chance::Streams).expect("room");
+    drop(engine);
+    assert_eq!(reads() - before, passes, "one read a pass");
+    drawn
+}
+
 #[test]
 fn decoding_with_a_cache_and_scoring_are_those_of_the_cpu() {
+    let _alone = ALONE.lock();
+    let raw = Sampling::default;
+    let settings = [
+        raw(),
+        Sampling::greedy(),
+        Sampling { temperature: 0.7, ..raw() },
+        Sampling { top_k: 20, ..raw() },
+        Sampling { top_p: 0.8, temperature: 1.2, ..raw() },
+        Sampling { min_p: 0.05, ..raw() },
+    ];
     let run = |device: &Device| {
         let policy = Policy::new("tiny", &load(device));
-        let limits = Limits { rows: 2, ..Limits::default() };
-        let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
-        let mut engine = Engine::new(&policy, greedy).expect("settings").with_limits(limits);
-        // More rows than places, so that rows come and go.
-        let asks = texts().into_iter().enumerate().map(|(row, prefix)| SampleAsk {
-            prompt_len: prefix.len(),
-            prefix,
-            budget: 24,
-            stream: Stream::new(1, Purpose::Sample, 0, row as u64),
-        });
-        let drawn = engine.sample(asks.collect(), &mut Chance::Streams).expect("room");
-        let ids: Vec<Vec<u32>> = drawn.iter().map(|sample| sample.ids.clone()).collect();
         let texts = texts();
         let items: Vec<(&[u32], &[u32])> = texts.iter().map(|text| text.split_at(3)).collect();
-        (ids, policy.score(&items).expect("room").concat())
+        let scores = policy.score(&items).expect("room").concat();
+        (settings.each_ref().map(|settings| decoded(&policy, settings.clone())), scores)
     };
-    let ((ids, scores), (got, got_scores)) = (run(&Device::flex()), run(&gpu()));
-    assert_eq!(got, ids, "greedy texts");
+    let ((drawn, scores), (got, got_scores)) = (run(&Device::flex()), run(&gpu()));
+    for ((drawn, got), settings) in drawn.iter().zip(&got).zip(&settings) {
+        for (drawn, got) in drawn.iter().zip(got) {
+            assert_eq!(got.ids, drawn.ids, "{settings:?}");
+            near("log-probabilities", &got.log_probs, &drawn.log_probs, 1e-3);
+            near("raw log-probabilities", &got.raw_log_probs, &drawn.raw_log_probs, 1e-3);
+            let [got, want] = [got.kl, drawn.kl].map(|kl| kl.expect("always counted") as f32);
+            near("divergence", &[got], &[want], 1e-3);
+        }
+    }
     near("scores", &got_scores, &scores, 1e-4);
 }

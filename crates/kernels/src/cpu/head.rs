@@ -2,26 +2,25 @@
 //! of all rows are never in memory together. Bit for bit what the product and [`gather_log_prob`] give.
 #![allow(unsafe_code, reason = "threads write disjoint elements of one output")]
 
+mod back;
 mod kl;
 mod states;
 
 use std::ops::Range;
 
-use super::gemm::{gemm, gemm_onto};
+use super::gemm::gemm;
 use super::isa::multiversion;
 use super::math::{LANES, exp, fold_lanes, join_lanes};
 use super::pack::Packed;
 use super::parallel::{Shared, for_each, rows_per_task};
 use super::softmax::{gather_log_prob, log_prob_gradient};
 
-pub use kl::head_kl;
+pub use back::{HeadGrads, HeadWeight};
+pub use kl::{head_kl, head_kl_backward};
 pub use states::{HeadStates, head_rows};
 
 /// Logits held at a time: 48 MiB.
 const LOGITS: usize = 12 << 20;
-
-/// Rows of the weight that are packed at a time for the way back.
-const WORDS: usize = 8 << 10;
 
 /// The rows of each turn.
 fn turns(rows: usize, vocab: usize) -> impl Iterator<Item = Range<usize>> {
@@ -91,15 +90,6 @@ multiversion! {
     }
 }
 
-/// The head over the vocabulary, as the gradient of [`head_log_prob`] reads it.
-#[derive(Clone, Copy, Debug)]
-pub enum HeadWeight<'a> {
-    /// `[vocab, width]`, row-major; and packed, where the logits are computed again. Otherwise it is packed then.
-    Rows(&'a [f32], Option<&'a Packed>),
-    /// Packed alone, rounded as it is held.
-    Packed(&'a Packed),
-}
-
 /// What the gradient of [`head_log_prob`] starts from.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadSaved<'a> {
@@ -115,65 +105,78 @@ pub struct HeadSaved<'a> {
     pub log_sum: &'a [f32],
 }
 
-/// Gradient of [`head_log_prob`]: `dh = dlogits·W`, overwritten, and `dweight = dlogitsᵀ·h`, added to what it holds.
-///
-/// # Shapes
-/// - `dy`: `[n]`; `dh`: `[n, width]`; `dweight`: `[vocab, width]`
+/// The gradient of a loss in what [`head_log_prob`] gave.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadLosses<'a> {
+    /// In the log-probabilities, `[n]`.
+    pub log_prob: &'a [f32],
+    /// In the entropies, `[n]`, behind the entropies themselves.
+    pub entropy: Option<[&'a [f32]; 2]>,
+}
+
+/// Gradient of [`head_log_prob`] in the hidden states and in the head: `dlogits = dy·(onehot(target) − p) − de·p·(ln p + H)`.
 ///
 /// # Panics
 /// When a slice does not have the length its shape says.
 pub fn head_log_prob_backward(
     saved: HeadSaved<'_>,
     (vocab, width): (usize, usize),
-    dy: &[f32],
-    mut dh: Option<&mut [f32]>,
-    mut dweight: Option<&mut [f32]>,
+    dy: HeadLosses<'_>,
+    mut grads: HeadGrads<'_>,
 ) {
     let HeadSaved { h, weight, logits, targets, log_sum } = saved;
-    let own;
-    let forth = match (logits, weight) {
-        (Some(_), _) => None,
-        (None, HeadWeight::Rows(_, Some(packed)) | HeadWeight::Packed(packed)) => Some(packed),
-        (None, HeadWeight::Rows(weight, None)) => {
-            own = Packed::from_out_in(weight, vocab, width);
-            Some(&own)
-        }
-    };
-    let (mut dlogits, mut back) = (Vec::new(), Packed::empty());
-    if let Some(dh) = &mut dh {
-        dh.fill(0.0);
-    }
-    for rows in turns(dy.len(), vocab) {
+    let forth = logits.is_none().then(|| weight.forth(vocab, width));
+    let mut back = Packed::empty();
+    let mut dlogits = Vec::new();
+    grads.begin();
+    for rows in turns(dy.log_prob.len(), vocab) {
         let (n, hidden) = (rows.len(), &h[rows.start * width..rows.end * width]);
         dlogits.resize(n * vocab, 0.0);
-        if let Some(forth) = forth {
+        if let Some(forth) = &forth {
             gemm(hidden, (width, 1), n, forth, None, &mut dlogits);
         } else if let Some(logits) = logits {
             dlogits.copy_from_slice(&logits[rows.start * vocab..rows.end * vocab]);
         }
-        log_prob_gradient(
-            &mut dlogits,
-            vocab,
-            &targets[rows.clone()],
-            &log_sum[rows.clone()],
-            &dy[rows.clone()],
-        );
-        if let Some(dh) = &mut dh {
-            let dh = &mut dh[rows.start * width..rows.end * width];
-            for first in (0..vocab).step_by(WORDS) {
-                let words = first..vocab.min(first + WORDS);
-                match weight {
-                    HeadWeight::Rows(weight, _) => {
-                        let part = &weight[first * width..words.end * width];
-                        back.fill(part, width, words.len(), 1, width);
-                    }
-                    HeadWeight::Packed(packed) => back.fill_transposed(packed, words),
-                }
-                gemm_onto(&dlogits[first..], (vocab, 1), n, &back, dh);
+        let (targets, log_sum) = (&targets[rows.clone()], &log_sum[rows.clone()]);
+        let log_prob = &dy.log_prob[rows.clone()];
+        match dy.entropy.map(|both| both.map(|each| &each[rows.clone()])) {
+            Some(entropy) if entropy[1].iter().any(|de| *de != 0.0) => {
+                both_gradients(&mut dlogits, vocab, targets, log_sum, log_prob, entropy);
             }
+            _ => log_prob_gradient(&mut dlogits, vocab, targets, log_sum, log_prob),
         }
-        if let Some(dweight) = &mut dweight {
-            gemm_onto(&dlogits, (1, vocab), vocab, &Packed::from_in_out(hidden, n, width), dweight);
+        grads.take(&dlogits, rows, hidden, weight, (vocab, width), &mut back);
+    }
+}
+
+/// [`log_prob_gradient`] and that of the entropies, in the place of the logits.
+fn both_gradients(
+    logits: &mut [f32],
+    vocab: usize,
+    targets: &[u32],
+    log_sum: &[f32],
+    dy: &[f32],
+    [entropy, de]: [&[f32]; 2],
+) {
+    let (n, step) = (dy.len(), rows_per_task(vocab));
+    let logits = Shared::new(logits);
+    for_each(n.div_ceil(step), |task| {
+        for row in task * step..n.min((task + 1) * step) {
+            // SAFETY: each row belongs to one task.
+            let logits = unsafe { logits.slice(row * vocab, vocab) };
+            both_gradients_of_row(logits, log_sum[row], dy[row], entropy[row], de[row]);
+            logits[targets[row] as usize] += dy[row];
+        }
+    });
+}
+
+multiversion! {
+    fn both_gradients_of_row(logits: &mut [f32], log_sum: f32, dy: f32, entropy: f32, de: f32) {
+        for logit in logits {
+            let log_p = *logit - log_sum;
+            let p = exp(log_p);
+            // A logit of −∞ has no probability, and no part in the entropy.
+            *logit = if p > 0.0 { -p * de.mul_add(log_p + entropy, dy) } else { 0.0 };
         }
     }
 }
@@ -240,7 +243,11 @@ mod tests {
                 let saved = HeadSaved { h: &h, weight, logits: kept, targets: &targets, log_sum: &log_sum };
                 let (mut got_h, mut got_w) = (vec![f32::NAN; n * width], vec![0.0; vocab * width]);
                 let shape = (vocab, width);
-                head_log_prob_backward(saved, shape, &dy, Some(&mut got_h), Some(&mut got_w));
+                let grads = HeadGrads { h: Some(&mut got_h), weight: Some(&mut got_w) };
+                // No loss in the entropies leaves the bits of that in log-probabilities alone.
+                let none = vec![0.0; n];
+                let losses = HeadLosses { log_prob: &dy, entropy: Some([&entropy, &none]) };
+                head_log_prob_backward(saved, shape, losses, grads);
                 assert_bits("dh", &got_h, &dh);
                 assert_bits("dweight", &got_w, &dw);
             }

@@ -8,14 +8,14 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex};
 
-use super::Fused;
 use super::forward::{self, Flexible, attention_shape, contiguous, dims, floats, tensor};
 use super::gates::{GatedState, GeluBackward, GeluMulBackward, SiluMulBackward, SiluMulLinearBackward};
+use super::head::{HeadKlBackward, HeadKlState, HeadLogProbBackward, HeadState};
 use super::lora::{LoraLinearBackward, LoraState};
 use super::matrix::{Matrix, dbias, dweight};
+use super::{Fused, PackedHead};
 use crate::cpu::{
-    self, AdamStep, AttentionRule, AttentionSaved, Gelu, HeadSaved, HeadWeight, LayerNormGrads, LowRank,
-    Packed, RopeTable, Rotation,
+    self, AdamStep, AttentionRule, AttentionSaved, Gelu, LayerNormGrads, LowRank, Packed, RopeTable, Rotation,
 };
 use crate::ops::HeadOptions;
 
@@ -225,54 +225,6 @@ impl Backward<Flex, 1> for GatherLogProbBackward {
     }
 }
 
-/// See [`cpu::head_log_prob_backward`].
-#[derive(Debug)]
-struct HeadLogProbBackward;
-
-#[derive(Clone, Debug)]
-struct HeadState {
-    h: Flexible,
-    matrix: Matrix,
-    targets: Arc<[u32]>,
-    log_sum: Arc<[f32]>,
-    logits: Option<Arc<Vec<f32>>>,
-}
-
-impl Backward<Flex, 2> for HeadLogProbBackward {
-    type State = HeadState;
-
-    fn backward(self, ops: Ops<HeadState, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let dy = contiguous(grads.consume::<Flex>(&ops.node));
-        let ([h_node, weight_node], state) = (ops.parents, ops.state);
-        let [vocab, width] = state.matrix.shape();
-        let saved = HeadSaved {
-            h: floats(&state.h),
-            weight: match &state.matrix {
-                Matrix::Rows(weight, packed) => HeadWeight::Rows(floats(weight), packed.as_deref()),
-                Matrix::Packed(packed) => HeadWeight::Packed(packed),
-            },
-            logits: state.logits.as_ref().map(|logits| logits.as_slice()),
-            targets: &state.targets,
-            log_sum: &state.log_sum,
-        };
-        let mut dh = h_node.as_ref().map(|_| vec![0.0; saved.h.len()]);
-        let mut dweight = weight_node.as_ref().map(|_| vec![0.0; vocab * width]);
-        cpu::head_log_prob_backward(
-            saved,
-            (vocab, width),
-            floats(&dy),
-            dh.as_deref_mut(),
-            dweight.as_deref_mut(),
-        );
-        if let (Some(node), Some(dh)) = (h_node, dh) {
-            grads.register::<Flex>(node.id, tensor(dh, dims::<2>(&state.h)));
-        }
-        if let (Some(node), Some(dweight)) = (weight_node, dweight) {
-            grads.register::<Flex>(node.id, tensor(dweight, [vocab, width]));
-        }
-    }
-}
-
 impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
     fn kernels_linear(
         x: FloatTensor<Self>,
@@ -422,17 +374,27 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         packed: Option<Arc<Packed>>,
         targets: Arc<[u32]>,
         options: HeadOptions,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+    ) -> FloatTensor<Self> {
         let keep_logits = options.keep_logits && (h.is_tracked() || weight.is_tracked());
         let options = HeadOptions { keep_logits, ..options };
         let tracked = weight.is_tracked();
         let ((h, h_node), (weight, weight_node)) = (h.into_parts(), weight.into_parts());
-        let (h, matrix) = (contiguous(h), Matrix::new(weight, packed, tracked));
-        let (log_prob, entropy, sums) = forward::head_log_prob(&h, &matrix, &targets, options);
-        let (log_sum, logits) = (Arc::from(sums.log_sum), sums.logits.map(Arc::new));
-        let state = HeadState { h, matrix, targets, log_sum, logits };
-        let log_prob = tracked!(HeadLogProbBackward, C, [h_node, weight_node], (state, log_prob));
-        (log_prob, constant::<C>(entropy))
+        let run = HeadState::run(contiguous(h), Matrix::new(weight, packed, tracked), targets, options);
+        tracked!(HeadLogProbBackward, C, [h_node, weight_node], run)
+    }
+
+    fn kernels_head_kl(
+        p: FloatTensor<Self>,
+        p_weight: FloatTensor<Self>,
+        q: FloatTensor<Self>,
+        q_weight: FloatTensor<Self>,
+        heads: [PackedHead; 2],
+    ) -> FloatTensor<Self> {
+        let tracked = [p_weight.is_tracked(), q_weight.is_tracked()];
+        let [(p, p_node), (p_weight, p_weight_node), (q, q_node), (q_weight, q_weight_node)] =
+            [p, p_weight, q, q_weight].map(<FloatTensor<Self>>::into_parts);
+        let run = HeadKlState::run([p, q], [p_weight, q_weight], heads, tracked);
+        tracked!(HeadKlBackward, C, [p_node, p_weight_node, q_node, q_weight_node], run)
     }
 
     fn kernels_add_low_rank(

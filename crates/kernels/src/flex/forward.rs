@@ -6,11 +6,12 @@ use burn::backend::Flex;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::TensorData;
 
-use super::Fused;
 use super::lora::factors;
 use super::matrix::Matrix;
+use super::{Fused, PackedHead};
 use crate::cpu::{
-    self, AdamStep, AttentionRule, AttentionShape, Gelu, HeadOutputs, LowRank, Packed, RopeTable, Rotation,
+    self, AdamStep, AttentionRule, AttentionShape, Gelu, HeadOutputs, HeadStates, LowRank, Packed, RopeTable,
+    Rotation,
 };
 use crate::ops::HeadOptions;
 
@@ -132,29 +133,57 @@ pub(super) fn gather_log_prob(logits: &Flexible, targets: &[u32]) -> (Flexible, 
 /// What the head's gradient starts from, beside its operands.
 pub(super) struct HeadSums {
     pub(super) log_sum: Vec<f32>,
+    pub(super) entropy: Option<Vec<f32>>,
     pub(super) logits: Option<Vec<f32>>,
 }
 
-/// Log-probabilities, entropies, and what the gradient needs; the logits if they are to be kept.
+/// Log-probabilities, behind them entropies if they are wanted, and what the gradient needs; the logits if they are to be kept.
 pub(super) fn head_log_prob(
     h: &Flexible,
     matrix: &Matrix,
     targets: &[u32],
     options: HeadOptions,
-) -> (Flexible, Flexible, HeadSums) {
+) -> (Flexible, HeadSums) {
     let ([n, _], [vocab, _]) = (dims(h), matrix.shape());
-    let (mut log_prob, mut entropy) = (vec![0.0; n], vec![0.0; if options.entropy { n } else { 0 }]);
+    let mut log_prob = vec![0.0; n];
+    let entropy = options.entropy.then(|| vec![0.0; n]);
     let logits = options.keep_logits.then(|| vec![0.0; n * vocab]);
-    let mut sums = HeadSums { log_sum: vec![0.0; n], logits };
+    let mut sums = HeadSums { log_sum: vec![0.0; n], entropy, logits };
     let outputs = HeadOutputs {
         log_prob: &mut log_prob,
         log_sum: &mut sums.log_sum,
-        entropy: options.entropy.then_some(&mut entropy),
+        entropy: sums.entropy.as_deref_mut(),
         logits: sums.logits.as_deref_mut(),
     };
     cpu::head_log_prob(floats(h), &matrix.packed(), targets, outputs);
-    let wanted = entropy.len();
-    (tensor(log_prob, [n]), tensor(entropy, [wanted]), sums)
+    log_prob.extend(sums.entropy.iter().flatten());
+    let count = log_prob.len();
+    (tensor(log_prob, [count]), sums)
+}
+
+/// A head and its states, and the cap of its logits.
+#[derive(Clone, Debug)]
+pub(super) struct HeadSide {
+    pub(super) h: Flexible,
+    pub(super) matrix: Matrix,
+    pub(super) soft_cap: Option<f32>,
+}
+
+impl HeadSide {
+    /// It as the kernels read it, beside its packed matrix.
+    pub(super) fn states<'a>(&'a self, head: &'a Packed) -> HeadStates<'a> {
+        HeadStates { h: floats(&self.h), head, soft_cap: self.soft_cap }
+    }
+}
+
+/// The divergence of the laws of two heads.
+pub(super) fn head_kl(sides: &[HeadSide; 2]) -> Vec<f32> {
+    let [n, _] = dims(&sides[0].h);
+    let packed = sides.each_ref().map(|side| side.matrix.packed());
+    let states = [0, 1].map(|side| sides[side].states(&packed[side]));
+    let mut kl = vec![0.0; n];
+    cpu::head_kl(states[0], states[1], &mut kl);
+    kl
 }
 
 impl Fused for Flex {
@@ -248,12 +277,28 @@ impl Fused for Flex {
         packed: Option<Arc<Packed>>,
         targets: Arc<[u32]>,
         options: HeadOptions,
-    ) -> (Flexible, Flexible) {
+    ) -> Flexible {
         // No gradient will want the logits.
         let options = HeadOptions { keep_logits: false, ..options };
-        let matrix = Matrix::new(weight, packed, false);
-        let (log_prob, entropy, _) = head_log_prob(&contiguous(h), &matrix, &targets, options);
-        (log_prob, entropy)
+        head_log_prob(&contiguous(h), &Matrix::new(weight, packed, false), &targets, options).0
+    }
+
+    fn kernels_head_kl(
+        p: Flexible,
+        p_weight: Flexible,
+        q: Flexible,
+        q_weight: Flexible,
+        heads: [PackedHead; 2],
+    ) -> Flexible {
+        let [p_head, q_head] = heads;
+        let side = |h, weight, head: PackedHead| HeadSide {
+            h: contiguous(h),
+            matrix: Matrix::new(weight, head.packed, false),
+            soft_cap: head.soft_cap,
+        };
+        let kl = head_kl(&[side(p, p_weight, p_head), side(q, q_weight, q_head)]);
+        let n = kl.len();
+        tensor(kl, [n])
     }
 
     fn kernels_ema(mean: Flexible, x: Flexible, beta: f64, squared: bool) -> Flexible {

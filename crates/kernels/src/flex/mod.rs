@@ -3,6 +3,7 @@
 mod backward;
 mod forward;
 mod gates;
+mod head;
 mod lora;
 mod matrix;
 
@@ -14,6 +15,13 @@ use burn::tensor::Tensor;
 
 use crate::cpu::{AdamStep, AttentionRule, Gelu, LowRank, Packed, RopeTable};
 use crate::ops::HeadOptions;
+
+/// What there is of a head beside its rows.
+#[derive(Clone, Debug)]
+pub(crate) struct PackedHead {
+    pub(crate) packed: Option<Arc<Packed>>,
+    pub(crate) soft_cap: Option<f32>,
+}
 
 /// What a backend with fused kernels offers. Only flex does; other devices are sent to [`crate::naive`] before.
 #[backend_extension(Flex, Autodiff)]
@@ -75,14 +83,21 @@ pub(crate) trait Fused: burn::backend::Backend {
         rule: AttentionRule,
     ) -> FloatTensor<Self>;
     fn kernels_gather_log_prob(logits: FloatTensor<Self>, targets: Arc<[u32]>) -> FloatTensor<Self>;
-    /// Log-probabilities with a gradient; entropies without, of no rows unless they are wanted.
+    /// Log-probabilities, and behind them entropies where they are wanted.
     fn kernels_head_log_prob(
         h: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         packed: Option<Arc<Packed>>,
         targets: Arc<[u32]>,
         options: HeadOptions,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    ) -> FloatTensor<Self>;
+    fn kernels_head_kl(
+        p: FloatTensor<Self>,
+        p_weight: FloatTensor<Self>,
+        q: FloatTensor<Self>,
+        q_weight: FloatTensor<Self>,
+        heads: [PackedHead; 2],
+    ) -> FloatTensor<Self>;
     fn kernels_ema(
         mean: FloatTensor<Self>,
         x: FloatTensor<Self>,

@@ -13,7 +13,8 @@ impl Decoder {
     pub(crate) fn draw(&self, hidden: Tensor<2>, draws: Draws<'_>) -> Vec<Option<RowDraw>> {
         let h = self.normed(hidden);
         // A soft cap is not taken here: its bits are to be those of the operations that give logits.
-        if let Some(head) = self.packed_head().filter(|_| self.config.logit_cap().is_none()) {
+        let plain = self.plain_head().filter(|_| self.config.logit_cap().is_none());
+        if let Some((_, Some(head))) = plain {
             let [rows, width] = h.dims();
             let h = host(h.reshape([rows * width]));
             let states = HeadStates { h: &h, head, soft_cap: None };

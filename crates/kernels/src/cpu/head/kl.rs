@@ -1,8 +1,9 @@
-//! The divergence of the laws of two heads.
+//! The divergence of the laws of two heads, and its gradient.
 
-use super::{HeadStates, turns};
+use super::{HeadGrads, HeadStates, HeadWeight, turns};
 use crate::cpu::isa::multiversion;
 use crate::cpu::math::{LANES, exp, join_lanes};
+use crate::cpu::pack::Packed;
 use crate::cpu::parallel::{Shared, for_each, rows_per_task};
 use crate::cpu::softmax::log_sum_exp;
 
@@ -60,12 +61,69 @@ multiversion! {
     }
 }
 
+/// Gradient of [`head_kl`] in the hidden states and the heads of both: in the logits of `p` it is `dy·p·(ln p − ln q − KL)`, in those of `q`
+/// `dy·(q − p)`, times the slope of the soft cap.
+///
+/// # Shapes
+/// - `kl`, which [`head_kl`] gave, and `dy`: `[n]`
+///
+/// # Panics
+/// As [`head_kl`].
+pub fn head_kl_backward(
+    states: [HeadStates<'_>; 2],
+    weights: [HeadWeight<'_>; 2],
+    kl: &[f32],
+    dy: &[f32],
+    mut grads: [HeadGrads<'_>; 2],
+) {
+    let (n, vocab) = (dy.len(), states[0].head.columns());
+    assert_eq!(kl.len(), n, "head_kl_backward: kl [n] against dy [n {n}]");
+    let slopes = states.map(|states| states.soft_cap.map_or(0.0, |cap| 1.0 / (cap * cap)));
+    let mut back = Packed::empty();
+    grads.iter_mut().for_each(HeadGrads::begin);
+    for rows in turns(n, vocab) {
+        let mut logits = states.map(|states| states.logits(rows.clone()));
+        let (count, step) = (rows.len(), rows_per_task(vocab));
+        let shared = logits.each_mut().map(|logits| Shared::new(logits));
+        for_each(count.div_ceil(step), |task| {
+            for row in task * step..count.min((task + 1) * step) {
+                // SAFETY: each row belongs to one task.
+                let [p, q] = shared.map(|logits| unsafe { logits.slice(row * vocab, vocab) });
+                let sums = [log_sum_exp(p), log_sum_exp(q)];
+                let place = rows.start + row;
+                gradients_of_row(p, q, sums, slopes, kl[place], dy[place]);
+            }
+        });
+        for (((states, weight), grads), dlogits) in states.iter().zip(weights).zip(&mut grads).zip(&logits) {
+            if grads.any() {
+                let width = states.head.inner();
+                let hidden = &states.h[rows.start * width..rows.end * width];
+                grads.take(dlogits, rows.clone(), hidden, weight, (vocab, width), &mut back);
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// Gradients of a row's `Σ p·(ln p − ln q)` in the logits, in their place.
+    fn gradients_of_row(p: &mut [f32], q: &mut [f32], sums: [f32; 2], slopes: [f32; 2], kl: f32, dy: f32) {
+        for (p, q) in p.iter_mut().zip(q) {
+            let (log_p, log_q) = (*p - sums[0], *q - sums[1]);
+            let weights = [exp(log_p), exp(log_q)];
+            // 1 − (logit/cap)², and 1 without a cap.
+            let [p_slope, q_slope] = [slopes[0] * *p * *p, slopes[1] * *q * *q].map(|less| 1.0 - less);
+            *p = if weights[0] > 0.0 { dy * weights[0] * (log_p - log_q - kl) * p_slope } else { 0.0 };
+            *q = dy * (weights[1] - weights[0]) * q_slope;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::gemm;
     use crate::cpu::isa::forced;
     use crate::cpu::math::{assert_near, noise};
-    use crate::cpu::{Packed, gemm};
 
     #[test]
     fn the_divergence_of_two_heads_is_that_of_their_laws() {
@@ -104,6 +162,77 @@ mod tests {
             let mut itself = vec![f32::NAN; n];
             head_kl(p, p, &mut itself);
             assert_eq!(itself, vec![0.0; n], "of a law to itself");
+        }
+    }
+
+    #[test]
+    fn the_gradient_is_that_of_the_laws() {
+        let sizes = [(1, (1, 2), 3), (5, (7, 7), 130), (9, (24, 6), 1_003)];
+        let caps = [[None, None], [Some(2.5), None], [Some(1.0), Some(0.7)]];
+        for ((n, widths, vocab), caps) in sizes.into_iter().flat_map(|size| caps.map(|caps| (size, caps))) {
+            let widths = [widths.0, widths.1];
+            let hidden = [noise(n * widths[0], 1), noise(n * widths[1], 3)];
+            let rows = [noise(vocab * widths[0], 2), noise(vocab * widths[1], 4)];
+            let (dy, both) = (noise(n, 5), [0, 1]);
+            let packed = both.map(|side| Packed::from_out_in(&rows[side], vocab, widths[side]));
+            let states =
+                both.map(|side| HeadStates { h: &hidden[side], head: &packed[side], soft_cap: caps[side] });
+            let mut kl = vec![0.0; n];
+            head_kl(states[0], states[1], &mut kl);
+
+            // In f64: logits, their slopes, laws, then the formula.
+            let exact = both.map(|side| {
+                let logits = (0..n * vocab).map(|at| {
+                    let (row, id) = (at / vocab, at % vocab);
+                    let h = &hidden[side][row * widths[side]..][..widths[side]];
+                    let w = &rows[side][id * widths[side]..][..widths[side]];
+                    let s: f64 = h.iter().zip(w).map(|(h, w)| f64::from(*h) * f64::from(*w)).sum();
+                    let Some(cap) = caps[side].map(f64::from) else { return (s, 1.0) };
+                    let bent = (s / cap).tanh();
+                    (cap * bent, 1.0 - bent * bent)
+                });
+                logits.collect::<Vec<_>>()
+            });
+            let log_p = |side: usize, row: usize| -> Vec<f64> {
+                let row = &exact[side][row * vocab..][..vocab];
+                let total: f64 = row.iter().map(|(logit, _)| logit.exp()).sum();
+                row.iter().map(|(logit, _)| logit - total.ln()).collect()
+            };
+            let mut dlogits = both.map(|_| vec![0.0; n * vocab]);
+            for row in 0..n {
+                let [p, q] = both.map(|side| log_p(side, row));
+                let kl: f64 = p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum();
+                for id in 0..vocab {
+                    let at = row * vocab + id;
+                    let slopes = both.map(|side| f64::from(dy[row]) * exact[side][at].1);
+                    dlogits[0][at] = slopes[0] * p[id].exp() * (p[id] - q[id] - kl);
+                    dlogits[1][at] = slopes[1] * (q[id].exp() - p[id].exp());
+                }
+            }
+            for side in both {
+                let width = widths[side];
+                let (mut dh, mut dw) = (vec![0.0; n * width], vec![0.0; vocab * width]);
+                for (row, id, at) in (0..n * vocab).map(|at| (at / vocab, at % vocab, at)) {
+                    for column in 0..width {
+                        let d = dlogits[side][at];
+                        dh[row * width + column] += d * f64::from(rows[side][id * width + column]);
+                        dw[id * width + column] += d * f64::from(hidden[side][row * width + column]);
+                    }
+                }
+                let held = HeadWeight::Packed(&packed[side]);
+                for weight in [HeadWeight::Rows(&rows[side], None), held] {
+                    let weights = both
+                        .map(|other| if other == side { weight } else { HeadWeight::Packed(&packed[other]) });
+                    let mut got = (vec![f32::NAN; n * width], vec![0.0; vocab * width]);
+                    let wanted = HeadGrads { h: Some(&mut got.0), weight: Some(&mut got.1) };
+                    let mut grads = [Some(wanted), None];
+                    grads.rotate_right(side);
+                    let grads = grads.map(Option::unwrap_or_default);
+                    head_kl_backward(states, weights, &kl, &dy, grads);
+                    assert_near("dh", &got.0, &dh, 1e-4);
+                    assert_near("dweight", &got.1, &dw, 1e-4);
+                }
+            }
         }
     }
 }
