@@ -64,7 +64,7 @@ pub fn sample(logits: Tensor<2>, rule: SampleRule, rows: &[usize], uniforms: &[f
         let raw_log_prob = of_best.clone().select(0, chosen.clone()).reshape([rows.len()]);
         return Sampled {
             tokens: best.float().select(0, chosen).reshape([rows.len()]),
-            log_prob: raw_log_prob.clone().mul_scalar(0.0),
+            log_prob: raw_log_prob.clone().mul_scalar(0.0).abs(),
             raw_log_prob,
             kl: of_best.neg().reshape([n]),
         };

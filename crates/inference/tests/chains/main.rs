@@ -44,7 +44,7 @@ fn completion(toy: &Toy, temperature: f32, ids: &[TokenId]) -> Completion {
         let items: Vec<(&[TokenId], &[TokenId])> = symbols.iter().map(|id| (&row[..], &id[..])).collect();
         let mut logits: Vec<f32> =
             toy.base.score(&items).expect("in the table").into_iter().map(|one| one[0]).collect();
-        let total = settings.weights(&mut logits, &mut Vec::new());
+        let total = settings.weights(&mut logits);
         log_probs.push((f64::from(logits[*id as usize]) / total).ln() as f32);
         row.push(*id);
     }

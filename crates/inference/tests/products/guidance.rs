@@ -176,7 +176,7 @@ fn a_small_pair_guides_a_strong_base_to_the_strong_aligned_model() {
 /// Log-probabilities of the tokens that `filter` keeps, renormalised; others are impossible.
 fn filtered(logs: &[f64], filter: &Sampling) -> Vec<f64> {
     let mut weights: Vec<f32> = logs.iter().map(|log| *log as f32).collect();
-    filter.weights(&mut weights, &mut Vec::new());
+    filter.weights(&mut weights);
     let kept = logs.iter().zip(&weights).map(|(log, w)| if *w > 0.0 { *log } else { f64::NEG_INFINITY });
     log_softmax(&kept.collect::<Vec<_>>())
 }

@@ -199,12 +199,12 @@ mod tests {
                 row.iter().map(|(logit, _)| logit - total.ln()).collect()
             };
             let mut dlogits = both.map(|_| vec![0.0; n * vocab]);
-            for row in 0..n {
+            for (row, dy) in dy.iter().enumerate() {
                 let [p, q] = both.map(|side| log_p(side, row));
                 let kl: f64 = p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum();
                 for id in 0..vocab {
                     let at = row * vocab + id;
-                    let slopes = both.map(|side| f64::from(dy[row]) * exact[side][at].1);
+                    let slopes = both.map(|side| f64::from(*dy) * exact[side][at].1);
                     dlogits[0][at] = slopes[0] * p[id].exp() * (p[id] - q[id] - kl);
                     dlogits[1][at] = slopes[1] * (q[id].exp() - p[id].exp());
                 }
