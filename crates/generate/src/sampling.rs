@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::capability::Error;
 
 use filter::{keep_top_k, keep_top_p};
-pub(crate) use loops::{are_numbers, greatest};
-pub use loops::{argmax, log_sum_exp};
+pub use loops::log_sum_exp;
 use loops::{exponentials, replace_below, scale, sum};
+pub(crate) use loops::{finite_greatest, greatest};
 pub(crate) use row::{Inverse, divergence};
 
 /// How next tokens are drawn. The law that these settings make *is* the prior of every method that samples: a
@@ -74,19 +74,26 @@ impl Sampling {
     ///
     /// Filters apply in this order, each on what the one before left: temperature, top-k, top-p, min-p.
     pub fn weights(&self, logits: &mut [f32]) -> f64 {
+        let greatest = greatest(logits);
+        self.weights_below(logits, greatest)
+    }
+
+    /// The same, of logits whose greatest is known.
+    fn weights_below(&self, logits: &mut [f32], mut greatest: f32) -> f64 {
         if self.temperature == 0.0 {
-            let best = argmax(logits);
+            let best = logits.iter().position(|logit| *logit == greatest).unwrap_or(0);
             logits.fill(0.0);
             logits[best] = 1.0;
             return 1.0;
         }
         if self.temperature != 1.0 {
-            scale(logits, 1.0 / self.temperature);
+            let inverse = 1.0 / self.temperature;
+            scale(logits, inverse);
+            greatest *= inverse;
         }
         if self.top_k > 0 && self.top_k < logits.len() {
-            keep_top_k(logits, self.top_k);
+            keep_top_k(logits, self.top_k, greatest);
         }
-        let greatest = greatest(logits);
         exponentials(logits, greatest);
         let weights = logits;
         let mut total = sum(weights);

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use crate::capability::{Logits, TokenDraw};
 use crate::completion::TokenId;
 use crate::mix::Rule;
-use crate::sampling::{Sampling, are_numbers, divergence, greatest, log_sum_exp};
+use crate::sampling::{Sampling, divergence, finite_greatest, log_sum_exp};
 
 /// How logits of several models become one law.
 pub(super) struct Mixer {
@@ -28,11 +28,7 @@ impl Mixer {
     fn choice(&self, logits: &[&[f32]]) -> Option<Choice> {
         let mut mixed = Vec::with_capacity(self.width);
         self.rule.mix(logits, &mut mixed);
-        // A maximum loses NaN.
-        let most = greatest(&mixed);
-        if !most.is_finite() || !are_numbers(&mixed) {
-            return None;
-        }
+        let most = finite_greatest(&mixed)?;
         let scale = (self.wants_log_z && self.settings.temperature > 0.0)
             .then(|| (f64::from(most) - self.rule.offset(logits)) / f64::from(self.settings.temperature));
         let law = self.wants_kl.then(|| mixed.clone());

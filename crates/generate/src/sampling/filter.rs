@@ -1,14 +1,13 @@
 //! Filters of a law by rank: the k likeliest tokens, and the smallest set of a share of the law. What they keep is found among the few tokens
 //! above a bound that surely has it, so that no vocabulary is sorted.
 
-use super::loops::{at_least, greatest, replace_below, sum_of_at_least};
+use super::loops::{at_least, replace_below, sum_of_at_least};
 
 /// So many tokens are sorted as they are.
 const FEW: usize = 512;
 
 /// Puts the logits below the `k`-th greatest at `−∞`; those tied with it stay. `k` is below their number and not 0.
-pub(super) fn keep_top_k(logits: &mut [f32], k: usize) {
-    let greatest = greatest(logits);
+pub(super) fn keep_top_k(logits: &mut [f32], k: usize, greatest: f32) {
     // Twice as far down each time.
     let bounds = (1..12).map(|power| greatest - (1 << power) as f32).chain([f32::NEG_INFINITY]);
     for bound in bounds {
@@ -60,6 +59,7 @@ pub(super) fn keep_top_p(weights: &mut [f32], target: f64) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::greatest;
     use super::*;
     use crate::{Purpose, Stream};
 
@@ -109,7 +109,7 @@ mod tests {
                     continue;
                 }
                 let (mut got, mut want) = (law.clone(), law.clone());
-                keep_top_k(&mut got, k);
+                keep_top_k(&mut got, k, greatest(&law));
                 naive_top_k(&mut want, k);
                 assert!(got == want, "{k} of {}", law.len());
             }

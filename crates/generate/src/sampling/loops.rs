@@ -3,13 +3,7 @@
 use pulp::Arch;
 
 /// Sums over a vocabulary go on in so many lanes: their order, and so their bits, are those of every processor.
-const LANES: usize = 8;
-
-/// The first index of the greatest value that is a number.
-pub fn argmax(values: &[f32]) -> usize {
-    let greatest = greatest(values);
-    values.iter().position(|value| *value == greatest).unwrap_or(0)
-}
+const LANES: usize = 32;
 
 /// The greatest value that is a number; −∞ where there is none. In lanes, since a chain of maxima over a vocabulary takes longer than its exponentials.
 pub(crate) fn greatest(values: &[f32]) -> f32 {
@@ -28,9 +22,17 @@ pub(crate) fn greatest(values: &[f32]) -> f32 {
     lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger)
 }
 
-/// Whether all are numbers; infinities are. All are looked at, for a loop that stops early does not become vectors.
-pub(crate) fn are_numbers(values: &[f32]) -> bool {
-    Arch::new().dispatch(|| values.iter().filter(|value| value.is_nan()).count()) == 0
+/// The greatest of values that are all numbers, and itself finite; `None` where they are not.
+pub(crate) fn finite_greatest(values: &[f32]) -> Option<f32> {
+    // A maximum loses NaN. All are looked at, for a loop that stops early does not become vectors.
+    let lost: u32 = values
+        .chunks(1024)
+        .map(|values| {
+            Arch::new().dispatch(move || values.iter().map(|value| u32::from(value.is_nan())).sum::<u32>())
+        })
+        .sum();
+    let greatest = greatest(values);
+    (lost == 0 && greatest.is_finite()).then_some(greatest)
 }
 
 /// `exp(logit − greatest)` of each, in place.
@@ -210,7 +212,7 @@ mod tests {
             exponentials(&mut weights, most);
             assert!(weights.iter().map(|w| w.to_bits()).eq(plain.iter().map(|w| w.to_bits())), "{len}");
             assert_eq!(sum(&weights), all, "{len}");
-            assert!(are_numbers(&logits));
+            assert_eq!(finite_greatest(&logits), (len > 0).then_some(most));
             let total = if len == 0 { f64::NEG_INFINITY } else { f64::from(most) + all.ln() };
             assert_eq!(log_sum_exp(&logits), total, "{len}");
             let few: Vec<f32> = weights.iter().map(|w| if *w >= 0.1 { *w } else { 0.0 }).collect();
@@ -220,7 +222,7 @@ mod tests {
             for at in 0..len {
                 let mut spoiled = logits.clone();
                 spoiled[at] = f32::NAN;
-                assert!(!are_numbers(&spoiled), "{at} of {len}");
+                assert_eq!(finite_greatest(&spoiled), None, "{at} of {len}");
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Tokens drawn from one row of logits: what a head's product is followed by, in the model or on the host.
 
 use super::Sampling;
-use super::loops::{are_numbers, greatest, log_sum_exp, ratio_sum, sum};
+use super::loops::{finite_greatest, greatest, log_sum_exp, ratio_sum, sum};
 use crate::capability::{RowDraw, TokenDraw};
 use crate::completion::TokenId;
 
@@ -68,12 +68,9 @@ impl Sampling {
     /// Draws from the law that these settings make of a model's `logits`, which are not there any more afterwards: a token for each number in
     /// `[0, 1)`, where the law's running sum, in the order of ids, passes it. `None` where the logits are not numbers.
     pub fn draw(&self, logits: &mut [f32], uniforms: &[f64]) -> Option<RowDraw> {
-        // A maximum loses NaN.
-        if !greatest(logits).is_finite() || !are_numbers(logits) {
-            return None;
-        }
+        let greatest = finite_greatest(logits)?;
         let raw = (!self.is_raw()).then(|| (logits.to_vec(), log_sum_exp(logits)));
-        let total = self.weights(logits);
+        let total = self.weights_below(logits, greatest);
         let weights = &*logits;
         let kl = raw
             .as_ref()
