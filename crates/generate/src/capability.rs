@@ -336,18 +336,17 @@ pub trait Session {
     /// Appends tokens to distinct rows (at least one token each), and draws after each row's last token, where the inverse of the law's running
     /// sum has the row's numbers. `None` for a row whose outputs are not numbers.
     ///
-    /// What [`Session::extend`] and [`Sampling::draw`] give; a model may draw where its outputs are, so that they need not come here.
+    /// What [`Session::extend`] and [`Sampling::draw`] give; a model may draw where its outputs are, so that they need not come here. On a GPU sums
+    /// are rounded to `f32`, so that near the border of two tokens it may be the other one.
+    ///
+    /// # Panics
+    /// When there are not as many lists of numbers as rows, or the law is wider than the outputs.
     fn draw(
         &mut self,
         rows: &[(RowId, &[TokenId])],
         draws: Draws<'_>,
     ) -> Result<Vec<Option<RowDraw>>, Error> {
-        let mut logits = self.extend(rows)?;
-        if logits.width == 0 {
-            return Ok(Vec::new());
-        }
-        let rows = logits.values.par_chunks_mut(logits.width).zip(draws.uniforms);
-        Ok(rows.map(|(logits, uniforms)| draws.settings.draw(&mut logits[..draws.width], uniforms)).collect())
+        Ok(draws.of(self.extend(rows)?))
     }
 
     /// Appends tokens to distinct rows, and gives for row `i` the natural log-probabilities of `targets[i]` (at least one and

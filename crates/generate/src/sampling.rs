@@ -18,7 +18,7 @@ pub(crate) use row::{Inverse, divergence};
 /// temperature other than 1 changes the target, not only the efficiency.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {
-    /// Divides the logits; 0 is greedy.
+    /// Divides the logits, at least 1e-6; 0 is greedy.
     pub temperature: f32,
     /// Keeps the k likeliest tokens (and those tied with the last); 0 keeps all.
     pub top_k: usize,
@@ -37,6 +37,9 @@ impl Default for Sampling {
 }
 
 impl Sampling {
+    /// Logits divided by less could be infinite.
+    const LEAST_TEMPERATURE: f32 = 1e-6;
+
     /// Always the likeliest token; of equals, the first.
     pub fn greedy() -> Self {
         Self { temperature: 0.0, ..Self::default() }
@@ -50,8 +53,13 @@ impl Sampling {
     /// Refuses settings out of range.
     pub fn check(&self) -> Result<(), Error> {
         let refuse = |key, value: f32, limit| Err(Error::Setting { key, value: value.to_string(), limit });
-        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
-            return refuse("temperature", self.temperature, "at least 0 and finite; 0 is greedy");
+        let least = Self::LEAST_TEMPERATURE;
+        if !(self.temperature == 0.0 || self.temperature >= least && self.temperature.is_finite()) {
+            return refuse(
+                "temperature",
+                self.temperature,
+                "0, which is greedy, or at least 1e-6 and finite",
+            );
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return refuse("top_p", self.top_p, "above 0 and at most 1; 1 keeps all tokens");
@@ -79,7 +87,7 @@ impl Sampling {
     }
 
     /// The same, of logits whose greatest is known.
-    fn weights_below(&self, logits: &mut [f32], mut greatest: f32) -> f64 {
+    pub(crate) fn weights_below(&self, logits: &mut [f32], mut greatest: f32) -> f64 {
         if self.temperature == 0.0 {
             let best = logits.iter().position(|logit| *logit == greatest).unwrap_or(0);
             logits.fill(0.0);
@@ -167,6 +175,7 @@ mod tests {
         for bad in [
             Sampling { temperature: -1.0, ..Sampling::default() },
             Sampling { temperature: f32::NAN, ..Sampling::default() },
+            Sampling { temperature: 1e-7, ..Sampling::default() },
             Sampling { top_p: 0.0, ..Sampling::default() },
             Sampling { min_p: 1.5, ..Sampling::default() },
             Sampling { stop: vec![String::new()], ..Sampling::default() },

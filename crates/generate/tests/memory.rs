@@ -17,6 +17,8 @@ const TOKEN: u64 = 100;
 struct Heavy {
     inner: Tabular,
     held: RefCell<(BTreeMap<RowId, usize>, usize)>,
+    /// Passes until its outputs are no numbers.
+    sound: Cell<usize>,
 }
 
 impl Heavy {
@@ -35,7 +37,11 @@ impl Heavy {
         .collect();
         let table = serde_json::json!({ "vocab": 3, "eos": 2, "horizon": 3, "conditionals": conditionals });
         let table: TabularTable = serde_json::from_value(table).expect("a table");
-        Self { inner: Tabular::new(TabularLm::try_from(table).expect("a law")), held: RefCell::default() }
+        Self {
+            inner: Tabular::new(TabularLm::try_from(table).expect("a law")),
+            held: RefCell::default(),
+            sound: Cell::new(usize::MAX),
+        }
     }
 
     fn peak(&self) -> usize {
@@ -105,7 +111,12 @@ impl Session for Counting<'_> {
         for (row, tokens) in rows {
             self.set(*row, |len| len + tokens.len());
         }
-        self.inner.extend(rows)
+        let mut given = self.inner.extend(rows)?;
+        self.policy.sound.set(self.policy.sound.get() - 1);
+        if self.policy.sound.get() == 0 {
+            given.values.fill(f32::NAN);
+        }
+        Ok(given)
     }
 }
 
@@ -198,4 +209,28 @@ fn rows_are_freed_when_who_takes_the_completions_fails() {
     });
     assert!(matches!(failed, Err(Error::Stopped)), "{failed:?}");
     assert!(policy.held.borrow().0.is_empty(), "rows are held that nobody reads");
+}
+
+#[test]
+fn rows_are_freed_when_a_model_gives_no_numbers_and_the_engine_goes_on() {
+    let ask = |row| SampleAsk {
+        prefix: vec![2],
+        prompt_len: 1,
+        budget: 3,
+        stream: Stream::new(1, Purpose::Sample, 0, row),
+    };
+    let asks = || (0..12).map(ask).collect::<Vec<_>>();
+    for (sound, here) in [(1, false), (1, true), (2, false), (2, true)] {
+        let policy = Heavy::new();
+        let limits = Limits { kept_tokens: 0, ..Limits::default() };
+        let engine = Engine::new(&policy, Sampling::default()).expect("settings").with_limits(limits);
+        // Who wants normalisers draws from the outputs, who does not lets the model draw.
+        let mut engine = if here { engine.with_log_z() } else { engine };
+        policy.sound.set(sound);
+        let failed = engine.sample(asks(), &mut Chance::Streams);
+        assert!(matches!(failed, Err(Error::NotFinite { .. })), "{failed:?}");
+        assert!(policy.held.borrow().0.is_empty(), "rows are held that nobody reads: pass {sound}");
+        policy.sound.set(usize::MAX);
+        engine.sample(asks(), &mut Chance::Streams).expect("room");
+    }
 }

@@ -44,14 +44,13 @@ impl Engine<'_> {
         loop {
             let mut ended = Vec::new();
             if !waiting.is_empty() || !running.is_empty() {
-                ended = self.step(&mut asks, &mut waiting, &mut running, chance)?;
-                if self.stopped {
-                    for row in running {
-                        self.free(&row.rows);
-                    }
-                    self.stopped = false;
-                    return Err(Error::Stopped);
-                }
+                let given = self.step(&mut asks, &mut waiting, &mut running, chance);
+                let stopped = std::mem::take(&mut self.stopped);
+                ended = match given {
+                    Ok(_) if stopped => return Err(self.abandon(running, Error::Stopped)),
+                    Ok(ended) => ended,
+                    Err(error) => return Err(self.abandon(running, error)),
+                };
                 if ended.is_empty() {
                     continue;
                 }
@@ -63,12 +62,7 @@ impl Engine<'_> {
             let ledger = self.ledger;
             let more = match flow(ended, &ledger, chance) {
                 Ok(more) => more,
-                Err(error) => {
-                    for row in &running {
-                        self.free(&row.rows);
-                    }
-                    return Err(error);
-                }
+                Err(error) => return Err(self.abandon(running, error)),
             };
             if idle && more.is_empty() {
                 return Ok(());
@@ -77,6 +71,14 @@ impl Engine<'_> {
             waiting.extend(asks.len()..asks.len() + more.len());
             asks.extend(more);
         }
+    }
+
+    /// Frees the rows that run, for the reason that it gives back.
+    fn abandon(&mut self, running: Vec<Running>, error: Error) -> Error {
+        for row in running {
+            self.free(&row.rows);
+        }
+        error
     }
 
     pub(super) fn check_all(&self, asks: &[SampleAsk], first: usize) -> Result<(), Error> {
@@ -110,9 +112,16 @@ impl Engine<'_> {
             readers.push(filling.asks.iter().map(|(ask, _)| *ask).collect());
         }
         let drawn = if self.draws_within(chance) {
-            self.draw_within(&rows, &tokens, &readers, asks)?
+            self.draw_within(&rows, &tokens, &readers, asks)
         } else {
-            self.draw_here(&rows, &tokens, &readers, asks, chance)?
+            self.draw_here(&rows, &tokens, &readers, asks, chance)
+        };
+        let drawn = match drawn {
+            Ok(drawn) => drawn,
+            Err(error) => {
+                rows[running.len()..].iter().for_each(|rows| self.free(rows));
+                return Err(error);
+            }
         };
 
         for (prefix, filling) in joining {
@@ -208,6 +217,7 @@ impl Engine<'_> {
         let draws = Draws { settings: &self.mixer.settings, width: self.mixer.width, uniforms: &uniforms };
         let started = Instant::now();
         let given = self.lanes[0].session.draw(&items, draws)?;
+        assert_eq!(given.len(), readers.len(), "a session draws for each row");
         self.ledger.seconds += started.elapsed().as_secs_f64();
         self.ledger.forward_passes += 1;
         let one = |(drawn, readers): (Option<RowDraw>, &Vec<usize>)| {

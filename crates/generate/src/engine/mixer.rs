@@ -3,7 +3,6 @@
 use rayon::prelude::*;
 
 use crate::capability::{Logits, TokenDraw};
-use crate::completion::TokenId;
 use crate::mix::Rule;
 use crate::sampling::{Sampling, divergence, finite_greatest, log_sum_exp};
 
@@ -32,12 +31,12 @@ impl Mixer {
         let scale = (self.wants_log_z && self.settings.temperature > 0.0)
             .then(|| (f64::from(most) - self.rule.offset(logits)) / f64::from(self.settings.temperature));
         let law = self.wants_kl.then(|| mixed.clone());
-        let total = self.settings.weights(&mut mixed);
+        let total = self.settings.weights_below(&mut mixed, most);
         let (mut kl, mut raw) = (0.0, None);
         if let Some(law) = law {
             let reference = logits[self.reference];
             let lse = log_sum_exp(reference);
-            kl = divergence(self.settings.temperature, &law, (&mixed, total), (reference, lse));
+            kl = divergence(self.settings.temperature, (&law, most), (&mixed, total), (reference, lse));
             raw = Some(lse);
         }
         Some(Choice { weights: mixed, total, raw, kl, log_z: scale.map(|scale| scale + total.ln()) })
@@ -69,8 +68,6 @@ pub(super) struct Choice {
 impl Choice {
     /// A token of this law; `reference` are the reference's logits.
     pub(super) fn drawn(&self, id: usize, reference: &[f32]) -> TokenDraw {
-        let log_prob = (f64::from(self.weights[id]) / self.total).ln();
-        let raw_log_prob = self.raw.map_or(log_prob, |lse| f64::from(reference[id]) - lse);
-        TokenDraw { id: id as TokenId, log_prob, raw_log_prob }
+        TokenDraw::of(id, (&self.weights, self.total), self.raw.map(|lse| (reference, lse)))
     }
 }

@@ -121,9 +121,11 @@ pub(super) fn sum_of_at_least(weights: &[f32], bound: f32) -> f64 {
 /// `ln Σ exp(logits)`.
 pub fn log_sum_exp(logits: &[f32]) -> f64 {
     let greatest = greatest(logits);
-    if greatest == f32::NEG_INFINITY {
-        return f64::NEG_INFINITY;
-    }
+    if greatest == f32::NEG_INFINITY { f64::NEG_INFINITY } else { log_sum_exp_below(logits, greatest) }
+}
+
+/// The same, of logits whose greatest is known and finite.
+pub(super) fn log_sum_exp_below(logits: &[f32], greatest: f32) -> f64 {
     f64::from(greatest) + sum_of(logits, |logits| exponentials(logits, greatest)).ln()
 }
 

@@ -1,7 +1,7 @@
 //! Tokens drawn from one row of logits: what a head's product is followed by, in the model or on the host.
 
 use super::Sampling;
-use super::loops::{finite_greatest, greatest, log_sum_exp, ratio_sum, sum};
+use super::loops::{finite_greatest, log_sum_exp_below, ratio_sum, sum};
 use crate::capability::{RowDraw, TokenDraw};
 use crate::completion::TokenId;
 
@@ -47,11 +47,11 @@ impl<'a> Inverse<'a> {
     }
 }
 
-/// `Σ q ln(q/p)` in nats, of the law `q` of `weights`, whose sum is `total` and which `mixed` logits gave, to the law `p` of `reference`, whose
+/// `Σ q ln(q/p)` in nats, of the law `q` of `weights`, whose sum is `total` and which `mixed` logits gave, of which the greatest is known, to the law `p` of `reference`, whose
 /// `ln Σ exp` is `lse`. The logarithm of a weight is its logit's, but for a constant: none is taken of a whole vocabulary.
 pub(crate) fn divergence(
     temperature: f32,
-    mixed: &[f32],
+    (mixed, greatest): (&[f32], f32),
     (weights, total): (&[f32], f64),
     (reference, lse): (&[f32], f64),
 ) -> f64 {
@@ -60,8 +60,17 @@ pub(crate) fn divergence(
         return drawn.map(|(_, reference)| lse - f64::from(*reference)).sum();
     }
     let inverse = 1.0 / temperature;
-    let greatest = f64::from(greatest(mixed) * inverse);
+    let greatest = f64::from(greatest * inverse);
     ratio_sum(weights, mixed, inverse, reference) / total + (lse - greatest - total.ln())
+}
+
+impl TokenDraw {
+    /// A token of the law of `weights`, whose sum is `total`; `raw` are the logits of the raw law and their `ln Σ exp`, where it is another.
+    pub(crate) fn of(id: usize, (weights, total): (&[f32], f64), raw: Option<(&[f32], f64)>) -> Self {
+        let log_prob = (f64::from(weights[id]) / total).ln();
+        let raw_log_prob = raw.map_or(log_prob, |(logits, lse)| f64::from(logits[id]) - lse);
+        Self { id: id as TokenId, log_prob, raw_log_prob }
+    }
 }
 
 impl Sampling {
@@ -69,18 +78,16 @@ impl Sampling {
     /// `[0, 1)`, where the law's running sum, in the order of ids, passes it. `None` where the logits are not numbers.
     pub fn draw(&self, logits: &mut [f32], uniforms: &[f64]) -> Option<RowDraw> {
         let greatest = finite_greatest(logits)?;
-        let raw = (!self.is_raw()).then(|| (logits.to_vec(), log_sum_exp(logits)));
+        let raw = (!self.is_raw()).then(|| (logits.to_vec(), log_sum_exp_below(logits, greatest)));
         let total = self.weights_below(logits, greatest);
         let weights = &*logits;
-        let kl = raw
-            .as_ref()
-            .map_or(0.0, |(raw, lse)| divergence(self.temperature, raw, (weights, total), (raw, *lse)));
+        let kl = raw.as_ref().map_or(0.0, |(raw, lse)| {
+            divergence(self.temperature, (raw, greatest), (weights, total), (raw, *lse))
+        });
         let inverse = Inverse::new(weights);
         let draw = |u: &f64| {
             let id = inverse.at(*u);
-            let log_prob = (f64::from(weights[id]) / total).ln();
-            let raw_log_prob = raw.as_ref().map_or(log_prob, |(raw, lse)| f64::from(raw[id]) - lse);
-            TokenDraw { id: id as TokenId, log_prob, raw_log_prob }
+            TokenDraw::of(id, (weights, total), raw.as_ref().map(|(raw, lse)| (&raw[..], *lse)))
         };
         Some(RowDraw { tokens: uniforms.iter().map(draw).collect(), kl })
     }
@@ -88,6 +95,7 @@ impl Sampling {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{greatest, log_sum_exp};
     use super::*;
     use crate::{Purpose, Stream};
 
@@ -146,7 +154,12 @@ mod tests {
             let total = settings.weights(&mut weights);
             let lse = log_sum_exp(&reference);
             let naive = naive_divergence((&weights, total), (&reference, lse));
-            let found = divergence(settings.temperature, &mixed, (&weights, total), (&reference, lse));
+            let found = divergence(
+                settings.temperature,
+                (&mixed, greatest(&mixed)),
+                (&weights, total),
+                (&reference, lse),
+            );
             assert!((found - naive).abs() < 1e-5 && naive > 0.1, "{settings:?}: {found} and not {naive}");
         }
     }

@@ -9,7 +9,7 @@ use crate::rules::{Rules, Validate, Violation};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sampling {
-    /// Divides the logits; 0 takes the likeliest token.
+    /// Divides the logits, at least 1e-6; 0 takes the likeliest token.
     #[schemars(range(min = 0))]
     pub temperature: f64,
     /// Keep the likeliest tokens only, this many; 0 keeps all.
@@ -35,8 +35,17 @@ impl Default for Sampling {
 
 impl Validate for Sampling {
     fn validate(&self, rules: &mut Rules) {
+        rules.check(&["temperature"], is_warm_or_greedy(self.temperature));
         rules.check(&["stop"], stops_are_texts(&self.stop));
     }
+}
+
+fn is_warm_or_greedy(temperature: f64) -> Result<(), Violation> {
+    if temperature > 0.0 && temperature < 1e-6 {
+        let message = format!("{temperature:e} is below 1e-6: logits divided by it may be infinite");
+        return Err(Violation::new(message).hint("0 takes the likeliest token"));
+    }
+    Ok(())
 }
 
 fn stops_are_texts(stop: &[String]) -> Result<(), Violation> {

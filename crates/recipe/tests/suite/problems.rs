@@ -60,6 +60,16 @@ r.toml:4:14: `run.device`: unknown device `gpu`
 }
 
 #[test]
+fn a_temperature_that_logits_cannot_be_divided_by_is_refused() {
+    assert_eq!(
+        problems("model = 'tiny'\nmethod = 'greedy'\noptim.steps = 1\nsampling.temperature = 1e-9\n", &[]),
+        "\
+r.toml:4:24: `sampling.temperature`: 1e-9 is below 1e-6: logits divided by it may be infinite
+  hint: 0 takes the likeliest token"
+    );
+}
+
+#[test]
 fn a_typo_of_a_key_does_not_break_the_rule_that_needs_it() {
     assert_eq!(
         problems("model = 'tiny'\nmethod = 'greedy'\n[optim]\nstep = 10\n", &[]),
