@@ -23,9 +23,9 @@ pub use cpu::{
     Packed, PageTables, PassTokens, Precision, Residual, RowNorm,
 };
 pub use ops::{
-    HeadLogProb, HeadOf, HeadOptions, adamw, add_low_rank, attention, ema, gather_log_prob, gelu, gelu_mul,
-    head_kl, head_log_prob, layer_norm, linear, lora_linear, pack, packs, rms_norm, rope, scale, silu_mul,
-    silu_mul_linear, sum_of_squares,
+    Entropy, HeadLogProb, HeadOf, HeadOptions, adamw, add_low_rank, attention, ema, gather_log_prob, gelu,
+    gelu_mul, head_kl, head_log_prob, layer_norm, linear, lora_linear, pack, packs, rms_norm, rope, scale,
+    silu_mul, silu_mul_linear, sum_of_squares,
 };
 pub use pool::{PagedPool, PoolTensors, decoder_layers, paged_attention};
 pub use sample::{SampleRule, Sampled, sample};

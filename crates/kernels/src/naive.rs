@@ -4,7 +4,7 @@
 use burn::tensor::{Bool, DType, FloatDType, Int, Tensor, TensorData, activation};
 
 use crate::cpu::{AdamStep, AttentionRule, Gelu, PAGE, PageTables};
-use crate::ops::{HeadLogProb, HeadOf, HeadOptions};
+use crate::ops::{Entropy, HeadLogProb, HeadOf, HeadOptions};
 use crate::pool::PoolTensors;
 
 /// In `f32`, with the type to go back to.
@@ -203,8 +203,17 @@ pub fn head_log_prob(
     options: HeadOptions,
 ) -> HeadLogProb {
     let logits = linear(h, weight, None);
-    let entropy = options.entropy.then(|| entropy(logits.clone()));
+    let entropy = entropies(&logits, options.entropy);
     HeadLogProb { log_prob: gather_log_prob(logits, targets), entropy }
+}
+
+/// [`entropy`] as it is wanted.
+pub fn entropies(logits: &Tensor<2>, wanted: Entropy) -> Option<Tensor<1>> {
+    match wanted {
+        Entropy::Unwanted => None,
+        Entropy::Constant => Some(entropy(logits.clone().detach())),
+        Entropy::Tracked => Some(entropy(logits.clone())),
+    }
 }
 
 /// Entropy of each row's law in nats.
@@ -237,7 +246,8 @@ pub fn head_kl(p: HeadOf<'_>, q: HeadOf<'_>) -> Tensor<1> {
 /// - `p`, `q`: `[n, vocab]`; result: `[n]`
 pub fn kl(p: Tensor<2>, q: Tensor<2>) -> Tensor<1> {
     let n = p.dims()[0];
-    let [p, q] = [p, q].map(|logits| activation::log_softmax(widen(logits).0, 1));
+    // As in an entropy, a logit of −∞ adds nothing.
+    let [p, q] = [p, q].map(|logits| activation::log_softmax(widen(logits).0, 1).clamp_min(-1e30));
     (p.clone().exp() * (p - q)).sum_dim(1).reshape([n])
 }
 

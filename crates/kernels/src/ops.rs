@@ -351,8 +351,20 @@ pub struct HeadLogProb {
 pub struct HeadOptions {
     /// Keep the logits of all rows for the gradient, which computes them again otherwise.
     pub keep_logits: bool,
-    /// Give the entropies.
-    pub entropy: bool,
+    /// The entropies.
+    pub entropy: Entropy,
+}
+
+/// Whether [`head_log_prob`] gives entropies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Entropy {
+    /// None.
+    #[default]
+    Unwanted,
+    /// As constants, for which other devices keep nothing for the way back.
+    Constant,
+    /// With a gradient.
+    Tracked,
 }
 
 /// Log-probability of each row's target and entropy of its law, from hidden states and the head over the vocabulary. The logits of
@@ -388,10 +400,11 @@ pub fn head_log_prob(
             indices(targets),
             options,
         ));
-        if !options.entropy {
+        if options.entropy == Entropy::Unwanted {
             return HeadLogProb { log_prob: given, entropy: None };
         }
         let [log_prob, entropy] = [given.clone().narrow(0, 0, n), given.narrow(0, n, n)];
+        let entropy = if options.entropy == Entropy::Constant { entropy.detach() } else { entropy };
         return HeadLogProb { log_prob, entropy: Some(entropy) };
     }
     let _ = packed;
@@ -412,7 +425,7 @@ pub struct HeadOf<'a> {
 }
 
 /// `KL(p ‖ q)` in nats of the next-token laws that two heads give row by row, exact: a sum over the vocabulary. The logits of all rows are not
-/// in memory together, neither forth nor back, where the gradient of each operand that is tracked is computed from logits made again.
+/// in memory together on flex, neither forth nor back, where the gradient of each operand that is tracked is computed from logits made again.
 ///
 /// # Shapes
 /// - `p`, `q`: of as many rows and tokens, of any widths; result: `[n]`

@@ -17,7 +17,7 @@ const RANGE: f64 = 128.0;
 /// Just below 1 in `f32`: a running sum that is passed by this share of its total is passed within it.
 const INSIDE: f64 = 1.0 - 1.2e-7;
 
-/// The law that is drawn from: that of the logits, changed in this order.
+/// The law that is drawn from: that of the logits, changed in this order. Logits that are equal to within 5e-7 nats count as tied.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SampleRule {
     /// Divides the logits; 0 takes the first of the greatest.
@@ -56,10 +56,10 @@ pub fn sample(logits: Tensor<2>, rule: SampleRule, rows: &[usize], uniforms: &[f
     assert_eq!(rows.len(), uniforms.len(), "sample: rows [draws] against uniforms [draws]");
     assert!(vocab > 0, "sample: logits [n {n}, vocab 0]");
     let (logits, _) = widen(logits);
-    let raw = activation::log_softmax(logits.clone(), 1);
+    let raw = || activation::log_softmax(logits.clone(), 1);
     if rule.temperature == 0.0 {
-        let best = first_greatest(logits);
-        let of_best = raw.gather(1, best.clone());
+        let best = first_greatest(logits.clone());
+        let of_best = raw().gather(1, best.clone());
         let chosen = ints(rows, &device);
         let raw_log_prob = of_best.clone().select(0, chosen.clone()).reshape([rows.len()]);
         return Sampled {
@@ -69,8 +69,7 @@ pub fn sample(logits: Tensor<2>, rule: SampleRule, rows: &[usize], uniforms: &[f
             kl: of_best.neg().reshape([n]),
         };
     }
-    let scaled = logits.mul_scalar(1.0 / rule.temperature);
-    let below = scaled.clone() - scaled.max_dim(1);
+    let below = (logits.clone() - logits.clone().max_dim(1)).mul_scalar(1.0 / rule.temperature);
     let weights = filtered(&below, rule);
     let total = weights.clone().sum_dim(1);
     let (tokens, weight) = inverse(weights.clone(), rows, uniforms);
@@ -82,6 +81,7 @@ pub fn sample(logits: Tensor<2>, rule: SampleRule, rows: &[usize], uniforms: &[f
         (log_prob.clone(), Tensor::zeros([n], &device))
     } else {
         let places = ints(&rows.iter().map(|row| row * vocab).collect::<Vec<_>>(), &device);
+        let raw = raw();
         let raw_log_prob = raw.clone().reshape([n * vocab]).select(0, places + tokens.clone().int());
         // What has no weight adds nothing, whatever its logits.
         let terms = (weights.clone() * (below - raw)).mask_fill(weights.equal_elem(0.0), 0.0);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::{
-    AttentionRule, Gelu, HeadOptions, LowRank, PAGE, Packed, PageTables, PagedPool, PoolTensors, Precision,
-    naive,
+    AttentionRule, Entropy, Gelu, HeadOptions, LowRank, PAGE, Packed, PageTables, PagedPool, PoolTensors,
+    Precision, naive,
 };
 
 fn random<const D: usize>(shape: [usize; D], seed: u64, device: &Device) -> Tensor<D> {
@@ -175,7 +175,7 @@ fn of_a_frozen_matrix_only_what_is_packed_is_read() {
                 1 => crate::silu_mul_linear(x.clone(), up.clone(), weight, packed),
                 2 => crate::lora_linear(x.clone(), weight, None, packed, (a.clone(), b.clone()), 2.0),
                 _ => {
-                    let options = HeadOptions { keep_logits: operation == 3, entropy: false };
+                    let options = HeadOptions { keep_logits: operation == 3, entropy: Entropy::Unwanted };
                     let targets = Tensor::from_inner(targets());
                     crate::head_log_prob(x.clone(), weight, packed, targets, options).log_prob.unsqueeze()
                 }
@@ -360,7 +360,7 @@ fn head_log_prob_equals_its_composition_and_the_separate_operations() {
     let targets = |x: &Tensor<2>| Tensor::<1, Int>::from_data([0, 36, 5, 5, 17], &x.device());
     let packed = crate::pack(&inputs[1], Precision::F32).expect("flex packs");
     for keep_logits in [false, true] {
-        let options = HeadOptions { keep_logits, entropy: true };
+        let options = HeadOptions { keep_logits, entropy: Entropy::Tracked };
         for packed in [None, Some(&packed)] {
             let fused = |x: &[Tensor<2>]| {
                 crate::head_log_prob(x[0].clone(), x[1].clone(), packed, targets(&x[0]), options)
@@ -390,7 +390,23 @@ fn head_log_prob_equals_its_composition_and_the_separate_operations() {
                 naive::head_log_prob(inputs[0].clone(), inputs[1].clone(), targets(&inputs[0]), options);
             let (got, want) = (fused(&inputs).entropy.expect("wanted"), composed.entropy.expect("wanted"));
             assert_close("entropy", got, want, 1e-5);
-            let unwanted = HeadOptions { keep_logits, entropy: false };
+            let constant = HeadOptions { keep_logits, entropy: Entropy::Constant };
+            let (h, w) = (Tensor::from_inner(inputs[0].clone()).require_grad(), inputs[1].clone());
+            let given = crate::head_log_prob(
+                h.clone(),
+                Tensor::from_inner(w),
+                packed,
+                Tensor::from_inner(targets(&inputs[0])),
+                constant,
+            );
+            let loss = given.log_prob.sum() + given.entropy.expect("wanted").sum();
+            let gradient = h.grad(&loss.backward()).expect("tracked");
+            let alone = Tensor::from_inner(inputs[0].clone()).require_grad();
+            let logits = naive::linear(alone.clone(), Tensor::from_inner(inputs[1].clone()), None);
+            let log_prob = naive::gather_log_prob(logits, Tensor::from_inner(targets(&inputs[0])));
+            let expected = alone.grad(&log_prob.sum().backward()).expect("tracked");
+            assert_close("a constant has no gradient", gradient, expected, 1e-4);
+            let unwanted = HeadOptions { keep_logits, entropy: Entropy::Unwanted };
             let (h, w) = (inputs[0].clone(), inputs[1].clone());
             assert!(crate::head_log_prob(h, w, packed, targets(&inputs[0]), unwanted).entropy.is_none());
             let logits = crate::linear(inputs[0].clone(), inputs[1].clone(), None, None);
@@ -436,7 +452,11 @@ fn head_kl_equals_its_composition() {
     };
     let kl = crate::head_kl(side(own.clone(), &inputs[1]), side(inputs[2].clone(), &inputs[3]));
     let gradient = own.grad(&kl.sum().backward()).expect("tracked");
-    assert!(values(gradient).iter().any(|g| g.abs() > 1e-3));
+    let lifted = [1, 2, 3].map(|place| Tensor::from_inner(inputs[place].clone()));
+    let kl = naive::head_kl(side(own.clone(), &lifted[0]), side(lifted[1].clone(), &lifted[2]));
+    let expected = own.grad(&kl.sum().backward()).expect("tracked");
+    assert!(values(expected.clone()).iter().any(|g| g.abs() > 1e-3));
+    assert_close("gradient beside a reference", gradient, expected, 1e-4);
 }
 
 #[test]

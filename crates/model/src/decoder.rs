@@ -222,7 +222,7 @@ impl Decoder {
             return kernels::head_log_prob(h, weight.clone(), packed, targets, options);
         }
         let logits = self.unembed(h);
-        let entropy = options.entropy.then(|| kernels::naive::entropy(logits.clone()));
+        let entropy = kernels::naive::entropies(&logits, options.entropy);
         HeadLogProb { log_prob: kernels::gather_log_prob(logits, targets), entropy }
     }
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use burn::tensor::Tensor;
 use generate::capability::{Batch, Joined};
-use generate::{Draws, Error, Logits, RowDraw, RowId, Session, TokenId};
+use generate::{Error, Logits, RowId, Session, TokenId};
 use kernels::cpu::on_pool;
 
 use crate::cache::{CacheSession, host, last, select};
@@ -65,14 +65,6 @@ impl Session for Member<'_> {
 
     fn extend_each(&mut self, rows: &[(RowId, &[TokenId])], counts: &[usize]) -> Result<Logits, Error> {
         self.session(|session| session.extend_each(rows, counts))
-    }
-
-    fn draw(
-        &mut self,
-        rows: &[(RowId, &[TokenId])],
-        draws: Draws<'_>,
-    ) -> Result<Vec<Option<RowDraw>>, Error> {
-        self.session(|session| session.draw(rows, draws))
     }
 
     fn log_probs(

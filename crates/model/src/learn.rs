@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use kernels::HeadOptions;
+use kernels::{Entropy, HeadOptions};
 
 use crate::cache::{host, select};
 use crate::decoder::Decoder;
@@ -155,7 +155,7 @@ fn language(decoder: &Decoder, batch: Batch, rows: &[Row<'_>], checkpointing: bo
     let targets = wanted.targets(&decoder.device());
     forward(decoder, batch, wanted.counts, checkpointing, |hidden| {
         let h = decoder.normed(select(&hidden, &wanted.places));
-        let options = HeadOptions { keep_logits: !checkpointing, entropy: false };
+        let options = HeadOptions { keep_logits: !checkpointing, entropy: Entropy::Unwanted };
         decoder.log_probs(h, targets, options).log_prob
     })
 }
@@ -193,7 +193,7 @@ pub fn actor_critic(decoder: &Decoder, rows: &[Row<'_>], checkpointing: bool) ->
             Some(value) => value.forward(h.clone()).reshape([wanted.places.len()]),
             None => Tensor::zeros([wanted.places.len()], &h.device()),
         };
-        let options = HeadOptions { keep_logits: !checkpointing, entropy: true };
+        let options = HeadOptions { keep_logits: !checkpointing, entropy: Entropy::Constant };
         let outputs = decoder.log_probs(h, targets, options);
         entropies = outputs.entropy.map(host).unwrap_or_default();
         Tensor::cat(vec![outputs.log_prob, values], 0)

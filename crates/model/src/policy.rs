@@ -240,8 +240,13 @@ mod tests {
                 let mut session = policy.session();
                 let row = session.open();
                 let logits = session.extend_each(&[(row, &text)], &[text.len()]).expect("room");
+                let cap = policy.decoder.config.logit_cap().map(|cap| cap as f32);
                 let law = |at: usize| -> Vec<f64> {
                     let row = logits.row(at);
+                    if let Some(cap) = cap {
+                        let most = row.iter().fold(0.0_f32, |most, logit| most.max(logit.abs()));
+                        assert!(most <= cap && most > 0.5 * cap, "{most} below a cap of {cap}");
+                    }
                     let total: f64 = row.iter().map(|logit| f64::from(*logit).exp()).sum();
                     row.iter().map(|logit| f64::from(*logit) - total.ln()).collect()
                 };

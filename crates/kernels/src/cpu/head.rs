@@ -17,7 +17,7 @@ use super::softmax::{gather_log_prob, log_prob_gradient};
 
 pub use back::{HeadGrads, HeadWeight};
 pub use kl::{head_kl, head_kl_backward};
-pub use states::{HeadStates, head_rows};
+pub use states::{HeadStates, each_row, head_rows};
 
 /// Logits held at a time: 48 MiB.
 const LOGITS: usize = 12 << 20;
@@ -83,7 +83,7 @@ multiversion! {
         // A logit of −∞ has no probability, and adds nothing.
         let add = |lane: f32, value: f32| {
             let p = exp(value - log_sum);
-            if p > 0.0 { p.mul_add(log_sum - value, lane) } else { lane }
+            if p == 0.0 { lane } else { p.mul_add(log_sum - value, lane) }
         };
         let lanes: [f32; LANES] = fold_lanes(logits, 0.0, add);
         join_lanes(lanes, |a, b| a + b)
@@ -176,7 +176,7 @@ multiversion! {
             let log_p = *logit - log_sum;
             let p = exp(log_p);
             // A logit of −∞ has no probability, and no part in the entropy.
-            *logit = if p > 0.0 { -p * de.mul_add(log_p + entropy, dy) } else { 0.0 };
+            *logit = if p == 0.0 { 0.0 } else { -p * de.mul_add(log_p + entropy, dy) };
         }
     }
 }
@@ -238,6 +238,7 @@ mod tests {
             gemm(&dlogits, (1, vocab), vocab, &Packed::from_in_out(&h, n, width), None, &mut dw);
             let (rows, both) = (HeadWeight::Rows(&w, None), HeadWeight::Rows(&w, Some(&packed)));
             let alone = HeadWeight::Packed(&packed);
+            let all_logits = &all;
             let all = Some(&all[..]);
             for (kept, weight) in [(None, rows), (None, both), (None, alone), (all, rows), (all, alone)] {
                 let saved = HeadSaved { h: &h, weight, logits: kept, targets: &targets, log_sum: &log_sum };
@@ -251,6 +252,36 @@ mod tests {
                 assert_bits("dh", &got_h, &dh);
                 assert_bits("dweight", &got_w, &dw);
             }
+
+            // And with a loss in the entropies, from the formula.
+            let de = noise(n, 4);
+            let exact: Vec<f64> = (0..n * vocab)
+                .map(|at| {
+                    let row = at / vocab;
+                    let log_p = f64::from(all_logits[at]) - f64::from(sums[row]);
+                    let hit = f64::from(u8::from(at % vocab == targets[row] as usize));
+                    let (dy, de, p) = (f64::from(dy[row]), f64::from(de[row]), log_p.exp());
+                    dy * (hit - p) - de * p * (log_p + f64::from(entropy[row]))
+                })
+                .collect();
+            let mut dh = vec![0.0; n * width];
+            let mut dw = vec![0.0; vocab * width];
+            for (at, d) in exact.iter().enumerate() {
+                let (row, id) = (at / vocab, at % vocab);
+                for column in 0..width {
+                    dh[row * width + column] += d * f64::from(w[id * width + column]);
+                    dw[id * width + column] += d * f64::from(h[row * width + column]);
+                }
+            }
+            let saved =
+                HeadSaved { h: &h, weight: alone, logits: None, targets: &targets, log_sum: &log_sum };
+            let (mut got_h, mut got_w) = (vec![f32::NAN; n * width], vec![0.0; vocab * width]);
+            let grads = HeadGrads { h: Some(&mut got_h), weight: Some(&mut got_w) };
+            let losses = HeadLosses { log_prob: &dy, entropy: Some([&entropy, &de]) };
+            head_log_prob_backward(saved, (vocab, width), losses, grads);
+            let tolerance = if vocab > 1_000_000 { 2e-3 } else { 1e-4 };
+            assert_near("dh with entropies", &got_h, &dh, tolerance);
+            assert_near("dweight with entropies", &got_w, &dw, tolerance);
         }
     }
 

@@ -51,8 +51,8 @@ pub use fusion::Fusion;
 pub use gelu::{Gelu, gelu, gelu_backward, gelu_mul, gelu_mul_backward};
 pub use gemm::{gemm, gemm_new};
 pub use head::{
-    HeadGrads, HeadLosses, HeadOutputs, HeadSaved, HeadStates, HeadWeight, head_kl, head_kl_backward,
-    head_log_prob, head_log_prob_backward, head_rows,
+    HeadGrads, HeadLosses, HeadOutputs, HeadSaved, HeadStates, HeadWeight, each_row, head_kl,
+    head_kl_backward, head_log_prob, head_log_prob_backward, head_rows,
 };
 pub use kv_pool::{KvPool, PAGE};
 pub use layer::{

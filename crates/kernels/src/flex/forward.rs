@@ -13,7 +13,7 @@ use crate::cpu::{
     self, AdamStep, AttentionRule, AttentionShape, Gelu, HeadOutputs, HeadStates, LowRank, Packed, RopeTable,
     Rotation,
 };
-use crate::ops::HeadOptions;
+use crate::ops::{Entropy, HeadOptions};
 
 /// A tensor of the flex backend.
 pub(super) type Flexible = FloatTensor<Flex>;
@@ -146,7 +146,7 @@ pub(super) fn head_log_prob(
 ) -> (Flexible, HeadSums) {
     let ([n, _], [vocab, _]) = (dims(h), matrix.shape());
     let mut log_prob = vec![0.0; n];
-    let entropy = options.entropy.then(|| vec![0.0; n]);
+    let entropy = (options.entropy != Entropy::Unwanted).then(|| vec![0.0; n]);
     let logits = options.keep_logits.then(|| vec![0.0; n * vocab]);
     let mut sums = HeadSums { log_sum: vec![0.0; n], entropy, logits };
     let outputs = HeadOutputs {

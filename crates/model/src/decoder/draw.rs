@@ -1,9 +1,9 @@
 //! Tokens drawn where the head's outputs are: on the CPU from each row of logits as the product gives it, elsewhere on the device.
 
 use burn::tensor::Tensor;
-use generate::{Draws, Logits, RowDraw, Sampling, TokenDraw, TokenId};
+use generate::{Draws, RowDraw, Sampling, TokenDraw, TokenId};
 use kernels::SampleRule;
-use kernels::cpu::{HeadStates, head_rows};
+use kernels::cpu::{HeadStates, each_row, head_rows};
 
 use super::Decoder;
 use crate::cache::host;
@@ -25,7 +25,8 @@ impl Decoder {
             return draw_there(logits, draws);
         }
         let [rows, width] = logits.dims();
-        draws.of(Logits { width, values: host(logits.reshape([rows * width])) })
+        let mut logits = host(logits.reshape([rows * width]));
+        each_row(&mut logits, width, |row, logits| draws.of_row(row, logits))
     }
 }
 
@@ -68,7 +69,7 @@ fn rule(settings: &Sampling) -> SampleRule {
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Device, TensorData};
-    use generate::{Purpose, RowId, Session, Step, Stream};
+    use generate::{Logits, Purpose, RowId, Session, Step, Stream};
     use kernels::Precision;
 
     use super::*;

@@ -15,12 +15,8 @@ use crate::cpu::softmax::log_sum_exp;
 /// # Panics
 /// When the vocabularies differ or a slice does not have the length its shape says.
 pub fn head_kl(p: HeadStates<'_>, q: HeadStates<'_>, kl: &mut [f32]) {
-    let (n, vocab) = (kl.len(), p.head.columns());
-    assert_eq!(vocab, q.head.columns(), "head_kl: p and q have vocabularies of different sizes");
-    for HeadStates { h, head, .. } in [p, q] {
-        let width = head.inner();
-        assert_eq!(h.len(), n * width, "head_kl: h has {} elements for [n {n}, width {width}]", h.len());
-    }
+    let n = kl.len();
+    let vocab = vocabulary([p, q], n);
     for rows in turns(n, vocab) {
         let logits = [p, q].map(|states| states.logits(rows.clone()));
         let (count, step, kl) = (rows.len(), rows_per_task(vocab), Shared::new(&mut kl[rows]));
@@ -29,11 +25,23 @@ pub fn head_kl(p: HeadStates<'_>, q: HeadStates<'_>, kl: &mut [f32]) {
                 let [p, q] = logits.each_ref().map(|logits| &logits[row * vocab..][..vocab]);
                 // SAFETY: each row belongs to one task.
                 let kl = unsafe { kl.slice(row, 1) };
-                // Rounding may take what is zero below it.
-                kl[0] = kl_of(p, log_sum_exp(p), q, log_sum_exp(q)).max(0.0);
+                let nats = kl_of(p, log_sum_exp(p), q, log_sum_exp(q));
+                // Rounding may take what is zero below it; what is no number stays none.
+                kl[0] = if nats < 0.0 { 0.0 } else { nats };
             }
         });
     }
+}
+
+/// The vocabulary of two heads of `n` rows, checked.
+fn vocabulary(states: [HeadStates<'_>; 2], n: usize) -> usize {
+    let [vocab, other] = states.map(|states| states.head.columns());
+    assert_eq!(vocab, other, "head_kl: p and q have vocabularies of different sizes");
+    for HeadStates { h, head, .. } in states {
+        let width = head.inner();
+        assert_eq!(h.len(), n * width, "head_kl: h has {} elements for [n {n}, width {width}]", h.len());
+    }
+    vocab
 }
 
 multiversion! {
@@ -43,7 +51,8 @@ multiversion! {
         let add = |lane: &mut f32, p: f32, q: f32| {
             let (p, q) = (p - p_sum, q - q_sum);
             let weight = exp(p);
-            if weight > 0.0 {
+            // What has no probability adds nothing; what is no number goes on.
+            if weight != 0.0 {
                 *lane = weight.mul_add(p - q, *lane);
             }
         };
@@ -76,9 +85,10 @@ pub fn head_kl_backward(
     dy: &[f32],
     mut grads: [HeadGrads<'_>; 2],
 ) {
-    let (n, vocab) = (dy.len(), states[0].head.columns());
+    let n = dy.len();
     assert_eq!(kl.len(), n, "head_kl_backward: kl [n] against dy [n {n}]");
-    let slopes = states.map(|states| states.soft_cap.map_or(0.0, |cap| 1.0 / (cap * cap)));
+    let vocab = vocabulary(states, n);
+    let bends = states.map(|states| states.soft_cap.map_or(0.0, |cap| 1.0 / (cap * cap)));
     let mut back = Packed::empty();
     grads.iter_mut().for_each(HeadGrads::begin);
     for rows in turns(n, vocab) {
@@ -91,7 +101,7 @@ pub fn head_kl_backward(
                 let [p, q] = shared.map(|logits| unsafe { logits.slice(row * vocab, vocab) });
                 let sums = [log_sum_exp(p), log_sum_exp(q)];
                 let place = rows.start + row;
-                gradients_of_row(p, q, sums, slopes, kl[place], dy[place]);
+                gradients_of_row(p, q, sums, bends, kl[place], dy[place]);
             }
         });
         for (((states, weight), grads), dlogits) in states.iter().zip(weights).zip(&mut grads).zip(&logits) {
@@ -106,13 +116,14 @@ pub fn head_kl_backward(
 
 multiversion! {
     /// Gradients of a row's `Σ p·(ln p − ln q)` in the logits, in their place.
-    fn gradients_of_row(p: &mut [f32], q: &mut [f32], sums: [f32; 2], slopes: [f32; 2], kl: f32, dy: f32) {
+    fn gradients_of_row(p: &mut [f32], q: &mut [f32], sums: [f32; 2], bends: [f32; 2], kl: f32, dy: f32) {
         for (p, q) in p.iter_mut().zip(q) {
             let (log_p, log_q) = (*p - sums[0], *q - sums[1]);
             let weights = [exp(log_p), exp(log_q)];
-            // 1 − (logit/cap)², and 1 without a cap.
-            let [p_slope, q_slope] = [slopes[0] * *p * *p, slopes[1] * *q * *q].map(|less| 1.0 - less);
-            *p = if weights[0] > 0.0 { dy * weights[0] * (log_p - log_q - kl) * p_slope } else { 0.0 };
+            // 1 − (logit/cap)², and 1 without a cap, where a logit may be infinite.
+            let slope = |bend: f32, logit: f32| if bend == 0.0 { 1.0 } else { 1.0 - bend * logit * logit };
+            let (p_slope, q_slope) = (slope(bends[0], *p), slope(bends[1], *q));
+            *p = if weights[0] == 0.0 { 0.0 } else { dy * weights[0] * (log_p - log_q - kl) * p_slope };
             *q = dy * (weights[1] - weights[0]) * q_slope;
         }
     }
@@ -120,6 +131,7 @@ multiversion! {
 
 #[cfg(test)]
 mod tests {
+    use super::super::LOGITS;
     use super::*;
     use crate::cpu::gemm;
     use crate::cpu::isa::forced;
@@ -167,9 +179,13 @@ mod tests {
 
     #[test]
     fn the_gradient_is_that_of_the_laws() {
-        let sizes = [(1, (1, 2), 3), (5, (7, 7), 130), (9, (24, 6), 1_003)];
+        // Several turns in the last one.
+        let sizes = [(1, (1, 2), 3), (5, (7, 7), 130), (9, (24, 6), 1_003), (4, (2, 3), LOGITS / 3 + 17)];
         let caps = [[None, None], [Some(2.5), None], [Some(1.0), Some(0.7)]];
         for ((n, widths, vocab), caps) in sizes.into_iter().flat_map(|size| caps.map(|caps| (size, caps))) {
+            if vocab > 1_003 && caps[1].is_none() {
+                continue;
+            }
             let widths = [widths.0, widths.1];
             let hidden = [noise(n * widths[0], 1), noise(n * widths[1], 3)];
             let rows = [noise(vocab * widths[0], 2), noise(vocab * widths[1], 4)];
@@ -233,6 +249,43 @@ mod tests {
                     assert_near("dweight", &got.1, &dw, 1e-4);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_gives_none_and_what_has_no_probability_adds_nothing() {
+        const AT: usize = 33;
+        let head = |rows: &[f32]| Packed::from_out_in(rows, rows.len(), 1);
+        let with = |seed, spoiled: f32| {
+            let mut rows = noise(40, seed);
+            rows[AT] = spoiled;
+            rows
+        };
+        let kl = |p: &Packed, q: &Packed| {
+            let mut kl = [0.0];
+            let states = |head| HeadStates { h: &[1.0], head, soft_cap: None };
+            head_kl(states(p), states(q), &mut kl);
+            kl[0]
+        };
+        let (whole, spoiled) = (head(&noise(40, 2)), head(&with(2, f32::NAN)));
+        assert!(kl(&spoiled, &whole).is_nan() && kl(&whole, &spoiled).is_nan());
+        // Where neither has a token, it is the divergence of the others.
+        let rows = [2, 3].map(|seed| with(seed, f32::NEG_INFINITY));
+        let others = [2, 3].map(|seed| {
+            let mut rows = noise(40, seed);
+            rows.remove(AT);
+            head(&rows)
+        });
+        let heads = rows.each_ref().map(|rows| head(rows));
+        let nats = kl(&heads[0], &heads[1]);
+        assert_near("KL", &[nats], &[f64::from(kl(&others[0], &others[1]))], 1e-5);
+        let mut dweight = [vec![0.0; 40], vec![0.0; 40]];
+        let grads = dweight.each_mut().map(|dweight| HeadGrads { h: None, weight: Some(dweight) });
+        let states = heads.each_ref().map(|head| HeadStates { h: &[1.0], head, soft_cap: None });
+        let weights = heads.each_ref().map(HeadWeight::Packed);
+        head_kl_backward(states, weights, &[nats], &[1.0], grads);
+        for gradient in &dweight {
+            assert!(gradient.iter().all(|g| g.is_finite()) && gradient[AT] == 0.0, "{gradient:?}");
         }
     }
 }

@@ -47,8 +47,8 @@ multiversion! {
     }
 }
 
-/// Gives each row's logits to `take`, on some thread, and returns what it gives, row after row. The logits of all rows are not in memory
-/// together: sampling from a head needs no more.
+/// Gives each row's logits to `take`, on some thread, and returns what it gives, row after row. At most 48 MiB of logits are in memory
+/// together (256 rows of 49,152): sampling from a head needs no more.
 ///
 /// # Panics
 /// When `h` does not have the length its shape says.
@@ -56,17 +56,32 @@ pub fn head_rows<T: Send>(states: HeadStates<'_>, take: impl Fn(usize, &mut [f32
     let (width, vocab) = (states.head.inner(), states.head.columns());
     let n = states.h.len() / width.max(1);
     assert_eq!(states.h.len(), n * width, "head_rows: h has {} elements in rows of {width}", states.h.len());
-    let mut given: Vec<Option<T>> = (0..n).map(|_| None).collect();
+    let mut given = Vec::with_capacity(n);
     for rows in turns(n, vocab) {
-        let mut logits = states.logits(rows.clone());
-        let (first, logits) = (rows.start, Shared::new(&mut logits));
-        let (count, given) = (rows.len(), Shared::new(&mut given[rows]));
-        for_each(count, |row| {
-            // SAFETY: each row belongs to one task.
-            let (logits, given) = unsafe { (logits.slice(row * vocab, vocab), given.slice(row, 1)) };
-            given[0] = Some(take(first + row, logits));
-        });
+        let (first, mut logits) = (rows.start, states.logits(rows));
+        given.extend(each_row(&mut logits, vocab, |row, logits| take(first + row, logits)));
     }
+    given
+}
+
+/// Gives each row to `take`, on some thread, and returns what it gives, row after row.
+///
+/// # Panics
+/// When there is no whole number of rows.
+pub fn each_row<T: Send>(
+    values: &mut [f32],
+    columns: usize,
+    take: impl Fn(usize, &mut [f32]) -> T + Sync,
+) -> Vec<T> {
+    let n = values.len() / columns.max(1);
+    assert_eq!(values.len(), n * columns, "each_row: {} elements in rows of {columns}", values.len());
+    let mut given: Vec<Option<T>> = (0..n).map(|_| None).collect();
+    let (values, shared) = (Shared::new(values), Shared::new(&mut given));
+    for_each(n, |row| {
+        // SAFETY: each row belongs to one task.
+        let (values, given) = unsafe { (values.slice(row * columns, columns), shared.slice(row, 1)) };
+        given[0] = Some(take(row, values));
+    });
     given.into_iter().flatten().collect()
 }
 
