@@ -91,14 +91,14 @@ multiversion! {
 }
 
 /// What the gradient of [`head_log_prob`] starts from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct HeadSaved<'a> {
     /// `[n, width]`.
     pub h: &'a [f32],
     /// The head.
     pub weight: HeadWeight<'a>,
-    /// The logits `[n, vocab]`, where they were kept.
-    pub logits: Option<&'a [f32]>,
+    /// The logits `[n, vocab]`, where they were kept. Their gradient takes their place.
+    pub logits: Option<&'a mut [f32]>,
     /// `[n]`.
     pub targets: &'a [u32],
     /// `[n]`.
@@ -125,27 +125,29 @@ pub fn head_log_prob_backward(
     mut grads: HeadGrads<'_>,
 ) {
     let HeadSaved { h, weight, logits, targets, log_sum } = saved;
+    let (mut logits, mut scratch) = (logits, Vec::new());
     let forth = logits.is_none().then(|| weight.forth(vocab, width));
     let mut back = Packed::empty();
-    let mut dlogits = Vec::new();
     grads.begin();
     for rows in turns(dy.log_prob.len(), vocab) {
         let (n, hidden) = (rows.len(), &h[rows.start * width..rows.end * width]);
-        dlogits.resize(n * vocab, 0.0);
         if let Some(forth) = &forth {
-            gemm(hidden, (width, 1), n, forth, None, &mut dlogits);
-        } else if let Some(logits) = logits {
-            dlogits.copy_from_slice(&logits[rows.start * vocab..rows.end * vocab]);
+            scratch.resize(n * vocab, 0.0);
+            gemm(hidden, (width, 1), n, forth, None, &mut scratch);
         }
+        let dlogits = match &mut logits {
+            Some(logits) => &mut logits[rows.start * vocab..rows.end * vocab],
+            None => &mut scratch[..],
+        };
         let (targets, log_sum) = (&targets[rows.clone()], &log_sum[rows.clone()]);
         let log_prob = &dy.log_prob[rows.clone()];
         match dy.entropy.map(|both| both.map(|each| &each[rows.clone()])) {
             Some(entropy) if entropy[1].iter().any(|de| *de != 0.0) => {
-                both_gradients(&mut dlogits, vocab, targets, log_sum, log_prob, entropy);
+                both_gradients(dlogits, vocab, targets, log_sum, log_prob, entropy);
             }
-            _ => log_prob_gradient(&mut dlogits, vocab, targets, log_sum, log_prob),
+            _ => log_prob_gradient(dlogits, vocab, targets, log_sum, log_prob),
         }
-        grads.take(&dlogits, rows, hidden, weight, (vocab, width), &mut back);
+        grads.take(dlogits, rows, hidden, weight, (vocab, width), &mut back);
     }
 }
 
@@ -238,9 +240,10 @@ mod tests {
             gemm(&dlogits, (1, vocab), vocab, &Packed::from_in_out(&h, n, width), None, &mut dw);
             let (rows, both) = (HeadWeight::Rows(&w, None), HeadWeight::Rows(&w, Some(&packed)));
             let alone = HeadWeight::Packed(&packed);
-            let all_logits = &all;
-            let all = Some(&all[..]);
-            for (kept, weight) in [(None, rows), (None, both), (None, alone), (all, rows), (all, alone)] {
+            for (kept, weight) in [(false, rows), (false, both), (false, alone), (true, rows), (true, alone)]
+            {
+                let mut logits = all.clone();
+                let kept = kept.then_some(&mut logits[..]);
                 let saved = HeadSaved { h: &h, weight, logits: kept, targets: &targets, log_sum: &log_sum };
                 let (mut got_h, mut got_w) = (vec![f32::NAN; n * width], vec![0.0; vocab * width]);
                 let shape = (vocab, width);
@@ -258,7 +261,7 @@ mod tests {
             let exact: Vec<f64> = (0..n * vocab)
                 .map(|at| {
                     let row = at / vocab;
-                    let log_p = f64::from(all_logits[at]) - f64::from(sums[row]);
+                    let log_p = f64::from(all[at]) - f64::from(sums[row]);
                     let hit = f64::from(u8::from(at % vocab == targets[row] as usize));
                     let (dy, de, p) = (f64::from(dy[row]), f64::from(de[row]), log_p.exp());
                     dy * (hit - p) - de * p * (log_p + f64::from(entropy[row]))

@@ -55,12 +55,14 @@ impl Backward<Flex, 2> for HeadLogProbBackward {
 
     fn backward(self, ops: Ops<HeadState, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
-        let ([h_node, weight_node], state) = (ops.parents, ops.state);
+        let ([h_node, weight_node], mut state) = (ops.parents, ops.state);
+        // Nobody else holds them, unless burn has copied the state.
+        let mut logits = state.logits.take().map(Arc::unwrap_or_clone);
         let [vocab, width] = state.matrix.shape();
         let saved = HeadSaved {
             h: floats(&state.h),
             weight: weight(&state.matrix),
-            logits: state.logits.as_ref().map(|logits| logits.as_slice()),
+            logits: logits.as_deref_mut(),
             targets: &state.targets,
             log_sum: &state.log_sum,
         };
