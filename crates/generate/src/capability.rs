@@ -426,6 +426,34 @@ pub trait Batch {
         rows: &[Vec<(RowId, &[TokenId])>],
         counts: &[usize],
     ) -> Result<Vec<Logits>, Error>;
+
+    /// Whether it can [`Batch::draw`].
+    fn draws(&self) -> bool {
+        false
+    }
+
+    /// Extends every session as [`Session::extend`] does, and draws from the weighted product of their laws as [`Session::draw`] does. The raw law is
+    /// that of the session `product.reference`.
+    ///
+    /// # Panics
+    /// Unless it [`Batch::draws`].
+    fn draw(
+        &mut self,
+        _: &[Vec<(RowId, &[TokenId])>],
+        _: Product<'_>,
+        _: Draws<'_>,
+    ) -> Result<Vec<Option<RowDraw>>, Error> {
+        panic!("this batch gives outputs, and draws nothing")
+    }
+}
+
+/// A weighted product of laws, `∝ Π_m π_m^w_m`.
+#[derive(Debug, Clone, Copy)]
+pub struct Product<'a> {
+    /// A weight for each session.
+    pub weights: &'a [f32],
+    /// The session whose law is the raw one.
+    pub reference: usize,
 }
 
 /// Maps whole completions to scores.

@@ -29,6 +29,11 @@ pub trait Rule: Send + Sync {
         false
     }
 
+    /// The weights of a law that is a weighted product, one for each model: such a law may be drawn from where the outputs are.
+    fn weights(&self) -> Option<&[f32]> {
+        None
+    }
+
     /// Fills `mixed`, which is empty, with natural logarithms of the law, up to a constant.
     fn mix(&self, logits: &[&[f32]], mixed: &mut Vec<f32>);
 
@@ -120,6 +125,10 @@ impl Rule for WeightedSum {
 
     fn is_plain(&self) -> bool {
         self.weights == [1.0]
+    }
+
+    fn weights(&self) -> Option<&[f32]> {
+        Some(&self.weights)
     }
 
     fn mix(&self, logits: &[&[f32]], mixed: &mut Vec<f32>) {

@@ -43,20 +43,28 @@ pub struct Sampled {
     pub kl: Tensor<1>,
 }
 
-/// Draws from rows of logits: a token for each number in `[0, 1)`, from the row that `rows` names for it, where the law's running sum, in the
+/// Draws from rows of logits, whose law is the raw one unless there is a `reference`: a token for each number in `[0, 1)`, from the row that `rows` names for it, where the law's running sum, in the
 /// order of ids, passes it. Sums are in `f32`: near the border of two tokens another order of summing may give the other one.
 ///
 /// # Shapes
-/// - `logits`: `[n, vocab]`; `rows`, `uniforms`: `[draws]`
+/// - `logits`, `reference`: `[n, vocab]`; `rows`, `uniforms`: `[draws]`
 ///
 /// # Panics
 /// When `rows` and `uniforms` differ in length or there are no tokens.
-pub fn sample(logits: Tensor<2>, rule: SampleRule, rows: &[usize], uniforms: &[f64]) -> Sampled {
+pub fn sample(
+    logits: Tensor<2>,
+    reference: Option<Tensor<2>>,
+    rule: SampleRule,
+    rows: &[usize],
+    uniforms: &[f64],
+) -> Sampled {
     let ([n, vocab], device) = (logits.dims(), logits.device());
     assert_eq!(rows.len(), uniforms.len(), "sample: rows [draws] against uniforms [draws]");
     assert!(vocab > 0, "sample: logits [n {n}, vocab 0]");
     let (logits, _) = widen(logits);
-    let raw = || activation::log_softmax(logits.clone(), 1);
+    let is_own = reference.is_none();
+    let reference = reference.map_or_else(|| logits.clone(), |reference| widen(reference).0);
+    let raw = || activation::log_softmax(reference.clone(), 1);
     if rule.temperature == 0.0 {
         let best = first_greatest(logits.clone());
         let of_best = raw().gather(1, best.clone());
@@ -77,7 +85,7 @@ pub fn sample(logits: Tensor<2>, rule: SampleRule, rows: &[usize], uniforms: &[f
     let log_total = total.clone().log();
     let log_prob = (weight.log() - log_total.clone().select(0, chosen)).reshape([rows.len()]);
     let is_raw = rule == SampleRule { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
-    let (raw_log_prob, kl) = if is_raw {
+    let (raw_log_prob, kl) = if is_raw && is_own {
         (log_prob.clone(), Tensor::zeros([n], &device))
     } else {
         let places = ints(&rows.iter().map(|row| row * vocab).collect::<Vec<_>>(), &device);
@@ -294,7 +302,7 @@ mod tests {
             let uniforms: Vec<f64> =
                 (0..n * NUMBERS).map(|at| ((at / n) as f64 + 0.5) / NUMBERS as f64).collect();
             for rule in rules() {
-                let given = sample(tensor.clone(), rule, &places, &uniforms);
+                let given = sample(tensor.clone(), None, rule, &places, &uniforms);
                 let [tokens, log_prob, raw, kl] =
                     [given.tokens, given.log_prob, given.raw_log_prob, given.kl].map(host);
                 for (row, logits) in logits.iter().enumerate() {
@@ -341,7 +349,7 @@ mod tests {
             values[310] = spoiled;
             let logits = Tensor::<2>::from_data(TensorData::new(values, [2, 300]), &Device::flex());
             for rule in rules() {
-                let given = sample(logits.clone(), rule, &[0, 1], &[0.4, 0.4]);
+                let given = sample(logits.clone(), None, rule, &[0, 1], &[0.4, 0.4]);
                 let (tokens, log_prob) = (host(given.tokens), host(given.log_prob));
                 assert!(log_prob[0].is_finite() && log_prob[1].is_nan(), "{rule:?}: {log_prob:?}");
                 assert!(tokens.iter().all(|token| (0.0..300.0).contains(token)));

@@ -111,6 +111,12 @@ impl<'a> CacheSession<'a> {
         Ok(if wanted.len() == tokens { hidden } else { select(&hidden, &wanted) })
     }
 
+    /// The outputs after each row's last new token, on the device: `[rows, width]`.
+    pub(crate) fn outputs(&mut self, rows: &[(RowId, &[TokenId])]) -> Result<Tensor<2>, Error> {
+        let hidden = self.run_to(rows, &vec![1; rows.len()])?;
+        Ok(self.decoder().output(hidden))
+    }
+
     /// Runs the layers on appended tokens, of which `users[i]` are those of the session's decoder `i`, a call each. `None` where
     /// they have to be composed of their operations.
     pub(crate) fn run_planned(&mut self, new: &Appended, users: &[Range<usize>]) -> Option<Tensor<2>> {
@@ -285,7 +291,8 @@ pub(crate) fn select(rows: &Tensor<2>, places: &[usize]) -> Tensor<2> {
 static READS: AtomicU64 = AtomicU64::new(0);
 
 /// How often this process has waited for a device to read something from it. A decoding pass reads once, what was
-/// drawn (or logits, where several models make a law, or more than a token is wanted of it; a CPU has what the head gets); scoring
+/// drawn, also where a weighted product of several models is drawn from on a GPU (each model's logits under another rule, or where more than a token is
+/// wanted of them; a CPU has what the head gets); scoring
 /// once for every 512 tokens; a micro-batch of training once, its log-probabilities (of PPO their entropies too), and a step once
 /// more, the norm of the gradient. Nothing else of these waits.
 pub fn reads() -> u64 {

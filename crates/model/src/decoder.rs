@@ -5,7 +5,7 @@
 
 mod build;
 mod copies;
-mod draw;
+pub(crate) mod draw;
 
 use std::sync::Arc;
 

@@ -7,6 +7,7 @@ use generate::{Error, Score, Session, Step, TokenId};
 use kernels::Precision;
 use kernels::cpu::on_pool;
 
+use crate::beside;
 use crate::cache::{CacheSession, host};
 use crate::config::Head;
 use crate::decoder::Decoder;
@@ -107,6 +108,12 @@ impl Policy {
 }
 
 impl Policy {
+    /// Whether a product with the other's law is drawn from where both have their outputs, on a device that holds no weights packed.
+    fn draws_beside(&self, other: &Self) -> bool {
+        let device = self.decoder.device();
+        !kernels::packs(&device) && device == other.decoder.device()
+    }
+
     /// `KL(this ‖ other)` in nats of the next-token laws after every token of the texts, one after the other. `None` unless both
     /// are language models of one vocabulary.
     pub fn kl_to(&self, other: &Self, texts: &[&[TokenId]]) -> Result<Option<Vec<f32>>, Error> {
@@ -190,15 +197,16 @@ impl Step for Policy {
 
     fn joins(&self, other: &dyn Step) -> bool {
         let other = other.any().and_then(<dyn Any>::downcast_ref::<Self>);
-        other.is_some_and(|other| self.decoder.shares_weights(&other.decoder))
+        other.is_some_and(|other| self.decoder.shares_weights(&other.decoder) || self.draws_beside(other))
     }
 
     fn join<'a>(&'a self, others: &[&'a dyn Step]) -> Option<Joined<'a>> {
         let policy = |step: &&'a dyn Step| step.any().and_then(<dyn Any>::downcast_ref::<Self>);
         let others: Vec<&'a Self> = others.iter().map(policy).collect::<Option<_>>()?;
         let member = |policy: &'a Self| (policy.name.as_str(), &policy.decoder);
+        let beside = others.iter().any(|other| self.draws_beside(other));
         let members: Vec<_> = std::iter::once(self).chain(others).map(member).collect();
-        Some(joint::join(members))
+        Some(if beside { beside::join(members) } else { joint::join(members) })
     }
 }
 

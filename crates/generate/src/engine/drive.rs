@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use super::{Engine, Lane};
-use crate::capability::{Draws, Error, Flow, RowDraw, RowId, SampleAsk, TokenDraw};
+use super::{Engine, Group, Lane};
+use crate::capability::{Draws, Error, Flow, Product, RowDraw, RowId, SampleAsk, TokenDraw};
 use crate::completion::{Completion, TokenId};
 use crate::stream::Chance;
 
@@ -194,13 +194,16 @@ impl Engine<'_> {
         joining
     }
 
-    /// Whether a row's law is one model's own, so that the model may draw from it and its outputs need not come here.
+    /// Whether a row's law is one model's own, or a product of models that draw from it together, so that outputs need not come here.
     fn draws_within(&self, chance: &Chance<'_>) -> bool {
         let alone = self.lanes.len() == 1 && self.mixer.rule.is_plain();
-        alone && !self.mixer.wants_log_z && matches!(chance, Chance::Streams)
+        let draws = |group: &Group<'_>| group.batch.as_ref().is_some_and(|batch| batch.draws());
+        let together = matches!(self.groups.as_slice(), [group] if draws(group));
+        let within = alone || together && self.mixer.rule.weights().is_some();
+        within && !self.mixer.wants_log_z && matches!(chance, Chance::Streams)
     }
 
-    /// Runs rows and lets the model draw after each of them a token for each of its readers.
+    /// Runs rows and lets the models draw after each of them a token for each of its readers.
     fn draw_within(
         &mut self,
         rows: &[Vec<RowId>],
@@ -212,14 +215,23 @@ impl Engine<'_> {
             .iter()
             .map(|readers| readers.iter().map(|ask| asks[*ask].stream.uniform()).collect::<Vec<f64>>());
         let uniforms: Vec<_> = uniforms.collect();
-        let items: Vec<_> =
-            rows.iter().zip(tokens).map(|(row, tokens)| (row[0], tokens[0].as_slice())).collect();
+        let items = |lane: usize| -> Vec<(RowId, &[TokenId])> {
+            rows.iter().zip(tokens).map(|(row, tokens)| (row[lane], tokens[lane].as_slice())).collect()
+        };
         let draws = Draws { settings: &self.mixer.settings, width: self.mixer.width, uniforms: &uniforms };
         let started = Instant::now();
-        let given = self.lanes[0].session.draw(&items, draws)?;
+        let product = self.mixer.rule.weights().map(|weights| (weights, self.mixer.reference));
+        let given = match (&mut self.groups[0], product) {
+            (Group { lanes, batch: Some(batch) }, Some((weights, reference))) => {
+                let items: Vec<_> = lanes.iter().map(|lane| items(*lane)).collect();
+                batch.draw(&items, Product { weights, reference }, draws)?
+            }
+            _ => self.lanes[0].session.draw(&items(0), draws)?,
+        };
         assert_eq!(given.len(), readers.len(), "a session draws for each row");
-        self.ledger.seconds += started.elapsed().as_secs_f64();
-        self.ledger.forward_passes += 1;
+        let driving = self.mixer.driving();
+        self.ledger.seconds += started.elapsed().as_secs_f64() * driving as f64 / self.lanes.len() as f64;
+        self.ledger.forward_passes += driving as u64;
         let one = |(drawn, readers): (Option<RowDraw>, &Vec<usize>)| {
             let RowDraw { tokens, kl } = drawn.ok_or_else(|| self.not_finite(readers))?;
             Ok(Drawing { tokens, kl, log_z: None })

@@ -22,7 +22,7 @@ impl Decoder {
         }
         let logits = self.unembed(h);
         if !kernels::packs(&logits.device()) {
-            return draw_there(logits, draws);
+            return draw_there(logits, None, draws);
         }
         let [rows, width] = logits.dims();
         let mut logits = host(logits.reshape([rows * width]));
@@ -30,14 +30,19 @@ impl Decoder {
     }
 }
 
-/// What is drawn on a device, whose logits stay there.
-fn draw_there(logits: Tensor<2>, draws: Draws<'_>) -> Vec<Option<RowDraw>> {
+/// What is drawn on a device, whose logits stay there; the raw law is that of `reference`, where it is another.
+pub(crate) fn draw_there(
+    logits: Tensor<2>,
+    reference: Option<Tensor<2>>,
+    draws: Draws<'_>,
+) -> Vec<Option<RowDraw>> {
     let [rows, _] = logits.dims();
-    let logits = logits.narrow(1, 0, draws.width);
+    let [logits, reference] = [Some(logits), reference].map(|logits| Some(logits?.narrow(1, 0, draws.width)));
+    let logits = logits.expect("given");
     let places = draws.uniforms.iter().enumerate();
     let places: Vec<usize> =
         places.flat_map(|(row, numbers)| std::iter::repeat_n(row, numbers.len())).collect();
-    let given = kernels::sample(logits, rule(draws.settings), &places, &draws.uniforms.concat());
+    let given = kernels::sample(logits, reference, rule(draws.settings), &places, &draws.uniforms.concat());
     let all = vec![given.tokens, given.log_prob, given.raw_log_prob, given.kl];
     let all = host(Tensor::cat(all, 0));
     let (tokens, rest) = all.split_at(places.len());
@@ -159,7 +164,7 @@ mod tests {
             for settings in settings() {
                 let draws = Draws { settings: &settings, width: 290, uniforms: &uniforms };
                 let logits = TensorData::new(values.clone(), [3, VOCAB]);
-                let there = draw_there(Tensor::from_data(logits, &Device::flex()), draws);
+                let there = draw_there(Tensor::from_data(logits, &Device::flex()), None, draws);
                 let here = draws.of(Logits { width: VOCAB, values: values.clone() });
                 assert_eq!(there.iter().map(Option::is_some).collect::<Vec<_>>(), [true, !spoiled, true]);
                 for (there, here) in there.iter().flatten().zip(here.iter().flatten()) {
