@@ -120,6 +120,11 @@ impl Session for Counting<'_> {
     }
 }
 
+/// An ask for at most three tokens.
+fn ask(row: u64) -> SampleAsk {
+    SampleAsk { prefix: vec![2], prompt_len: 1, budget: 3, stream: Stream::new(1, Purpose::Sample, 0, row) }
+}
+
 /// Completions of 40 asks, and the most tokens that were held on their way.
 fn drawn(memory: Option<u64>, drafted: bool) -> (Vec<Completion>, usize) {
     let (policy, small) = (Heavy::new(), Heavy::new());
@@ -129,12 +134,6 @@ fn drawn(memory: Option<u64>, drafted: bool) -> (Vec<Completion>, usize) {
         let draft = Engine::new(&small, Sampling::default()).expect("settings").with_limits(limits);
         engine = engine.with_draft(draft, 2).expect("one vocabulary");
     }
-    let ask = |row| SampleAsk {
-        prefix: vec![2],
-        prompt_len: 1,
-        budget: 3,
-        stream: Stream::new(1, Purpose::Sample, 0, row),
-    };
     let given = engine.sample((0..40).map(ask).collect(), &mut Chance::Streams).expect("room");
     drop(engine);
     (given, policy.peak() + small.peak())
@@ -174,12 +173,6 @@ fn rows_that_are_stopped_are_freed_and_the_engine_goes_on() {
             };
             if watched { engine.with_watch(goes_on) } else { engine }
         };
-        let ask = |row| SampleAsk {
-            prefix: vec![2],
-            prompt_len: 1,
-            budget: 3,
-            stream: Stream::new(1, Purpose::Sample, 0, row),
-        };
         let asks = || (0..12).map(ask).collect::<Vec<_>>();
         let want = build(false).sample(asks(), &mut Chance::Streams).expect("room");
         let mut engine = build(true);
@@ -197,28 +190,24 @@ fn rows_are_freed_when_who_takes_the_completions_fails() {
     let policy = Heavy::new();
     let limits = Limits { kept_tokens: 0, ..Limits::default() };
     let mut engine = Engine::new(&policy, Sampling::default()).expect("settings").with_limits(limits);
-    let ask = |row| SampleAsk {
-        prefix: vec![2],
-        prompt_len: 1,
-        budget: 1 + row as usize % 3,
-        stream: Stream::new(1, Purpose::Sample, 0, row),
-    };
+    let ask = |row| SampleAsk { budget: 1 + row as usize % 3, ..ask(row) };
     let failed = engine.flow((0..12).map(ask).collect(), &mut Chance::Streams, &mut |ended, _, _| {
         assert!(!ended.is_empty() && ended.len() < 12, "some go on");
         Err(Error::Stopped)
     });
     assert!(matches!(failed, Err(Error::Stopped)), "{failed:?}");
     assert!(policy.held.borrow().0.is_empty(), "rows are held that nobody reads");
+    // Or asks for what cannot be.
+    let failed = engine.flow((0..12).map(ask).collect(), &mut Chance::Streams, &mut |ended, _, _| {
+        assert!(!ended.is_empty() && ended.len() < 12, "some go on");
+        Ok(vec![SampleAsk { prefix: Vec::new(), ..ask(12) }])
+    });
+    assert!(matches!(failed, Err(Error::EmptyPrefix { .. })), "{failed:?}");
+    assert!(policy.held.borrow().0.is_empty(), "rows are held that nobody reads");
 }
 
 #[test]
 fn rows_are_freed_when_a_model_gives_no_numbers_and_the_engine_goes_on() {
-    let ask = |row| SampleAsk {
-        prefix: vec![2],
-        prompt_len: 1,
-        budget: 3,
-        stream: Stream::new(1, Purpose::Sample, 0, row),
-    };
     let asks = || (0..12).map(ask).collect::<Vec<_>>();
     for (sound, here) in [(1, false), (1, true), (2, false), (2, true)] {
         let policy = Heavy::new();

@@ -37,14 +37,14 @@ pub struct Sampled {
     pub tokens: Tensor<1>,
     /// `[draws]`: their natural log-probabilities under the law that they were drawn from; NaN where the logits are not numbers.
     pub log_prob: Tensor<1>,
-    /// `[draws]`: their natural log-probabilities under the law of the logits.
+    /// `[draws]`: their natural log-probabilities under the raw law.
     pub raw_log_prob: Tensor<1>,
-    /// `[n]`: divergence of the law drawn from to that of the logits, in nats.
+    /// `[n]`: divergence of the law drawn from to the raw law, in nats.
     pub kl: Tensor<1>,
 }
 
-/// Draws from rows of logits, whose law is the raw one unless there is a `reference`: a token for each number in `[0, 1)`, from the row that `rows` names for it, where the law's running sum, in the
-/// order of ids, passes it. Sums are in `f32`: near the border of two tokens another order of summing may give the other one.
+/// Draws from rows of logits: a token for each number in `[0, 1)`, from the row that `rows` names for it, where the law's running sum, in the
+/// order of ids, passes it. The raw law is that of the logits, or of a `reference`. Sums are in `f32`: near the border of two tokens another order of summing may give the other one.
 ///
 /// # Shapes
 /// - `logits`, `reference`: `[n, vocab]`; `rows`, `uniforms`: `[draws]`
@@ -68,11 +68,14 @@ pub fn sample(
     if rule.temperature == 0.0 {
         let best = first_greatest(logits.clone());
         let of_best = raw().gather(1, best.clone());
+        let own = activation::log_softmax(logits, 1).gather(1, best.clone());
+        let certain = own.mul_scalar(0.0).abs();
         let chosen = ints(rows, &device);
         let raw_log_prob = of_best.clone().select(0, chosen.clone()).reshape([rows.len()]);
         return Sampled {
-            tokens: best.float().select(0, chosen).reshape([rows.len()]),
-            log_prob: raw_log_prob.clone().mul_scalar(0.0).abs(),
+            tokens: best.float().select(0, chosen.clone()).reshape([rows.len()]),
+            // 0, and NaN where the logits that are drawn from are no numbers, whatever the reference.
+            log_prob: certain.select(0, chosen).reshape([rows.len()]),
             raw_log_prob,
             kl: of_best.neg().reshape([n]),
         };
@@ -348,8 +351,11 @@ mod tests {
             let mut values = noise(2 * 300, 1);
             values[310] = spoiled;
             let logits = Tensor::<2>::from_data(TensorData::new(values, [2, 300]), &Device::flex());
-            for rule in rules() {
-                let given = sample(logits.clone(), None, rule, &[0, 1], &[0.4, 0.4]);
+            let sound = Tensor::<2>::from_data(TensorData::new(noise(2 * 300, 2), [2, 300]), &Device::flex());
+            for (rule, reference) in
+                rules().into_iter().flat_map(|rule| [None, Some(&sound)].map(|other| (rule, other)))
+            {
+                let given = sample(logits.clone(), reference.cloned(), rule, &[0, 1], &[0.4, 0.4]);
                 let (tokens, log_prob) = (host(given.tokens), host(given.log_prob));
                 assert!(log_prob[0].is_finite() && log_prob[1].is_nan(), "{rule:?}: {log_prob:?}");
                 assert!(tokens.iter().all(|token| (0.0..300.0).contains(token)));

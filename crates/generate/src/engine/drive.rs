@@ -67,7 +67,9 @@ impl Engine<'_> {
             if idle && more.is_empty() {
                 return Ok(());
             }
-            self.check_all(&more, asks.len())?;
+            if let Err(error) = self.check_all(&more, asks.len()) {
+                return Err(self.abandon(running, error));
+            }
             waiting.extend(asks.len()..asks.len() + more.len());
             asks.extend(more);
         }

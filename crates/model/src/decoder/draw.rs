@@ -37,8 +37,8 @@ pub(crate) fn draw_there(
     draws: Draws<'_>,
 ) -> Vec<Option<RowDraw>> {
     let [rows, _] = logits.dims();
-    let [logits, reference] = [Some(logits), reference].map(|logits| Some(logits?.narrow(1, 0, draws.width)));
-    let logits = logits.expect("given");
+    let cut = |logits: Tensor<2>| logits.narrow(1, 0, draws.width);
+    let (logits, reference) = (cut(logits), reference.map(cut));
     let places = draws.uniforms.iter().enumerate();
     let places: Vec<usize> =
         places.flat_map(|(row, numbers)| std::iter::repeat_n(row, numbers.len())).collect();
