@@ -180,6 +180,11 @@ impl<'a> CacheSession<'a> {
         kernels::paged_attention(q, pool, tables, rule)
     }
 
+    /// Appends tokens to rows whose outputs nobody wants.
+    pub(crate) fn fill(&mut self, rows: &[(RowId, &[TokenId])]) -> Result<(), Error> {
+        on_pool(|| self.run(rows).map(drop))
+    }
+
     /// What the head gets, after the last norm, of all tokens given to this call: `[all new tokens, hidden]`.
     pub(crate) fn states(&mut self, rows: &[(RowId, &[TokenId])]) -> Result<Tensor<2>, Error> {
         let hidden = self.run(rows)?;
@@ -187,7 +192,7 @@ impl<'a> CacheSession<'a> {
     }
 
     /// Log-probabilities of `targets[i]` after the token at place `places[i]` of the rows given to this call.
-    pub(crate) fn score(
+    fn score(
         &mut self,
         rows: &[(RowId, &[TokenId])],
         places: &[usize],

@@ -1,9 +1,10 @@
 //! A decoder as a policy: sessions to decode with, and scores of given continuations.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 
 use generate::capability::Joined;
-use generate::{Error, Score, Session, Step, TokenId};
+use generate::{Error, RowId, Score, Session, Step, TokenId};
 use kernels::Precision;
 use kernels::cpu::on_pool;
 
@@ -15,6 +16,8 @@ use crate::joint;
 
 /// Tokens run at once when continuations are scored.
 const SCORED_TOKENS: usize = 4096;
+/// A prefix of several continuations gets a pass of its own where that saves at least so many tokens.
+const WORTH_A_PASS: usize = 32;
 
 /// A named decoder, ready to sample and to score. Rewards of a scalar head come out of the same sessions.
 #[derive(Debug)]
@@ -54,13 +57,39 @@ fn in_batches<T>(
         let mut end = begin;
         let mut tokens = 0;
         while end < items.len() && (end == begin || tokens < SCORED_TOKENS) {
-            tokens += items[end].0.len() + items[end].1.len();
+            let (prefix, continuation) = items[end];
+            let repeated = end > begin && items[end - 1].0 == prefix;
+            tokens += continuation.len() + if repeated { 0 } else { prefix.len() };
             end += 1;
         }
         given.extend(run(&items[begin..end], begin)?);
         begin = end;
     }
     Ok(given)
+}
+
+/// Opens a row for each text, where those of one prefix share what a pass of its own has run of it. Gives the rows, and how
+/// much of each text its row holds.
+fn open_sharing(
+    session: &mut CacheSession<'_>,
+    texts: &[(&[TokenId], Vec<TokenId>)],
+) -> Result<Vec<(RowId, usize)>, Error> {
+    let mut groups: BTreeMap<&[TokenId], usize> = BTreeMap::new();
+    texts.iter().for_each(|(prefix, _)| *groups.entry(prefix).or_default() += 1);
+    // The output after a prefix's last token is wanted of each text.
+    let shared = |prefix: &[TokenId]| prefix.len() - 1;
+    groups.retain(|prefix, texts| (*texts - 1) * shared(prefix) >= WORTH_A_PASS);
+    let first: BTreeMap<&[TokenId], RowId> =
+        groups.into_keys().map(|prefix| (prefix, session.open())).collect();
+    let items: Vec<_> = first.iter().map(|(prefix, row)| (*row, &prefix[..shared(prefix)])).collect();
+    if !items.is_empty() {
+        session.fill(&items)?;
+    }
+    let row = |(prefix, _): &(&[TokenId], Vec<TokenId>)| match first.get(prefix) {
+        Some(row) => (session.fork(*row, shared(prefix)), shared(prefix)),
+        None => (session.open(), 0),
+    };
+    Ok(texts.iter().map(row).collect())
 }
 
 impl Score for Policy {
@@ -135,10 +164,7 @@ impl Policy {
     }
 
     fn score_batch(&self, items: &[Item<'_>], begin: usize) -> Result<Vec<Vec<f32>>, Error> {
-        let mut session = CacheSession::new(&self.decoder, &self.name);
         let mut texts = Vec::new();
-        let (mut places, mut targets) = (Vec::new(), Vec::new());
-        let mut start = 0;
         for (row, (prefix, continuation)) in items.iter().enumerate() {
             if prefix.is_empty() {
                 return Err(Error::EmptyPrefix { row: begin + row });
@@ -150,16 +176,27 @@ impl Policy {
             }
             // The last token predicts nothing that is asked for.
             let Some((_, run)) = continuation.split_last() else { continue };
-            places.extend((0..continuation.len()).map(|at| start + prefix.len() - 1 + at));
-            targets.extend_from_slice(continuation);
-            let text: Vec<TokenId> = prefix.iter().chain(run).copied().collect();
-            start += text.len();
-            texts.push(text);
+            let (needed, limit) = (prefix.len() + run.len(), self.context());
+            if needed > limit {
+                let (row, model) = (begin + row, self.name.clone());
+                return Err(Error::Context { what: "text", row, needed, limit, model });
+            }
+            texts.push((*prefix, [prefix, run].concat()));
         }
-        let rows: Vec<_> = texts.iter().map(|text| (session.open(), text.as_slice())).collect();
-        let flat = if rows.is_empty() { Vec::new() } else { session.score(&rows, &places, &targets)? };
-        let mut flat = flat.into_iter();
-        Ok(items.iter().map(|(_, continuation)| flat.by_ref().take(continuation.len()).collect()).collect())
+        if texts.is_empty() {
+            return Ok(vec![Vec::new(); items.len()]);
+        }
+        let mut session = CacheSession::new(&self.decoder, &self.name);
+        let rows = open_sharing(&mut session, &texts)?;
+        let rows: Vec<_> =
+            rows.iter().zip(&texts).map(|((row, held), (_, text))| (*row, &text[*held..])).collect();
+        let targets: Vec<&[TokenId]> =
+            items.iter().map(|(_, continuation)| *continuation).filter(|ids| !ids.is_empty()).collect();
+        let mut scores = session.log_probs(&rows, &targets)?.into_iter();
+        let one = |(_, continuation): &Item<'_>| {
+            if continuation.is_empty() { Vec::new() } else { scores.next().unwrap_or_default() }
+        };
+        Ok(items.iter().map(one).collect())
     }
 }
 
@@ -269,8 +306,7 @@ mod tests {
         }
     }
 
-    #[test]
-    fn log_probabilities_from_a_cached_prefix_are_those_of_the_whole_text_bit_for_bit() {
+    fn random() -> Policy {
         let shape = Shape {
             vocab_size: 70,
             hidden_size: 32,
@@ -287,8 +323,49 @@ mod tests {
             state += 1.0;
             4.0 * (state * 12.9898).sin()
         };
-        let decoder = Decoder::random(Config::llama(&shape), &Device::flex(), &mut draw);
-        let policy = Policy::new("random", &decoder);
+        Policy::new("random", &Decoder::random(Config::llama(&shape), &Device::flex(), &mut draw))
+    }
+
+    #[test]
+    fn a_prefix_of_several_texts_is_run_once_and_their_scores_are_those_of_each_alone_bit_for_bit() {
+        let policy = random();
+        let prefixes: Vec<Vec<TokenId>> =
+            [1, 9, 17, 40].iter().map(|len| (0..*len).map(|at| 2 + (at * 31 + len) % 68).collect()).collect();
+        let continuations: Vec<Vec<TokenId>> =
+            (0..16).map(|row| (0..row % 7).map(|at| 2 + (at * 13 + row * 5) % 68).collect()).collect();
+        // Those of a prefix are not neighbours.
+        let items: Vec<Item<'_>> =
+            (0..16).map(|row| (&prefixes[row * 7 % 4][..], &continuations[row][..])).collect();
+        let together = policy.score(&items).expect("scores");
+        assert!(together.iter().zip(&items).all(|(scores, (_, ids))| scores.len() == ids.len()));
+        let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        for (item, scores) in items.iter().zip(&together) {
+            let alone = policy.score(&[*item]).expect("scores").remove(0);
+            assert_eq!(bits(scores), bits(&alone), "{} and {} tokens", item.0.len(), item.1.len());
+        }
+        // A prefix too short for a pass of its own runs with each text.
+        let texts: Vec<_> = items.iter().map(|(prefix, ids)| (*prefix, [prefix, *ids].concat())).collect();
+        let mut session = CacheSession::new(&policy.decoder, "random");
+        let held: Vec<usize> =
+            open_sharing(&mut session, &texts).expect("room").iter().map(|(_, held)| *held).collect();
+        let wanted: Vec<usize> = items.iter().map(|(prefix, _)| prefix.len() - 1).collect();
+        assert_eq!(held, wanted.iter().map(|len| if *len < 9 { 0 } else { *len }).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_text_that_does_not_fit_is_named_by_its_place_among_all() {
+        let policy = random();
+        let (fits, long) = (vec![2; 60], vec![3; 6]);
+        let mut items: Vec<Item<'_>> = vec![(&fits, &long[..5]); 80];
+        assert!(policy.score(&items).is_ok(), "the last token is not run");
+        items[75].1 = &long;
+        let error = policy.score(&items).expect_err("65 tokens are run").to_string();
+        assert!(error.starts_with("text 75 needs 65 tokens of context, but random has 64"), "{error}");
+    }
+
+    #[test]
+    fn log_probabilities_from_a_cached_prefix_are_those_of_the_whole_text_bit_for_bit() {
+        let policy = random();
         let ids: Vec<TokenId> = (0..40).map(|at| 2 + at * 31 % 68).collect();
         let whole = policy.score(&[(&ids[..9], &ids[9..])]).expect("scores").remove(0);
         // Any cut: what is before it is cached, and what is behind runs from the token before the first wanted one.
