@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::completion::{Candidate, Completion, End, Prefix, TokenId};
 use crate::ledger::Ledger;
+use crate::mix::Composition;
 use crate::sampling::{Sampling, greatest};
 use crate::stream::{Chance, Stream};
 
@@ -432,28 +433,20 @@ pub trait Batch {
         false
     }
 
-    /// Extends every session as [`Session::extend`] does, and draws from the weighted product of their laws as [`Session::draw`] does. The raw law is
-    /// that of the session `product.reference`.
+    /// Extends every session as [`Session::extend`] does, and draws from the law that is composed of theirs as [`Session::draw`] does. The raw law is
+    /// that of the session `reference`.
     ///
     /// # Panics
     /// Unless it [`Batch::draws`].
     fn draw(
         &mut self,
         _: &[Vec<(RowId, &[TokenId])>],
-        _: Product<'_>,
+        _: Composition<'_>,
+        _reference: usize,
         _: Draws<'_>,
     ) -> Result<Vec<Option<RowDraw>>, Error> {
         panic!("this batch gives outputs, and draws nothing")
     }
-}
-
-/// A weighted product of laws, `∝ Π_m π_m^w_m`.
-#[derive(Debug, Clone, Copy)]
-pub struct Product<'a> {
-    /// A weight for each session.
-    pub weights: &'a [f32],
-    /// The session whose law is the raw one.
-    pub reference: usize,
 }
 
 /// Maps whole completions to scores.
@@ -461,7 +454,7 @@ pub trait Reward {
     /// The name reports use.
     fn name(&self) -> &str;
 
-    /// The score of each candidate.
+    /// The score of each candidate; no other candidate changes it.
     fn rewards(&mut self, candidates: &[Candidate<'_>]) -> Result<Vec<f64>, Error>;
 
     /// What scoring has cost so far.

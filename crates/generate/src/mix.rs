@@ -29,8 +29,8 @@ pub trait Rule: Send + Sync {
         false
     }
 
-    /// The weights of a law that is a weighted product, one for each model: such a law may be drawn from where the outputs are.
-    fn weights(&self) -> Option<&[f32]> {
+    /// How the law is composed, of those that may be drawn from where the outputs are; `None` where only [`Rule::mix`] says it.
+    fn composition(&self) -> Option<Composition<'_>> {
         None
     }
 
@@ -40,6 +40,24 @@ pub trait Rule: Send + Sync {
     /// What `mixed` is too large by because the models' logits are not normalised: `exp(mixed − offset)` is the rule
     /// applied to the models' laws. In nats.
     fn offset(&self, logits: &[&[f32]]) -> f64;
+}
+
+/// What [`Rule::mix`] computes, as operations on whole arrays of outputs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Composition<'a> {
+    /// How the outputs are added.
+    pub terms: Terms<'a>,
+    /// Before that, outputs of the first model become `−∞` where this filter drops them from its law.
+    pub mask: Option<&'a Sampling>,
+}
+
+/// Sums of outputs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Terms<'a> {
+    /// Those of [`WeightedSum`].
+    Product(&'a [f32]),
+    /// Those of [`Differences`].
+    Differences(&'a [Difference]),
 }
 
 /// Models, and the rule by which their laws become one.
@@ -127,8 +145,8 @@ impl Rule for WeightedSum {
         self.weights == [1.0]
     }
 
-    fn weights(&self) -> Option<&[f32]> {
-        Some(&self.weights)
+    fn composition(&self) -> Option<Composition<'_>> {
+        Some(Composition { terms: Terms::Product(&self.weights), mask: None })
     }
 
     fn mix(&self, logits: &[&[f32]], mixed: &mut Vec<f32>) {
@@ -185,6 +203,10 @@ impl Rule for Differences {
         model == 0 || self.terms.iter().any(uses)
     }
 
+    fn composition(&self) -> Option<Composition<'_>> {
+        Some(Composition { terms: Terms::Differences(&self.terms), mask: None })
+    }
+
     fn mix(&self, logits: &[&[f32]], mixed: &mut Vec<f32>) {
         mixed.extend_from_slice(logits[0]);
         for term in self.terms.iter().filter(|term| term.weight != 0.0) {
@@ -227,6 +249,12 @@ impl Masked {
 impl Rule for Masked {
     fn drives(&self, model: usize) -> bool {
         model == 0 || self.rule.drives(model)
+    }
+
+    fn composition(&self) -> Option<Composition<'_>> {
+        // A filter of what another has left has no composition.
+        let inner = self.rule.composition().filter(|inner| inner.mask.is_none())?;
+        Some(Composition { mask: Some(&self.filter), ..inner })
     }
 
     fn mix(&self, logits: &[&[f32]], mixed: &mut Vec<f32>) {
@@ -276,6 +304,21 @@ mod tests {
             mixed(&difference, &[&[out, 1.0, 1.0], &[0.0, out, 3.0], &[0.0, 0.0, 1.0]]),
             [out, out, 3.0]
         );
+    }
+
+    #[test]
+    fn rules_say_how_they_are_composed() {
+        let filter = || Sampling { top_k: 2, ..Sampling::default() };
+        let masked = |rule: Box<dyn Rule>| Masked { rule, filter: filter() };
+        let sum = WeightedSum { weights: vec![1.0, -0.5] };
+        let product = Composition { terms: Terms::Product(&[1.0, -0.5]), mask: None };
+        assert_eq!(sum.composition(), Some(product));
+        let once = masked(Box::new(sum.clone()));
+        assert_eq!(once.composition(), Some(Composition { mask: Some(&filter()), ..product }));
+        assert_eq!(masked(Box::new(once)).composition(), None);
+        let terms = vec![Difference { plus: 1, minus: 2, weight: 1.7 }];
+        let differences = Composition { terms: Terms::Differences(&terms), mask: None };
+        assert_eq!(Differences { terms: terms.clone() }.composition(), Some(differences));
     }
 
     #[test]

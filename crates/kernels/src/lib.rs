@@ -28,4 +28,4 @@ pub use ops::{
     silu_mul, silu_mul_linear, sum_of_squares,
 };
 pub use pool::{PagedPool, PoolTensors, decoder_layers, paged_attention};
-pub use sample::{SampleRule, Sampled, sample};
+pub use sample::{SampleRule, Sampled, left_out, sample};

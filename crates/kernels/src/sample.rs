@@ -101,6 +101,21 @@ pub fn sample(
     Sampled { tokens, log_prob, raw_log_prob, kl }
 }
 
+/// Which of each row's tokens a rule leaves out: those that have no weight in the law that is drawn from.
+///
+/// # Shapes
+/// - `logits`, result: `[n, vocab]`
+pub fn left_out(logits: Tensor<2>, rule: SampleRule) -> Tensor<2, Bool> {
+    let (logits, _) = widen(logits);
+    if rule.temperature == 0.0 {
+        let ([n, vocab], device) = (logits.dims(), logits.device());
+        let places = Tensor::<1, Int>::arange(0..vocab as i64, &device).unsqueeze::<2>().expand([n, vocab]);
+        return places.not_equal(first_greatest(logits).expand([n, vocab]));
+    }
+    let below = (logits.clone() - logits.max_dim(1)).mul_scalar(1.0 / rule.temperature);
+    filtered(&below, rule).equal_elem(0.0)
+}
+
 fn ints(values: &[usize], device: &Device) -> Tensor<1, Int> {
     let values: Vec<i32> = values.iter().map(|value| *value as i32).collect();
     let count = values.len();

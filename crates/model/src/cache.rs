@@ -111,9 +111,13 @@ impl<'a> CacheSession<'a> {
         Ok(if wanted.len() == tokens { hidden } else { select(&hidden, &wanted) })
     }
 
-    /// The outputs after each row's last new token, on the device: `[rows, width]`.
-    pub(crate) fn outputs(&mut self, rows: &[(RowId, &[TokenId])]) -> Result<Tensor<2>, Error> {
-        let hidden = self.run_to(rows, &vec![1; rows.len()])?;
+    /// The outputs after each row's last new tokens, so many of each, on the device: `[outputs, width]`.
+    pub(crate) fn outputs(
+        &mut self,
+        rows: &[(RowId, &[TokenId])],
+        counts: &[usize],
+    ) -> Result<Tensor<2>, Error> {
+        let hidden = self.run_to(rows, counts)?;
         Ok(self.decoder().output(hidden))
     }
 
@@ -295,11 +299,10 @@ pub(crate) fn select(rows: &Tensor<2>, places: &[usize]) -> Tensor<2> {
 
 static READS: AtomicU64 = AtomicU64::new(0);
 
-/// How often this process has waited for a device to read something from it. A decoding pass reads once, what was
-/// drawn, also where a weighted product of several models is drawn from on a GPU (each model's logits under another rule, or where more than a token is
-/// wanted of them; a CPU has what the head gets); scoring
-/// once for every 512 tokens; a micro-batch of training once, its log-probabilities (of PPO their entropies too), and a step once
-/// more, the norm of the gradient. Nothing else of these waits.
+/// How often this process has waited for a device to read something from it. A decoding pass reads once, what was drawn, also from a law that is composed of
+/// several models' on a GPU (all their logits where a rule has no composition, or where more than a token is wanted of them; a CPU has what the head gets);
+/// scoring once for every 512 tokens; a micro-batch of training once, its log-probabilities (of PPO their entropies too), and a step once more, the
+/// norm of the gradient. Nothing else of these waits.
 pub fn reads() -> u64 {
     READS.load(Ordering::Relaxed)
 }

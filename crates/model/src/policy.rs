@@ -75,7 +75,9 @@ fn open_sharing(
     texts: &[(&[TokenId], Vec<TokenId>)],
 ) -> Result<Vec<(RowId, usize)>, Error> {
     let mut groups: BTreeMap<&[TokenId], usize> = BTreeMap::new();
-    texts.iter().for_each(|(prefix, _)| *groups.entry(prefix).or_default() += 1);
+    for (prefix, _) in texts {
+        *groups.entry(prefix).or_default() += 1;
+    }
     // The output after a prefix's last token is wanted of each text.
     let shared = |prefix: &[TokenId]| prefix.len() - 1;
     groups.retain(|prefix, texts| (*texts - 1) * shared(prefix) >= WORTH_A_PASS);

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use generate::engine::{Drawn, Limits};
+use generate::mix::{Difference, Differences, Mix};
 use generate::{
     Chance, Completion, Engine, Purpose, Sample, SampleAsk, Sampling, Score, Source, Step, Stream,
 };
@@ -175,16 +176,27 @@ fn decoding_with_a_cache_and_scoring_are_those_of_the_cpu() {
             let sources = vec![source(&policy as &dyn Step, 1.0), source(&guide, 0.7)];
             Engine::product(sources, 0, settings.clone()).expect("one vocabulary")
         };
+        // Away from the second model, among the tokens that the first finds likely.
+        let contrast = |settings: &Sampling| {
+            let rule = Box::new(Differences { terms: vec![Difference { plus: 0, minus: 1, weight: 0.5 }] });
+            let mix = Mix { models: vec![&policy, &guide], rule, reference: 0, tokens: None };
+            let mix = mix.masked(Sampling { min_p: 0.1, ..raw() });
+            Engine::mix(mix, settings.clone()).expect("one vocabulary")
+        };
         let on_gpu = !kernels::packs(device);
-        let drawn = settings.each_ref().map(|settings| decoded(plain(settings), 1, on_gpu));
-        let guided = settings.each_ref().map(|settings| decoded(guided(settings), 2, on_gpu));
-        (drawn.into_iter().chain(guided).collect::<Vec<_>>(), scores)
+        let all = || settings.iter();
+        let drawn = all().map(|settings| decoded(plain(settings), 1, on_gpu));
+        let guided_here = all().take(1).map(|settings| decoded(guided(settings).with_log_z(), 2, on_gpu));
+        let guided = all().map(|settings| decoded(guided(settings), 2, on_gpu));
+        let contrast = all().take(3).map(|settings| decoded(contrast(settings), 2, on_gpu));
+        (drawn.chain(guided).chain(contrast).chain(guided_here).collect::<Vec<_>>(), scores)
     };
     let ((drawn, scores), (got, got_scores)) = (run(&Device::flex()), run(&gpu()));
-    assert_ne!(drawn[0], drawn[settings.len()], "guidance changes texts");
-    for ((drawn, got), settings) in drawn.iter().zip(&got).zip(settings.iter().cycle()) {
+    let count = settings.len();
+    assert!(drawn[0] != drawn[count] && drawn[0] != drawn[2 * count], "guidance and contrast change texts");
+    for (place, (drawn, got)) in drawn.iter().zip(&got).enumerate() {
         for (drawn, got) in drawn.iter().zip(got) {
-            assert_eq!(got.ids, drawn.ids, "{settings:?}");
+            assert_eq!(got.ids, drawn.ids, "engine and settings {place}");
             near("log-probabilities", &got.log_probs, &drawn.log_probs, 1e-3);
             near("raw log-probabilities", &got.raw_log_probs, &drawn.raw_log_probs, 1e-3);
             let [got, want] = [got.kl, drawn.kl].map(|kl| kl.expect("always counted") as f32);

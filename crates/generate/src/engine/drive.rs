@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use super::{Engine, Group, Lane};
-use crate::capability::{Draws, Error, Flow, Product, RowDraw, RowId, SampleAsk, TokenDraw};
+use crate::capability::{Draws, Error, Flow, RowDraw, RowId, SampleAsk, TokenDraw};
 use crate::completion::{Completion, TokenId};
 use crate::stream::Chance;
 
@@ -196,12 +196,12 @@ impl Engine<'_> {
         joining
     }
 
-    /// Whether a row's law is one model's own, or a product of models that draw from it together, so that outputs need not come here.
+    /// Whether a row's law is one model's own, or composed of models that draw from it together, so that outputs need not come here.
     fn draws_within(&self, chance: &Chance<'_>) -> bool {
         let alone = self.lanes.len() == 1 && self.mixer.rule.is_plain();
         let draws = |group: &Group<'_>| group.batch.as_ref().is_some_and(|batch| batch.draws());
         let together = matches!(self.groups.as_slice(), [group] if draws(group));
-        let within = alone || together && self.mixer.rule.weights().is_some();
+        let within = alone || together && self.mixer.rule.composition().is_some();
         within && !self.mixer.wants_log_z && matches!(chance, Chance::Streams)
     }
 
@@ -222,11 +222,10 @@ impl Engine<'_> {
         };
         let draws = Draws { settings: &self.mixer.settings, width: self.mixer.width, uniforms: &uniforms };
         let started = Instant::now();
-        let product = self.mixer.rule.weights().map(|weights| (weights, self.mixer.reference));
-        let given = match (&mut self.groups[0], product) {
-            (Group { lanes, batch: Some(batch) }, Some((weights, reference))) => {
+        let given = match (&mut self.groups[0], self.mixer.rule.composition()) {
+            (Group { lanes, batch: Some(batch) }, Some(composition)) => {
                 let items: Vec<_> = lanes.iter().map(|lane| items(*lane)).collect();
-                batch.draw(&items, Product { weights, reference }, draws)?
+                batch.draw(&items, composition, self.mixer.reference, draws)?
             }
             _ => self.lanes[0].session.draw(&items(0), draws)?,
         };

@@ -62,7 +62,8 @@ pub(crate) fn draw_there(
     draws.uniforms.iter().zip(kl).map(row).collect()
 }
 
-fn rule(settings: &Sampling) -> SampleRule {
+/// The settings as the kernels take them.
+pub(crate) fn rule(settings: &Sampling) -> SampleRule {
     SampleRule {
         temperature: f64::from(settings.temperature),
         top_k: settings.top_k,
