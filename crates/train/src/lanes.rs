@@ -1,11 +1,13 @@
-//! A micro-batch run as two halves side by side.
+//! A micro-batch run as two halves side by side, and two flows of passes ([`Pair`]).
 //!
 //! A forward and backward pass has stretches that one thread does alone (allocation, elementwise work between the fused
 //! kernels). Two halves fill each other's gaps. The number of halves is fixed and their sums are added in order, so that the
 //! bits of a run do not depend on the number of threads.
 
-use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 
+use kernels::cpu::choosing_pools;
 use model::{Decoder, Grads};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -13,10 +15,11 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 const LANES: usize = 2;
 
 /// The threads of each lane: its share of all. On two cores a lane runs its kernels on the thread it is on, without any
-/// hand-over. Empty where threads cannot be had: then the lanes share the pool of the process.
+/// hand-over. Empty where there are too few, or they cannot be had: then the lanes share the pool of the process.
 static POOLS: LazyLock<Vec<ThreadPool>> = LazyLock::new(|| {
-    let threads = (rayon::current_num_threads() / LANES).max(1);
-    (0..LANES).map_while(|_| ThreadPoolBuilder::new().num_threads(threads).build().ok()).collect()
+    let threads = rayon::current_num_threads() / LANES;
+    let lanes = if threads == 0 { 0 } else { LANES };
+    (0..lanes).map_while(|_| ThreadPoolBuilder::new().num_threads(threads).build().ok()).collect()
 });
 
 /// Runs `pass` on the parts of `rows`, each with its own copy of the decoder (shared memory, separate gradients), and gives
@@ -54,6 +57,40 @@ pub fn run<T: Sync, R: Send>(
         results.push(result);
     }
     (grads, results)
+}
+
+/// Two flows of passes at the same time: each has all threads while the other rests, and its share of them otherwise. What
+/// they compute does not depend on it.
+#[derive(Debug, Default)]
+pub struct Pair {
+    busy: [AtomicBool; LANES],
+}
+
+impl Pair {
+    /// Whether there are threads for two.
+    pub fn fits() -> bool {
+        POOLS.len() == LANES
+    }
+
+    /// Runs work whose passes are those of a lane.
+    pub fn run<R>(self: &Arc<Self>, lane: usize, work: impl FnOnce() -> R) -> R {
+        struct Rest<'a>(&'a AtomicBool);
+        impl Drop for Rest<'_> {
+            fn drop(&mut self) {
+                self.0.store(false, Ordering::Relaxed);
+            }
+        }
+        self.busy[lane].store(true, Ordering::Relaxed);
+        let _rest = Rest(&self.busy[lane]);
+        let pair = self.clone();
+        let beside = move || pair.busy[1 - lane].load(Ordering::Relaxed);
+        choosing_pools(move || if beside() { POOLS.get(lane) } else { None }, work)
+    }
+
+    /// Whether a lane has work.
+    pub fn is_busy(&self, lane: usize) -> bool {
+        self.busy[lane].load(Ordering::Relaxed)
+    }
 }
 
 /// A copy whose trained parameters are leaves of a graph of their own: graphs that share a leaf share a lock.

@@ -65,7 +65,7 @@ pub use norm::{rms_norm, rms_norm_backward};
 pub use optim::{AdamStep, adamw, ema, scale, sum_of_squares};
 pub use pack::{PANEL, Packed};
 pub use paged::paged_attention;
-pub use parallel::on_pool;
+pub use parallel::{choosing_pools, on_pool};
 pub use precision::Precision;
 pub use rope::{RopeTable, Rotation, rope};
 pub use silu::{silu_mul, silu_mul_backward};

@@ -4,9 +4,20 @@
     reason = "disjoint writes to one slice cannot be expressed by splitting it when they are strided"
 )]
 
+use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::rc::Rc;
+
+use rayon::ThreadPool;
 
 use super::team::Team;
+
+/// Says which pool a pass is to run on that begins now; `None` is that of the process.
+type Choice = Rc<dyn Fn() -> Option<&'static ThreadPool>>;
+
+thread_local! {
+    static CHOICE: RefCell<Option<Choice>> = const { RefCell::new(None) };
+}
 
 /// Elements below which a second thread costs more than it saves.
 const TASK_ELEMENTS: usize = 16 * 1024;
@@ -32,7 +43,30 @@ pub(crate) fn for_each(count: usize, task: impl Fn(usize) + Send + Sync) {
 /// Runs work with many small kernels on a thread of the pool, whose other threads stay awake for them as far as they are free.
 pub fn on_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     let on_thread = || Team::lead(work);
-    if rayon::current_thread_index().is_some() { on_thread() } else { rayon::scope(|_| on_thread()) }
+    if rayon::current_thread_index().is_some() {
+        return on_thread();
+    }
+    let choice = CHOICE.with_borrow(Clone::clone);
+    match choice.and_then(|choose| choose()) {
+        Some(pool) => pool.install(on_thread),
+        None => rayon::scope(|_| on_thread()),
+    }
+}
+
+/// Lets `choose` say, at the beginning of each pass ([`on_pool`]) that this thread begins in `work`, which pool it is to run on. A thread of a pool
+/// stays on its own. No pass computes anything else for it.
+pub fn choosing_pools<R>(
+    choose: impl Fn() -> Option<&'static ThreadPool> + 'static,
+    work: impl FnOnce() -> R,
+) -> R {
+    struct Restore(Option<Choice>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            CHOICE.set(self.0.take());
+        }
+    }
+    let _restore = Restore(CHOICE.replace(Some(Rc::new(choose))));
+    work()
 }
 
 /// A mutable slice of which several tasks write disjoint parts.
@@ -106,5 +140,36 @@ impl<T: Copy> Output<T> {
         // SAFETY: within the capacity, and written by the caller's promise.
         unsafe { self.values.set_len(self.len) };
         self.values
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::sync::LazyLock;
+
+    use super::*;
+
+    static THREE: LazyLock<ThreadPool> =
+        LazyLock::new(|| rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("threads"));
+
+    #[test]
+    fn passes_run_on_the_pool_that_is_chosen_as_each_begins() {
+        let threads = || on_pool(rayon::current_num_threads);
+        let usual = threads();
+        let turn = Rc::new(Cell::new(false));
+        let choose = {
+            let turn = turn.clone();
+            move || turn.get().then(|| &*THREE)
+        };
+        let seen = choosing_pools(choose, || {
+            let before = threads();
+            turn.set(true);
+            let inner = choosing_pools(|| None, threads);
+            // A pass within a pass stays where that is.
+            [before, threads(), inner, on_pool(|| choosing_pools(|| None, threads))]
+        });
+        assert_eq!(seen, [usual, 3, usual, 3]);
+        assert_eq!(threads(), usual, "the choice ends with its work");
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! A method is a composition of [`objective::algebra`] and a motion of its anchor ([`Plan`]); everything else is here.
 
+mod overlap;
 mod ppo;
 mod ppo_task;
 mod rollouts;
@@ -11,8 +12,8 @@ mod watch;
 
 pub use ppo::{Ppo, estimator_fits};
 pub use ppo_task::PpoTask;
-pub(crate) use rollouts::Rollouts;
 pub use rollouts::{DecodeIds, Parts};
+pub(crate) use rollouts::{Draw, Rollouts};
 pub use task::OnPolicy;
 pub use watch::Alarm;
 

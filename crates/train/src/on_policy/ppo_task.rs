@@ -11,7 +11,7 @@ use recipe::Optim;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::rollouts::{Drawn, Parts, Rollouts};
+use super::rollouts::{Draw, Drawn, Parts, Rollouts};
 use super::watch::Watch;
 use super::{Plan, Ppo};
 use crate::checkpoint::Learner;
@@ -97,10 +97,12 @@ impl<'a> PpoTask<'a> {
         let rollouts = &mut self.rollouts;
         let chosen = rollouts.choose(step / self.ppo.updates() * prompts, prompts);
         let policy = Policy::new("policy", &learner.decoder);
-        let drawn = rollouts.draw(&policy, &chosen, per_prompt, Purpose::Rollout, step)?;
+        let reference = [rollouts.parts.reference];
+        let wanted =
+            Draw { policy: &policy, count: per_prompt, purpose: Purpose::Rollout, judges: &reference };
+        let drawn = rollouts.draw(&chosen, &[wanted], step)?.concat();
         drop(policy);
-        let reference = rollouts.token_scores(rollouts.parts.reference, &drawn)?;
-        let rewards = rollouts.rewards(&drawn.iter().collect::<Vec<_>>())?;
+        let rewards: Vec<f64> = drawn.iter().map(|answer| answer.reward).collect();
         rollouts.observe(&drawn, observed);
         self.watch.rewards(&rewards, observed);
         let mut answers = self.as_drawn(learner, &drawn);
@@ -108,7 +110,7 @@ impl<'a> PpoTask<'a> {
         let mut groups: Vec<Group<'_>> =
             chosen.iter().map(|prompt| self.rollouts.parts.group(*prompt)).collect();
         let anchors: Vec<Vec<f64>> =
-            reference.iter().map(|row| row.iter().map(|l| f64::from(*l)).collect()).collect();
+            drawn.iter().map(|one| one.log_probs[0].iter().map(|l| f64::from(*l)).collect()).collect();
         for (place, (answer, anchor)) in answers.iter().zip(&anchors).enumerate() {
             let (log_policy, log_anchor) = (answer.log_policy.iter().sum(), anchor.iter().sum());
             let rollout = Rollout { reward: rewards[place], log_policy, log_anchor };
@@ -151,10 +153,10 @@ impl<'a> PpoTask<'a> {
     fn as_drawn(&self, learner: &Learner, drawn: &[Drawn]) -> Vec<Answer> {
         let mut answers: Vec<Answer> = drawn
             .iter()
-            .map(|(prompt, completion)| {
-                let prompt = &self.rollouts.parts.prompts[*prompt].ids;
+            .map(|drawn| {
+                let prompt = &self.rollouts.parts.prompts[drawn.prompt].ids;
                 Answer {
-                    ids: [prompt.as_slice(), &completion.ids].concat(),
+                    ids: [prompt.as_slice(), &drawn.completion.ids].concat(),
                     prompt_len: prompt.len(),
                     log_policy: Vec::new(),
                     values: Vec::new(),

@@ -3,16 +3,14 @@
 use std::time::Instant;
 
 use generate::engine::Limits;
-use generate::{
-    Candidate, Chance, Completion, Engine, Prompt, Purpose, Reward, Sample, SampleAsk, Sampling, Score,
-    Stream,
-};
+use generate::{Candidate, Completion, Prompt, Purpose, Reward, SampleAsk, Score, Stream};
 use model::Policy;
 use objective::algebra::Group;
 use objective::rank::CachedRewards;
 use objective::reward_law::RewardLaw;
 use serde_json::Value;
 
+use super::overlap::{self, Answer, Asked};
 use crate::error::Error;
 use crate::meters::Meters;
 use crate::trainer::{Phases, sample_row};
@@ -56,8 +54,33 @@ pub(crate) struct Rollouts<'a> {
     drawn: (f64, f64),
 }
 
-/// An answer and the place of its prompt.
-pub(crate) type Drawn = (usize, Completion);
+/// Answers wanted of each prompt, and of whom.
+#[derive(Clone, Copy)]
+pub(crate) struct Draw<'p> {
+    pub(crate) policy: &'p Policy,
+    pub(crate) count: usize,
+    pub(crate) purpose: Purpose,
+    /// Whose log-probabilities of the answers are wanted too.
+    pub(crate) judges: &'p [&'p Policy],
+}
+
+/// An answer, and what is said of it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Drawn {
+    /// The place of its prompt.
+    pub(crate) prompt: usize,
+    pub(crate) completion: Completion,
+    /// Of its tokens under each judge.
+    pub(crate) log_probs: Vec<Vec<f32>>,
+    pub(crate) reward: f64,
+}
+
+impl Drawn {
+    /// Its log-probability under a judge.
+    pub(super) fn log_prob(&self, judge: usize) -> f64 {
+        total(&self.log_probs[judge])
+    }
+}
 
 impl<'a> Rollouts<'a> {
     pub(crate) fn new(parts: Parts<'a>, seed: u64) -> Self {
@@ -69,71 +92,62 @@ impl<'a> Rollouts<'a> {
         data::batch::Sampler::resume(self.seed, self.parts.prompts.len(), before as u64).take(count)
     }
 
-    /// Draws `count` completions of each prompt, together with the prompt's place.
+    /// Draws answers of each prompt and scores them, some while others are still drawn; gives each draw's, prompt after prompt.
     pub(crate) fn draw(
         &mut self,
-        policy: &Policy,
         prompts: &[usize],
-        count: usize,
-        purpose: Purpose,
+        draws: &[Draw<'_>],
         step: usize,
-    ) -> Result<Vec<Drawn>, Error> {
+    ) -> Result<Vec<Vec<Drawn>>, Error> {
+        let begun = Instant::now();
+        let asked: Vec<Asked<'_>> = draws
+            .iter()
+            .map(|draw| Asked {
+                policy: draw.policy,
+                asks: self.asks(prompts, draw, step),
+                together: draw.count,
+            })
+            .collect();
+        let mut drawn: Vec<Vec<Option<Drawn>>> =
+            draws.iter().map(|draw| vec![None; prompts.len() * draw.count]).collect();
+        let Parts { prompts: texts, reward, limits, .. } = &mut self.parts;
+        let generation = overlap::draw(asked, *limits, &mut |answers| {
+            let places: Vec<_> = answers.iter().map(|answer| (answer.draw, answer.ask)).collect();
+            let scored = score(texts, prompts, draws, reward.as_mut(), answers)?;
+            places.into_iter().zip(scored).for_each(|((draw, ask), one)| drawn[draw][ask] = Some(one));
+            Ok(())
+        })?;
+        self.phases.generation += generation;
+        self.phases.scoring += begun.elapsed().as_secs_f64() - generation;
+        let drawn: Vec<Vec<Drawn>> =
+            drawn.into_iter().map(|answers| answers.into_iter().flatten().collect()).collect();
+        let tokens: usize = drawn.iter().flatten().map(|answer| answer.completion.ids.len()).sum();
+        self.drawn = (self.drawn.0 + tokens as f64, self.drawn.1 + generation);
+        Ok(drawn)
+    }
+
+    /// What is asked of a policy: a text depends on its stream, and that on seed, purpose, step and place.
+    fn asks(&self, prompts: &[usize], draw: &Draw<'_>, step: usize) -> Vec<SampleAsk> {
         let mut asks = Vec::new();
-        let mut owners = Vec::new();
         for (place, prompt) in prompts.iter().enumerate() {
-            for rollout in 0..count {
+            for rollout in 0..draw.count {
                 let prefix = self.parts.prompts[*prompt].ids.clone();
-                let row = (place * count + rollout) as u64;
-                let stream = Stream::new(self.seed, purpose, step as u64, row);
+                let row = (place * draw.count + rollout) as u64;
+                let stream = Stream::new(self.seed, draw.purpose, step as u64, row);
                 asks.push(SampleAsk { prompt_len: prefix.len(), prefix, budget: self.parts.budget, stream });
-                owners.push(*prompt);
             }
         }
-        if asks.is_empty() {
-            return Ok(Vec::new());
-        }
-        let begun = Instant::now();
-        // Ratios are those of the raw law, so answers are drawn from it.
-        let mut engine = Engine::new(policy, Sampling::default())?.with_limits(self.parts.limits);
-        let drawn = engine.sample(asks, &mut Chance::Streams)?;
-        let seconds = begun.elapsed().as_secs_f64();
-        self.phases.generation += seconds;
-        let tokens: usize = drawn.iter().map(|completion| completion.ids.len()).sum();
-        self.drawn = (self.drawn.0 + tokens as f64, self.drawn.1 + seconds);
-        Ok(owners.into_iter().zip(drawn).collect())
-    }
-
-    /// Log-probabilities of the tokens of answers under a model.
-    pub(super) fn token_scores(&mut self, policy: &Policy, drawn: &[Drawn]) -> Result<Vec<Vec<f32>>, Error> {
-        let begun = Instant::now();
-        let items: Vec<(&[u32], &[u32])> =
-            drawn.iter().map(|(prompt, c)| (&self.parts.prompts[*prompt].ids[..], &c.ids[..])).collect();
-        let scores = policy.score(&items)?;
-        self.phases.scoring += begun.elapsed().as_secs_f64();
-        Ok(scores)
-    }
-
-    /// Their sums.
-    pub(super) fn scores(&mut self, policy: &Policy, drawn: &[Drawn]) -> Result<Vec<f64>, Error> {
-        Ok(self.token_scores(policy, drawn)?.iter().map(|row| total(row)).collect())
-    }
-
-    /// The rewards of answers.
-    pub(crate) fn rewards(&mut self, drawn: &[&Drawn]) -> Result<Vec<f64>, Error> {
-        let begun = Instant::now();
-        let rewards = self.parts.reward.rewards(&candidates(&self.parts.prompts, drawn))?;
-        self.phases.scoring += begun.elapsed().as_secs_f64();
-        Ok(rewards)
+        asks
     }
 
     /// Answers as rewards take them.
-    pub(crate) fn candidates<'s>(&'s self, drawn: &[&'s Drawn]) -> Vec<Candidate<'s>> {
-        candidates(&self.parts.prompts, drawn)
+    pub(crate) fn candidates<'s>(&'s self, drawn: &'s [Drawn]) -> Vec<Candidate<'s>> {
+        drawn.iter().map(|one| candidate(&self.parts.prompts[one.prompt], &one.completion)).collect()
     }
 
     /// What answers look like, and how fast they were drawn since the last call.
     pub(super) fn observe(&mut self, answers: &[Drawn], meters: &mut Meters) {
-        for (_, completion) in answers {
+        for Drawn { completion, .. } in answers {
             meters.add("completions/mean_length", completion.ids.len() as f64);
             meters.add("completions/clipped_ratio", f64::from(u8::from(!completion.finished())));
             meters.add("completions/eos_rate", f64::from(u8::from(completion.end == generate::End::Eos)));
@@ -155,23 +169,148 @@ impl<'a> Rollouts<'a> {
         step: usize,
     ) -> Result<Vec<Value>, Error> {
         let chosen: Vec<usize> = (0..self.parts.prompts.len().min(count)).collect();
-        let drawn = self.draw(policy, &chosen, 1, Purpose::Sample, step)?;
-        let rewards = self.rewards(&drawn.iter().collect::<Vec<_>>())?;
+        let draw = Draw { policy, count: 1, purpose: Purpose::Sample, judges: &[] };
+        let drawn = self.draw(&chosen, &[draw], step)?.concat();
         // They are no part of a step.
         (self.phases, self.drawn) = (Phases::default(), (0.0, 0.0));
-        let rows = drawn.iter().zip(rewards).map(|((prompt, completion), reward)| {
-            let text = (self.parts.decode)(&completion.ids);
-            sample_row(&self.parts.prompts[*prompt].text, &text, &[("reward", reward)])
-        });
-        Ok(rows.collect())
+        let row = |answer: &Drawn| {
+            let text = (self.parts.decode)(&answer.completion.ids);
+            sample_row(&self.parts.prompts[answer.prompt].text, &text, &[("reward", answer.reward)])
+        };
+        Ok(drawn.iter().map(row).collect())
     }
 }
 
-fn candidates<'s>(prompts: &'s [Prompt], drawn: &[&'s Drawn]) -> Vec<Candidate<'s>> {
-    drawn.iter().map(|(prompt, c)| Candidate { prompt: &prompts[*prompt], ids: &c.ids, end: c.end }).collect()
+/// Answers with what judges and the reward say of them.
+fn score(
+    texts: &[Prompt],
+    prompts: &[usize],
+    draws: &[Draw<'_>],
+    reward: &mut dyn Reward,
+    answers: Vec<Answer>,
+) -> Result<Vec<Drawn>, Error> {
+    let owner = |answer: &Answer| prompts[answer.ask / draws[answer.draw].count];
+    let candidates: Vec<Candidate<'_>> =
+        answers.iter().map(|answer| candidate(&texts[owner(answer)], &answer.completion)).collect();
+    let rewards = reward.rewards(&candidates)?;
+    let owners: Vec<(usize, usize)> = answers.iter().map(|answer| (answer.draw, owner(answer))).collect();
+    let mut scored: Vec<Drawn> = answers
+        .into_iter()
+        .zip(&owners)
+        .zip(rewards)
+        .map(|((answer, (_, prompt)), reward)| Drawn {
+            prompt: *prompt,
+            completion: answer.completion,
+            log_probs: Vec::new(),
+            reward,
+        })
+        .collect();
+    for (draw, Draw { judges, .. }) in draws.iter().enumerate() {
+        let places: Vec<usize> = (0..scored.len()).filter(|place| owners[*place].0 == draw).collect();
+        for judge in *judges {
+            let item = |place: &usize| {
+                let answer = &scored[*place];
+                (&texts[answer.prompt].ids[..], &answer.completion.ids[..])
+            };
+            let scores = judge.score(&places.iter().map(item).collect::<Vec<_>>())?;
+            places.iter().zip(scores).for_each(|(place, scores)| scored[*place].log_probs.push(scores));
+        }
+    }
+    Ok(scored)
+}
+
+fn candidate<'s>(prompt: &'s Prompt, completion: &'s Completion) -> Candidate<'s> {
+    Candidate { prompt, ids: &completion.ids, end: completion.end }
 }
 
 /// The log-probability of a whole answer.
 pub(super) fn total(log_probs: &[f32]) -> f64 {
     log_probs.iter().map(|x| f64::from(*x)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use generate::{Chance, Engine, Sample, Sampling};
+    use model::{Config, Decoder, Shape};
+    use reward::SequenceModel;
+
+    use super::*;
+
+    fn decoder(seed: u64) -> Decoder {
+        let shape = Shape {
+            vocab_size: 12,
+            hidden_size: 32,
+            intermediate_size: 40,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            max_position_embeddings: 128,
+            eos: 1,
+            pad: 0,
+        };
+        let mut stream = Stream::new(seed, Purpose::Init, 0, 0);
+        Decoder::random(Config::llama(&shape), &Device::flex(), &mut || 4.0 * stream.normal())
+    }
+
+    /// What answers, log-probabilities and rewards are when all is drawn, and then each is scored by itself.
+    fn in_turn(
+        rollouts: &Rollouts<'_>,
+        prompts: &[usize],
+        draw: &Draw<'_>,
+        reward: &mut dyn Reward,
+        step: usize,
+    ) -> Vec<Drawn> {
+        let asks = rollouts.asks(prompts, draw, step);
+        let mut engine = Engine::new(draw.policy, Sampling::default()).expect("a language model");
+        let completions = engine.sample(asks, &mut Chance::Streams).expect("room");
+        let one = |(place, completion): (usize, Completion)| {
+            let prompt = prompts[place / draw.count];
+            let text = &rollouts.parts.prompts[prompt];
+            let score =
+                |judge: &&Policy| judge.score(&[(&text.ids, &completion.ids)]).expect("room").remove(0);
+            let log_probs = draw.judges.iter().map(score).collect();
+            let reward = reward.rewards(&[candidate(text, &completion)]).expect("room")[0];
+            Drawn { prompt, completion, log_probs, reward }
+        };
+        completions.into_iter().enumerate().map(one).collect()
+    }
+
+    #[test]
+    fn answers_scored_while_others_are_drawn_are_those_scored_alone_bit_for_bit() {
+        let policies = [decoder(1), decoder(2), decoder(3)].map(|decoder| Policy::new("random", &decoder));
+        let [policy, reference, anchor] = &policies;
+        let judge = Policy::new("judge", &decoder(4).with_score_head(None, &mut || 0.5));
+        let open = || Box::new(SequenceModel::new(&judge).expect("a scalar head"));
+        let prompts = [1, 20, 3, 45].map(|len| (0..len).map(|at| 2 + at * 7 % 10).collect());
+        let parts = Parts {
+            prompts: (0..).zip(prompts).map(|(id, ids)| Prompt::from_ids(id, ids)).collect(),
+            cached: Vec::new(),
+            laws: Vec::new(),
+            reference,
+            reward: open(),
+            budget: 60,
+            limits: Limits { rows: 5, ..Limits::default() },
+            decode: Box::new(|_| String::new()),
+        };
+        let mut rollouts = Rollouts::new(parts, 11);
+        let (own, others) = ([reference, anchor], [reference]);
+        let draws = [
+            Draw { policy, count: 4, purpose: Purpose::Rollout, judges: &own },
+            Draw { policy: anchor, count: 2, purpose: Purpose::Anchor, judges: &others },
+            Draw { policy: anchor, count: 0, purpose: Purpose::Method, judges: &[] },
+        ];
+        for step in 0..3 {
+            let chosen = rollouts.choose(step * 6, 6);
+            let drawn = rollouts.draw(&chosen, &draws, step).expect("room");
+            assert_eq!(drawn.iter().map(Vec::len).collect::<Vec<_>>(), [24, 12, 0]);
+            let lengths = drawn[0].iter().map(|one| one.completion.ids.len());
+            assert!(lengths.clone().max() > lengths.min(), "answers of many lengths");
+            for (draw, drawn) in draws.iter().zip(&drawn).take(2) {
+                assert_eq!(drawn, &in_turn(&rollouts, &chosen, draw, open().as_mut(), step));
+            }
+        }
+        let Phases { generation, scoring } = rollouts.phases();
+        assert!(generation > 0.0 && scoring >= 0.0, "{generation} and {scoring} seconds");
+    }
 }

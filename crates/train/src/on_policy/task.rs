@@ -11,7 +11,7 @@ use recipe::Optim;
 use serde_json::Value;
 
 use super::Plan;
-use super::rollouts::{Parts, Rollouts, total};
+use super::rollouts::{Draw, Parts, Rollouts, total};
 use super::watch::Watch;
 use crate::anchor::{Anchor, Motion};
 use crate::checkpoint::Learner;
@@ -75,40 +75,42 @@ impl Task for OnPolicy<'_> {
         let policy = Policy::new("policy", &learner.decoder);
         let reference = rollouts.parts.reference;
         let anchor = self.anchor.as_ref().map_or(reference, Anchor::policy);
-        let own = rollouts.draw(&policy, &chosen, draws.policy, Purpose::Rollout, step)?;
-        let others = rollouts.draw(anchor, &chosen, draws.anchor, Purpose::Anchor, step)?;
-        let own_reference = rollouts.scores(reference, &own)?;
-        let own_anchor =
-            if self.anchor.is_some() { rollouts.scores(anchor, &own)? } else { own_reference.clone() };
-        let others_reference = if self.anchor.is_some() && draws.policy == 0 {
-            rollouts.scores(reference, &others)?
-        } else {
-            others.iter().map(|(_, c)| total(&c.log_probs)).collect()
-        };
-        let rewards = rollouts.rewards(&own.iter().chain(&others).collect::<Vec<_>>())?;
-        let (own_rewards, other_rewards) = rewards.split_at(own.len());
+        // Where the anchor stays what training began as, one judge is both.
+        let both = [reference, anchor];
+        let own = if self.anchor.is_some() { &both[..] } else { &both[..1] };
+        let others = if self.anchor.is_some() && draws.policy == 0 { &both[..1] } else { &[] };
+        let draw = |policy, count, purpose, judges| Draw { policy, count, purpose, judges };
+        let wanted = [
+            draw(&policy, draws.policy, Purpose::Rollout, own),
+            draw(anchor, draws.anchor, Purpose::Anchor, others),
+        ];
+        let mut drawn = rollouts.draw(&chosen, &wanted, step)?;
+        let (others, own) = (drawn.pop().unwrap_or_default(), drawn.pop().unwrap_or_default());
 
         let mut observed = Meters::default();
-        rollouts.observe(if draws.policy > 0 { &own } else { &others }, &mut observed);
-        self.watch.rewards(if draws.policy > 0 { own_rewards } else { other_rewards }, &mut observed);
+        let counted = if draws.policy > 0 { &own } else { &others };
+        rollouts.observe(counted, &mut observed);
+        let rewards: Vec<f64> = counted.iter().map(|answer| answer.reward).collect();
+        self.watch.rewards(&rewards, &mut observed);
         let mut groups: Vec<Group<'_>> = chosen.iter().map(|prompt| rollouts.parts.group(*prompt)).collect();
-        for (place, (_, completion)) in own.iter().enumerate() {
-            let log_policy = total(&completion.log_probs);
-            let rollout = Rollout { reward: own_rewards[place], log_policy, log_anchor: own_anchor[place] };
-            observed.add("objective/kl", log_policy - own_reference[place]);
+        for (place, answer) in own.iter().enumerate() {
+            let log_policy = total(&answer.completion.log_probs);
+            let log_anchor = answer.log_prob(answer.log_probs.len() - 1);
+            let rollout = Rollout { reward: answer.reward, log_policy, log_anchor };
+            observed.add("objective/kl", log_policy - answer.log_prob(0));
             observed.add("objective/entropy", -log_policy);
             if self.anchor.is_some() {
                 observed.add("anchor/kl", rollout.log_ratio());
             }
             groups[place / draws.policy].policy.push(rollout);
         }
-        for (place, (_, completion)) in others.iter().enumerate() {
-            let log_anchor = total(&completion.log_probs);
-            let log_reference = others_reference[place];
+        for (place, answer) in others.iter().enumerate() {
+            let log_anchor = total(&answer.completion.log_probs);
+            let log_reference = if answer.log_probs.is_empty() { log_anchor } else { answer.log_prob(0) };
             if draws.policy == 0 {
                 observed.add("objective/kl", log_anchor - log_reference);
             }
-            let sample = AnchorSample { reward: other_rewards[place], log_anchor, log_reference };
+            let sample = AnchorSample { reward: answer.reward, log_anchor, log_reference };
             groups[place / draws.anchor].anchor.push(sample);
         }
         let terms = self
@@ -123,8 +125,9 @@ impl Task for OnPolicy<'_> {
             .iter()
             .zip(policy_terms)
             .chain(others.iter().zip(anchor_terms))
-            .filter_map(|((prompt, completion), term)| {
-                term.map(|term| TrainedRow::new(&rollouts.parts.prompts[*prompt], completion, term))
+            .filter_map(|(answer, term)| {
+                let prompt = &rollouts.parts.prompts[answer.prompt];
+                term.map(|term| TrainedRow::new(prompt, &answer.completion, term))
             })
             .collect();
         let (grads, tokens) = backward(learner, &rows, &self.optim, &mut observed);

@@ -14,7 +14,7 @@ use super::judge::{Judge, Labelled, prefers_first};
 use crate::checkpoint::Learner;
 use crate::error::Error;
 use crate::meters::Meters;
-use crate::on_policy::{Compose, OnPolicy, Parts, PpoTask, Rollouts};
+use crate::on_policy::{Compose, Draw, OnPolicy, Parts, PpoTask, Rollouts};
 use crate::pairs::right;
 use crate::trainer::{Phases, Task};
 
@@ -68,17 +68,17 @@ impl<'a> Parl<'a> {
     fn turn(&mut self, learner: &Learner, round: usize, meters: &mut Meters) -> Result<(), Error> {
         let chosen = self.labels.choose(round * self.settings.pairs, self.settings.pairs);
         let policy = Policy::new("policy", &learner.decoder);
-        let drawn = self.labels.draw(&policy, &chosen, 2, Purpose::Method, round)?;
-        let answers: Vec<_> = drawn.iter().collect();
-        let gold = self.labels.rewards(&answers)?;
-        let before = self.judge.reward().rewards(&self.labels.candidates(&answers))?;
+        let wanted = Draw { policy: &policy, count: 2, purpose: Purpose::Method, judges: &[] };
+        let drawn = self.labels.draw(&chosen, &[wanted], round)?.concat();
+        let gold: Vec<f64> = drawn.iter().map(|answer| answer.reward).collect();
+        let before = self.judge.reward().rewards(&self.labels.candidates(&drawn))?;
         meters.extend("parl/gold_score", gold.iter().copied());
         let mut fresh = Vec::new();
         for pair in 0..chosen.len() {
             let (first, second) = (2 * pair, 2 * pair + 1);
             let text = |place: usize| {
-                let (prompt, completion) = &drawn[place];
-                [self.labels.parts.prompts[*prompt].ids.as_slice(), &completion.ids].concat()
+                let answer = &drawn[place];
+                [self.labels.parts.prompts[answer.prompt].ids.as_slice(), &answer.completion.ids].concat()
             };
             let (a, b) = (text(first), text(second));
             let mut coin = Stream::new(self.seed, Purpose::Method, round as u64, first as u64).child(1);
