@@ -42,13 +42,14 @@ struct Tape {
     batch: Batch,
 }
 
-/// The tokens of all rows, one row after the other. Padding exists inside attention only, which wants rows of one length.
+/// The tokens of all rows, one row after the other, without what a row begins with as one before it does: that is run once. Padding exists inside
+/// attention only, which wants rows of one length, each whole.
 #[derive(Debug, Clone)]
 struct Batch {
     ids: Vec<u32>,
     positions: Vec<u32>,
-    /// Where each row starts.
-    starts: Vec<usize>,
+    /// Which of the tokens each row has, in order.
+    tokens: Vec<Vec<usize>>,
     /// The longest row.
     length: usize,
     padding: Option<Padding>,
@@ -56,37 +57,54 @@ struct Batch {
     preference: Vec<f32>,
 }
 
-/// How rows of different lengths are padded, and freed of it again.
+/// How rows become whole and of one length, and tokens of their own again.
 #[derive(Debug, Clone)]
 struct Padding {
     /// For every place of `[rows, length]` the token there; places behind a row's end repeat the first token of all, which no
     /// position that counts sees.
     spread: Tensor<1, Int>,
-    /// For every token its place.
+    /// For every token a place of it.
     gather: Tensor<1, Int>,
 }
 
+/// Tokens that two rows must begin with for these to be run once: queries, keys and values are copied for it.
+const SHARED: usize = 8;
+
 impl Batch {
     fn new(rows: &[Row<'_>], device: &Device) -> Self {
+        Self::of(rows, true, device)
+    }
+
+    fn of(rows: &[Row<'_>], sharing: bool, device: &Device) -> Self {
         let length = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
-        let (mut ids, mut positions, mut starts) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut spread, mut gather) = (Vec::new(), Vec::new());
+        let (mut ids, mut positions, mut gather) = (Vec::new(), Vec::new(), Vec::new());
+        let mut tokens: Vec<Vec<usize>> = Vec::new();
         for (index, row) in rows.iter().enumerate() {
-            let (start, count) = (ids.len(), row.ids.len());
-            starts.push(start);
-            ids.extend_from_slice(row.ids);
-            positions.extend(0..count as u32);
-            spread.extend((start..start + count).map(|token| token as i32));
-            spread.extend(std::iter::repeat_n(0, length - count));
-            gather.extend((index * length..index * length + count).map(|place| place as i32));
+            let common =
+                |other: &usize| rows[*other].ids.iter().zip(row.ids).take_while(|(a, b)| a == b).count();
+            let nearest = (0..index).filter(|_| sharing).max_by_key(common);
+            let (shared, from) = nearest.map_or((0, 0), |other| (common(&other), other));
+            let shared = if shared < SHARED { 0 } else { shared };
+            let mut own = if shared == 0 { Vec::new() } else { tokens[from][..shared].to_vec() };
+            own.extend(ids.len()..ids.len() + row.ids.len() - shared);
+            tokens.push(own);
+            ids.extend_from_slice(&row.ids[shared..]);
+            positions.extend(shared as u32..row.ids.len() as u32);
+            gather.extend((shared..row.ids.len()).map(|position| (index * length + position) as i32));
         }
         let tensor = |places: Vec<i32>| {
             let count = places.len();
             Tensor::from_data(TensorData::new(places, [count]), device)
         };
-        let padding =
-            (spread.len() > gather.len()).then(|| Padding { spread: tensor(spread), gather: tensor(gather) });
-        Self { ids, positions, starts, length, padding, preference: Vec::new() }
+        let padding = (rows.len() * length > gather.len()).then(|| {
+            let padded = |row: &Vec<usize>| {
+                let behind = std::iter::repeat_n(0, length - row.len());
+                row.iter().map(|token| *token as i32).chain(behind).collect::<Vec<_>>()
+            };
+            let spread = tokens.iter().flat_map(padded).collect();
+            Padding { spread: tensor(spread), gather: tensor(gather) }
+        });
+        Self { ids, positions, tokens, length, padding, preference: Vec::new() }
     }
 
     /// The batch under weights of objectives, those of its row for every token.
@@ -110,7 +128,7 @@ impl Batch {
     }
 
     fn mix(&self, decoder: &Decoder, layer: usize, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>) -> Tensor<3> {
-        let rows = self.starts.len();
+        let rows = self.tokens.len();
         let shape = q.dims();
         let padded = |x: Tensor<3>| {
             let [tokens, heads, width] = x.dims();
@@ -146,12 +164,13 @@ pub fn preferred_log_probs(
     preferences: &[&[f64]],
     checkpointing: bool,
 ) -> Forward {
-    let batch = Batch::new(rows, &decoder.device()).under(rows, preferences);
+    // Equal tokens of rows under other weights are not the same.
+    let batch = Batch::of(rows, false, &decoder.device()).under(rows, preferences);
     language(decoder, batch, rows, checkpointing)
 }
 
 fn language(decoder: &Decoder, batch: Batch, rows: &[Row<'_>], checkpointing: bool) -> Forward {
-    let wanted = Wanted::new(rows);
+    let wanted = Wanted::new(rows, &batch);
     let targets = wanted.targets(&decoder.device());
     forward(decoder, batch, wanted.counts, checkpointing, |hidden| {
         let h = decoder.normed(select(&hidden, &wanted.places));
@@ -184,7 +203,8 @@ impl ActorCritic {
 
 /// As [`log_probs`], with the value head's value of the text before every wanted token. Without a value head all are zero.
 pub fn actor_critic(decoder: &Decoder, rows: &[Row<'_>], checkpointing: bool) -> ActorCritic {
-    let (batch, wanted) = (Batch::new(rows, &decoder.device()), Wanted::new(rows));
+    let batch = Batch::new(rows, &decoder.device());
+    let wanted = Wanted::new(rows, &batch);
     let targets = wanted.targets(&decoder.device());
     let mut entropies = Vec::new();
     let forward = forward(decoder, batch, wanted.counts, checkpointing, |hidden| {
@@ -209,17 +229,15 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn new(rows: &[Row<'_>]) -> Self {
+    fn new(rows: &[Row<'_>], batch: &Batch) -> Self {
         let mut wanted = Self { places: Vec::new(), ids: Vec::new(), counts: Vec::new() };
-        let mut start = 0;
-        for row in rows {
+        for (row, tokens) in rows.iter().zip(&batch.tokens) {
             let before = wanted.places.len();
             for position in (1..row.ids.len()).filter(|position| row.loss[*position]) {
-                wanted.places.push(start + position - 1);
+                wanted.places.push(tokens[position - 1]);
                 wanted.ids.push(row.ids[position] as i32);
             }
             wanted.counts.push(wanted.places.len() - before);
-            start += row.ids.len();
         }
         wanted
     }
@@ -233,8 +251,7 @@ impl Wanted {
 pub fn scores(decoder: &Decoder, rows: &[&[u32]], checkpointing: bool) -> Forward {
     let marked: Vec<Row<'_>> = rows.iter().map(|ids| Row { ids, loss: &[] }).collect();
     let batch = Batch::new(&marked, &decoder.device());
-    let places: Vec<usize> =
-        batch.starts.iter().zip(rows).map(|(start, ids)| start + ids.len().max(1) - 1).collect();
+    let places: Vec<usize> = batch.tokens.iter().map(|tokens| tokens.last().copied().unwrap_or(0)).collect();
     let (count, width) = (rows.len(), decoder.width());
     forward(decoder, batch, vec![width; count], checkpointing, |hidden| {
         decoder.output(select(&hidden, &places)).reshape([count * width])
@@ -252,7 +269,7 @@ pub fn token_values(decoder: &Decoder, rows: &[Row<'_>], checkpointing: bool) ->
     for (index, row) in rows.iter().enumerate() {
         let before = places.len();
         for position in (1..row.ids.len()).filter(|position| row.loss[*position]) {
-            places.push(batch.starts[index] + position - 1);
+            places.push(batch.tokens[index][position - 1]);
             targets.push(row.ids[position]);
         }
         counts.push(places.len() - before);
@@ -270,7 +287,7 @@ pub fn prefix_scores(decoder: &Decoder, rows: &[Row<'_>], checkpointing: bool) -
     for (index, row) in rows.iter().enumerate() {
         let before = places.len();
         let wanted = (0..row.ids.len()).filter(|position| row.loss[*position]);
-        places.extend(wanted.map(|position| batch.starts[index] + position));
+        places.extend(wanted.map(|position| batch.tokens[index][position]));
         counts.push(places.len() - before);
     }
     let count = places.len();
@@ -386,8 +403,19 @@ mod tests {
     fn rows_of_different_lengths_together_are_each_row_alone() {
         let mut decoder = decoder();
         decoder.visit(&mut |_, mut slot| slot.set_trained(true));
-        let texts: [&[u32]; 4] = [&[3, 9, 4, 22, 7, 5], &[8], &[3, 9, 5], &[4, 4, 11, 2, 29, 1]];
-        let wanted = [true; 6];
+        // One is shared by all of its kind, one has a beginning of its own, one is the beginning of another.
+        let prompt = [3, 9, 4, 22, 7, 5, 11, 2, 8, 6];
+        let answered = |answer: &[u32]| [&prompt[..], answer].concat();
+        let texts = [
+            prompt.to_vec(),
+            vec![8],
+            answered(&[7, 5, 1]),
+            vec![4, 4, 11, 2, 29, 1],
+            answered(&[7, 9, 20, 1]),
+            answered(&[7, 5]),
+            answered(&[6]),
+        ];
+        let wanted = [true; 14];
         let rows: Vec<Row<'_>> = texts.iter().map(|ids| Row { ids, loss: &wanted[..ids.len()] }).collect();
         let values = |grads: &Grads| -> Vec<(String, Vec<f32>)> {
             grads.iter().map(|(name, g)| (name.to_owned(), g.to_data().iter::<f32>().collect())).collect()
@@ -403,7 +431,7 @@ mod tests {
                 sum.merge(forward.backward(&mut decoder, &ones));
             }
             assert_eq!(together.values, alone, "the same bits");
-            assert_eq!(together.counts, [5, 0, 2, 5]);
+            assert_eq!(together.counts, [9, 0, 12, 5, 13, 11, 10]);
             let ones = vec![1.0; together.values.len()];
             let together = values(&together.backward(&mut decoder, &ones));
             let alone = values(&sum);
@@ -414,6 +442,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_rows_begin_with_alike_is_run_once() {
+        let texts: [&[u32]; 4] = [
+            &[3, 9, 4, 2, 7, 5, 1, 2, 8, 6],
+            &[3, 9, 4, 2, 7, 5, 1, 2, 8, 7, 7],
+            &[3, 9, 4, 2],
+            &[3, 9, 4, 2, 7, 5, 1, 2, 8, 7],
+        ];
+        let rows: Vec<Row<'_>> = texts.iter().map(|ids| Row { ids, loss: &[] }).collect();
+        let batch = Batch::new(&rows, &Device::flex());
+        // Nine tokens of the first; four are too few; all of the last are of the second.
+        assert_eq!(batch.ids, [texts[0], &[7, 7], texts[2]].concat());
+        assert_eq!(batch.positions, (0..10).chain(9..11).chain(0..4).collect::<Vec<_>>());
+        for (tokens, ids) in batch.tokens.iter().zip(texts) {
+            let run: Vec<u32> = tokens.iter().map(|token| batch.ids[*token]).collect();
+            let at: Vec<u32> = tokens.iter().map(|token| batch.positions[*token]).collect();
+            assert_eq!((run, at), (ids.to_vec(), (0..ids.len() as u32).collect()));
+        }
+        let apart = Batch::of(&rows, false, &Device::flex());
+        assert_eq!(apart.ids, texts.concat());
     }
 
     #[test]

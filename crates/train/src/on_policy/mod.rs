@@ -17,6 +17,8 @@ pub(crate) use rollouts::{Draw, Rollouts};
 pub use task::OnPolicy;
 pub use watch::Alarm;
 
+use std::collections::BTreeMap;
+
 use objective::algebra::{Estimator, Objective};
 use objective::rank::{CachedRewards, Ties};
 use recipe::{ModelName, Violation};
@@ -132,6 +134,20 @@ impl From<TieRule> for Ties {
     }
 }
 
+/// Puts the answers of a prompt together, whose tokens a pass then runs once, and next to each other those of like length: attention is padded to the
+/// longest. `of` gives an answer's prompt, and the length of both.
+fn order<'a>(places: &mut [usize], of: impl Fn(usize) -> (&'a [u32], usize)) {
+    let mut longest: BTreeMap<&[u32], usize> = BTreeMap::new();
+    for (prompt, length) in places.iter().map(|place| of(*place)) {
+        let most = longest.entry(prompt).or_default();
+        *most = length.max(*most);
+    }
+    places.sort_by_key(|place| {
+        let (prompt, length) = of(*place);
+        (longest[prompt], prompt, length, *place)
+    });
+}
+
 /// Refuses pools that cannot tell the quantile that `n` asks for.
 pub fn pool_can_tell(samples: usize, n: f64, key: &str) -> Result<(), Violation> {
     if samples as f64 * 4.0 >= n {
@@ -139,4 +155,18 @@ pub fn pool_can_tell(samples: usize, n: f64, key: &str) -> Result<(), Violation>
     }
     let message = format!("{samples} samples cannot tell the upper 1/{n} of the rewards");
     Err(Violation::new(message).hint(format!("raise `{key}` to about n, or lower `n`")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_of_a_prompt_stand_together_and_prompts_by_their_longest() {
+        let answers: [(&[u32], usize); 7] =
+            [(&[5], 9), (&[7, 8], 4), (&[5], 2), (&[6], 6), (&[7, 8], 3), (&[5], 2), (&[6], 6)];
+        let mut places: Vec<usize> = (0..7).rev().collect();
+        order(&mut places, |place| answers[place]);
+        assert_eq!(places, [4, 1, 3, 6, 2, 5, 0]);
+    }
 }

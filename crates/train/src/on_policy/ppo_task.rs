@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::rollouts::{Draw, Drawn, Parts, Rollouts};
 use super::watch::Watch;
-use super::{Plan, Ppo};
+use super::{Plan, Ppo, order};
 use crate::checkpoint::Learner;
 use crate::error::Error;
 use crate::lanes;
@@ -56,6 +56,10 @@ impl Answer {
     /// Which tokens are learned.
     fn mask(&self) -> Vec<bool> {
         (0..self.ids.len()).map(|at| at >= self.prompt_len).collect()
+    }
+
+    fn prompt_and_length(&self) -> (&[u32], usize) {
+        (&self.ids[..self.prompt_len], self.ids.len())
     }
 
     fn term(&self, t: usize) -> TokenTerm {
@@ -169,7 +173,7 @@ impl<'a> PpoTask<'a> {
         frozen.visit(&mut |_, mut slot| slot.freeze());
         frozen.pack();
         let mut places: Vec<usize> = (0..answers.len()).collect();
-        places.sort_by_key(|place| answers[*place].ids.len());
+        order(&mut places, |place| answers[place].prompt_and_length());
         for micro in places.chunks(self.optim.micro_batch().max(1)) {
             let pass = run(&frozen, micro, &answers, false);
             let (mut log_probs, mut values) = (pass.log_probs().iter(), pass.values().iter());
@@ -194,8 +198,7 @@ impl<'a> PpoTask<'a> {
             let order = data::batch::permutation(self.rollouts.seed, "ppo", pass, answers.len());
             order[part * count..(part + 1) * count].to_vec()
         };
-        // Rows of like length together: a micro-batch is padded to its longest.
-        chosen.sort_by_key(|place| (answers[*place].ids.len(), *place));
+        order(&mut chosen, |place| answers[place].prompt_and_length());
         chosen
     }
 

@@ -10,9 +10,9 @@ use objective::algebra::{AnchorSample, Group, Rollout, Term};
 use recipe::Optim;
 use serde_json::Value;
 
-use super::Plan;
 use super::rollouts::{Draw, Parts, Rollouts, total};
 use super::watch::Watch;
+use super::{Plan, order};
 use crate::anchor::{Anchor, Motion};
 use crate::checkpoint::Learner;
 use crate::error::Error;
@@ -193,6 +193,11 @@ impl TrainedRow {
         let learned = (0..ids.len()).map(|at| at >= prompt.ids.len()).collect();
         Self { ids, learned, term }
     }
+
+    /// What is given of it.
+    fn prompt(&self) -> &[u32] {
+        &self.ids[..self.learned.iter().take_while(|learned| !**learned).count()]
+    }
 }
 
 /// The gradient of the sum of the terms, and the number of tokens run. Records `loss`: their sum.
@@ -200,9 +205,8 @@ fn backward(learner: &Learner, rows: &[TrainedRow], optim: &Optim, meters: &mut 
     let mut grads = Grads::default();
     let mut tokens = 0;
     let mut loss = 0.0;
-    // Rows of like length together: a micro-batch is padded to its longest.
     let mut places: Vec<usize> = (0..rows.len()).collect();
-    places.sort_by_key(|place| rows[*place].ids.len());
+    order(&mut places, |place| (rows[place].prompt(), rows[place].ids.len()));
     for micro in places.chunks(optim.micro_batch()) {
         tokens += micro.iter().map(|place| rows[*place].ids.len() as u64).sum::<u64>();
         let (part, losses) = lanes::run(&learner.decoder, micro, |decoder, places| {
