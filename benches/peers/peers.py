@@ -5,6 +5,7 @@
 MODEL is a directory with a Hugging Face model. Needs torch and transformers (peft for `lora`), and cargo.
 `best-of` draws samples of one prompt and scores them with a reward model of the policy's size; `qalign` runs chains of so many
 steps, by transformers as the reference does: in step, every proposal generated from its whole prefix and scored as a whole.
+`train-answers` and `lora-answers` train on rows of a prompt and an answer, so many answers to each prompt, which is not learned.
 `decode` is what new tokens take behind the prompt and the first of them: the time of `generate` less that of the same with one new token.
 `temperature`, `top-k`, `top-p` and `min-p` are `generate` at a temperature of 0.8, of the 50 likeliest tokens, of 0.95 of the law, of tokens a
 twentieth as likely as the likeliest. Every row runs to its budget. Other sampling is at temperature 1 without filters. Loading is not timed.
@@ -40,6 +41,9 @@ WORK = [
     ("train", 8, 256),
     ("lora", 8, 256),
     ("lora-bf16", 8, 256),
+    ("train-answers", 8, 128, 128, 2),
+    ("train-answers", 8, 128, 128, 4),
+    ("lora-answers", 8, 128, 128, 4),
     ("best-of", 64, 200, 64),
     ("qalign", 16, 200, 128, 8),
 ]
@@ -154,6 +158,12 @@ class Transformers:
         if kind.startswith(("train", "lora")):
             # Beside weights in fewer bits as well, the peer is peft in f32.
             model, weights, optimizer = self.training(kind.split("-")[0])
+        labels = ids.clone()
+        if kind.endswith("answers"):
+            prompt, new, each = work[2:]
+            ids = torch.cat([self.ids(-(-rows // each), prompt).repeat_interleave(each, 0)[:rows], self.ids(rows, new)], 1)
+            labels = ids.clone()
+            labels[:, :prompt] = -100
         started = time.perf_counter()
         if kind.startswith("generate") or kind in FILTERS:
             model = self.narrow if kind.startswith("generate-") else self.model
@@ -171,7 +181,7 @@ class Transformers:
             with torch.inference_mode():
                 model(ids, logits_to_keep=1, use_cache=True)
         else:
-            model(ids, labels=ids).loss.backward()
+            model(ids, labels=labels).loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -189,6 +199,8 @@ def seconds(side, work):
 
 def tokens_of(work):
     """What a rate counts: tokens of all rows, of QAlign steps, of decoding those behind the first."""
+    if work[0].endswith("answers"):
+        return work[1] * (work[2] + work[3])
     each = {3: work[2], 4: work[-1], 5: work[-1]}[len(work)]
     return work[1] * (each - work[0].startswith("decode"))
 

@@ -1,7 +1,8 @@
 //! Times work for another program: reads lines such as `generate 32 64 64` (rows, tokens of a prompt, new tokens), `prefill 8 512`
 //! (`generate-bf16`, `prefill-int8` and so on with weights in fewer bits), `temperature`, `top-k`, `top-p` and `min-p` as `generate` at a temperature of 0.8,
 //! of the 50 likeliest tokens, of 0.95 of the law and of tokens a twentieth as likely as the likeliest, `train 8 256`, `lora 8 256` (rows, tokens; `lora-bf16` and `lora-int8` beside weights in
-//! fewer bits; `train-checkpointed`, `lora-checkpointed`, `lora-bf16-checkpointed` with gradient checkpointing), `best-of 64 200 64` (samples, tokens of the prompt, new
+//! fewer bits; `train-checkpointed`, `lora-checkpointed`, `lora-bf16-checkpointed` with gradient checkpointing), `train-answers 8 128 128 4` and `lora-answers`
+//! (rows, tokens of a prompt, of an answer, answers of each prompt), `best-of 64 200 64` (samples, tokens of the prompt, new
 //! tokens), `qalign 16 200 128 32` (chains, tokens of a prompt, of an answer, steps) from standard input, does each once, and answers with its seconds. `benches/peers/peers.py` runs it beside others.
 
 #[path = "../benches/work/mod.rs"]
@@ -65,6 +66,14 @@ fn main() -> std::io::Result<()> {
                 let training = full.get_or_insert_with(Training::full);
                 time(|| training.step((rows, tokens), kind.ends_with("checkpointed")))
             }
+            (Some(&"train-answers"), &[rows, prompt, new, each]) if each > 0 => {
+                let training = full.get_or_insert_with(Training::full);
+                time(|| training.answers(rows, (prompt, new), each))
+            }
+            (Some(&"lora-answers"), &[rows, prompt, new, each]) if each > 0 => {
+                let training = lora[0].get_or_insert_with(|| Training::lora(Precision::F32));
+                time(|| training.answers(rows, (prompt, new), each))
+            }
             (
                 Some(
                     kind @ &("lora"
@@ -84,7 +93,7 @@ fn main() -> std::io::Result<()> {
             _ => {
                 writeln!(
                     out,
-                    "error: {line:?} is not `generate ROWS PROMPT NEW`, `prefill`, `train` or `lora ROWS TOKENS`, `best-of N PROMPT NEW` or `qalign CHAINS PROMPT NEW STEPS`"
+                    "error: {line:?} is not `generate ROWS PROMPT NEW`, `prefill`, `train` or `lora ROWS TOKENS`, `train-answers` or `lora-answers ROWS PROMPT NEW EACH`, `best-of N PROMPT NEW` or `qalign CHAINS PROMPT NEW STEPS`"
                 )?;
                 continue;
             }

@@ -167,15 +167,26 @@ impl Training {
 
     /// Forward, backward, clipping and AdamW on `rows` rows of `tokens` tokens.
     pub(crate) fn step(&mut self, (rows, tokens): (usize, usize), checkpointing: bool) {
+        let texts = (0..rows as u64).map(|row| text(row, tokens)).collect();
+        self.on(texts, 1, checkpointing);
+    }
+
+    /// The same on answers of `new` tokens, so many to each prompt of `prompt` tokens; these are not learned.
+    pub(crate) fn answers(&mut self, rows: usize, (prompt, new): (usize, usize), each: usize) {
+        let answer = |row: u64| [text(row / each as u64, prompt), text(rows as u64 + row, new)].concat();
+        self.on((0..rows as u64).map(answer).collect(), prompt.max(1), false);
+    }
+
+    fn on(&mut self, texts: Vec<Vec<u32>>, given: usize, checkpointing: bool) {
         if checkpointing {
             kernels::memory::keep_briefly();
         } else {
             kernels::memory::keep();
         }
-        let texts: Vec<Vec<u32>> = (0..rows as u64).map(|row| text(row, tokens)).collect();
-        let loss: Vec<bool> = (0..tokens).map(|at| at > 0).collect();
+        let (rows, tokens) = (texts.len(), texts[0].len());
+        let loss: Vec<bool> = (0..tokens).map(|at| at >= given).collect();
         let batch: Vec<Row<'_>> = texts.iter().map(|ids| Row { ids, loss: &loss }).collect();
-        let share = -1.0 / (rows * (tokens - 1)) as f32;
+        let share = -1.0 / (rows * (tokens - given)) as f32;
         let (mut grads, _) = lanes::run(&self.decoder, &batch, |decoder, batch| {
             let forward = log_probs(decoder, batch, checkpointing);
             let coefficients = vec![share; forward.values.len()];
