@@ -13,6 +13,7 @@ use crate::cache::{CacheSession, host};
 use crate::config::Head;
 use crate::decoder::Decoder;
 use crate::joint;
+use crate::pages::PAGE;
 
 /// Tokens run at once when continuations are scored.
 const SCORED_TOKENS: usize = 4096;
@@ -59,7 +60,9 @@ fn in_batches<T>(
         while end < items.len() && (end == begin || tokens < SCORED_TOKENS) {
             let (prefix, continuation) = items[end];
             let repeated = end > begin && items[end - 1].0 == prefix;
-            tokens += continuation.len() + if repeated { 0 } else { prefix.len() };
+            // What a row of its own takes in the cache, where the prefix is another's.
+            tokens +=
+                (continuation.len() + 1).next_multiple_of(PAGE) + if repeated { 0 } else { prefix.len() };
             end += 1;
         }
         given.extend(run(&items[begin..end], begin)?);
@@ -112,9 +115,11 @@ impl Policy {
             return Err(Error::EmptyPrefix { row: begin + row });
         }
         let mut session = CacheSession::new(&self.decoder, &self.name);
-        let texts: Vec<Vec<TokenId>> =
-            items.iter().map(|(prefix, continuation)| [*prefix, *continuation].concat()).collect();
-        let rows: Vec<_> = texts.iter().map(|text| (session.open(), text.as_slice())).collect();
+        let texts: Vec<(&[TokenId], Vec<TokenId>)> =
+            items.iter().map(|(prefix, continuation)| (*prefix, [*prefix, *continuation].concat())).collect();
+        let held = open_sharing(&mut session, &texts)?;
+        let rows: Vec<_> =
+            held.iter().zip(&texts).map(|((row, held), (_, text))| (*row, &text[*held..])).collect();
         let states = on_pool(|| {
             let states = session.states(&rows)?;
             let [tokens, width] = states.dims();
@@ -124,8 +129,9 @@ impl Policy {
         let mut start = 0;
         Ok(items
             .iter()
-            .map(|(prefix, continuation)| {
-                let first = start + prefix.len();
+            .zip(&held)
+            .map(|((prefix, continuation), (_, held))| {
+                let first = start + prefix.len() - held;
                 start = first + continuation.len();
                 let mut mean = vec![0.0_f64; width];
                 for state in states[first * width..start * width].chunks_exact(width) {
@@ -352,6 +358,40 @@ mod tests {
             open_sharing(&mut session, &texts).expect("room").iter().map(|(_, held)| *held).collect();
         let wanted: Vec<usize> = items.iter().map(|(prefix, _)| prefix.len() - 1).collect();
         assert_eq!(held, wanted.iter().map(|len| if *len < 9 { 0 } else { *len }).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_mean_of_states_does_not_depend_on_what_shares_the_prefix() {
+        let policy = random();
+        let prefix: Vec<TokenId> = (0..40).map(|at| 2 + at * 31 % 68).collect();
+        let continuations: Vec<Vec<TokenId>> =
+            (0..9).map(|row| (0..row).map(|at| 2 + (at * 13 + row * 5) % 68).collect()).collect();
+        let items: Vec<Item<'_>> = continuations
+            .iter()
+            .map(|ids| (&prefix[..if ids.len() == 4 { 20 } else { 40 }], &ids[..]))
+            .collect();
+        let together = policy.embed(&items).expect("room");
+        for (item, mean) in items.iter().zip(&together) {
+            assert_eq!(mean, &policy.embed(&[*item]).expect("room")[0], "{} tokens", item.1.len());
+        }
+        assert!(together[0].iter().all(|x| *x == 0.0) && together[1] != together[2]);
+    }
+
+    #[test]
+    fn what_runs_at_once_is_bounded_by_what_it_takes_in_the_cache() {
+        let (prefix, one) = (vec![2; 1000], vec![3]);
+        let mut counts = Vec::new();
+        let items: Vec<Item<'_>> = vec![(&prefix, &one); 1000];
+        let given = in_batches(&items, |batch, begin| {
+            assert_eq!(begin, counts.iter().sum::<usize>());
+            counts.push(batch.len());
+            Ok(vec![(); batch.len()])
+        });
+        assert_eq!(given.expect("no error").len(), 1000);
+        assert!(
+            counts[..counts.len() - 1].iter().all(|count| (1000 + PAGE * count) / 4096 == 1),
+            "{counts:?}"
+        );
     }
 
     #[test]
