@@ -241,7 +241,10 @@ impl Masked {
     fn first(&self, logits: &[f32]) -> Vec<f32> {
         let mut weights = logits.to_vec();
         self.filter.weights(&mut weights);
-        let keep = |(weight, logit): (&f32, &f32)| if *weight > 0.0 { *logit } else { f32::NEG_INFINITY };
+        // What is no number stays so, and is refused.
+        let keeps = |weight: f32, logit: f32| weight > 0.0 || logit.is_nan();
+        let keep =
+            |(weight, logit): (&f32, &f32)| if keeps(*weight, *logit) { *logit } else { f32::NEG_INFINITY };
         weights.iter().zip(logits).map(keep).collect()
     }
 }
@@ -332,5 +335,6 @@ mod tests {
         let z: f64 = got.iter().map(|x| (f64::from(*x) - rule.offset(&rows)).exp()).sum();
         let arm = 1.0 / (2.0 + 5.0_f64.exp());
         assert!((z - arm).abs() < 1e-7, "{z} against {arm}: the base's kept 0.8 counts as 1");
+        assert!(mixed(&rule, &[&[0.5, f32::NAN, 0.1], &other])[1].is_nan());
     }
 }

@@ -101,7 +101,10 @@ pub fn sample(
     Sampled { tokens, log_prob, raw_log_prob, kl }
 }
 
-/// Which of each row's tokens a rule leaves out: those that have no weight in the law that is drawn from.
+/// Tokens so many nats below the likeliest have weight 0 on the host, where exponentials end at the least normal number.
+const LEAST: f32 = -87.0;
+
+/// Which of each row's tokens a rule leaves out: those that have no weight in the law that is drawn from. None is where a logit is NaN.
 ///
 /// # Shapes
 /// - `logits`, result: `[n, vocab]`
@@ -110,10 +113,12 @@ pub fn left_out(logits: Tensor<2>, rule: SampleRule) -> Tensor<2, Bool> {
     if rule.temperature == 0.0 {
         let ([n, vocab], device) = (logits.dims(), logits.device());
         let places = Tensor::<1, Int>::arange(0..vocab as i64, &device).unsqueeze::<2>().expand([n, vocab]);
-        return places.not_equal(first_greatest(logits).expand([n, vocab]));
+        let numbers = logits.clone().is_nan().bool_not();
+        return places.not_equal(first_greatest(logits).expand([n, vocab])).bool_and(numbers);
     }
     let below = (logits.clone() - logits.max_dim(1)).mul_scalar(1.0 / rule.temperature);
-    filtered(&below, rule).equal_elem(0.0)
+    let least = below.clone().lower_elem(LEAST);
+    filtered(&below, rule).equal_elem(0.0).bool_or(least)
 }
 
 fn ints(values: &[usize], device: &Device) -> Tensor<1, Int> {

@@ -13,6 +13,9 @@ use crate::cache::{CacheSession, host};
 use crate::decoder::Decoder;
 use crate::decoder::draw::{draw_there, rule};
 
+/// Values that are read at once, of all models: these are copied for it, half a gigabyte.
+const AT_ONCE: usize = 1 << 27;
+
 /// One of them.
 #[derive(Debug)]
 struct Member<'a>(Rc<RefCell<CacheSession<'a>>>);
@@ -69,19 +72,31 @@ impl Batch for Beside<'_> {
         rows: &[Vec<(RowId, &[TokenId])>],
         counts: &[usize],
     ) -> Result<Vec<Logits>, Error> {
+        if counts.is_empty() {
+            let none = |session: &Rc<RefCell<CacheSession<'_>>>| session.borrow_mut().extend_each(&[], &[]);
+            return self.0.iter().map(none).collect();
+        }
         let outputs = self.outputs(rows, counts)?;
-        let widths = outputs.iter().map(Tensor::dims).map(|[rows, width]| (rows, width));
-        let widths: Vec<(usize, usize)> = widths.collect();
-        let flat =
-            outputs.into_iter().zip(&widths).map(|(outputs, (rows, width))| outputs.reshape([rows * width]));
-        let all = if counts.is_empty() { Vec::new() } else { host(Tensor::cat(flat.collect(), 0)) };
+        let shapes: Vec<[usize; 2]> = outputs.iter().map(Tensor::dims).collect();
+        let flat = |outputs: Tensor<2>| {
+            let [rows, width] = outputs.dims();
+            outputs.reshape([rows * width])
+        };
+        let flat: Vec<Tensor<1>> = outputs.into_iter().map(flat).collect();
+        let total: usize = shapes.iter().map(|[rows, width]| rows * width).sum();
+        if total > AT_ONCE {
+            let read =
+                |(outputs, [_, width]): (Tensor<1>, [usize; 2])| Logits { width, values: host(outputs) };
+            return Ok(flat.into_iter().zip(shapes).map(read).collect());
+        }
+        let all = host(Tensor::cat(flat, 0));
         let mut rest = all.as_slice();
-        let part = |(rows, width): &(usize, usize)| {
+        let part = |[rows, width]: [usize; 2]| {
             let values;
             (values, rest) = rest.split_at(rows * width);
-            Logits { width: *width, values: values.to_vec() }
+            Logits { width, values: values.to_vec() }
         };
-        Ok(widths.iter().map(part).collect())
+        Ok(shapes.into_iter().map(part).collect())
     }
 
     fn draws(&self) -> bool {
@@ -109,11 +124,11 @@ impl Batch for Beside<'_> {
 impl Beside<'_> {
     /// The outputs after each row's last new tokens, so many of each, in `f32` of every model.
     fn outputs(&self, rows: &[Vec<(RowId, &[TokenId])>], counts: &[usize]) -> Result<Vec<Tensor<2>>, Error> {
-        let one = |(session, rows): (&Rc<RefCell<CacheSession<'_>>>, &Vec<(RowId, &[TokenId])>)| {
+        let all = self.0.iter().zip(rows).map(|(session, rows)| {
             let outputs = session.borrow_mut().outputs(rows, counts)?;
             Ok(if outputs.dtype() == DType::F32 { outputs } else { outputs.cast(FloatDType::F32) })
-        };
-        self.0.iter().zip(rows).map(one).collect()
+        });
+        all.collect()
     }
 }
 
@@ -162,79 +177,141 @@ fn differences(outputs: &[Tensor<2>], terms: &[Difference]) -> Tensor<2> {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
+    use burn::tensor::{Device, TensorData};
     use generate::mix::{Differences, Mix, Rule, WeightedSum};
     use generate::{Purpose, Sampling, Stream};
 
     use super::*;
+    use crate::config::{Config, Shape};
 
-    /// Outputs of three models, of which some exclude tokens, and one measures nothing.
-    fn outputs(width: usize) -> Vec<Vec<f32>> {
+    const WIDTH: usize = 290;
+
+    /// Two rows of outputs of three models; some tokens are excluded by one or two of them.
+    fn outputs() -> Vec<Vec<f32>> {
         let mut stream = Stream::new(5, Purpose::Init, 0, 0);
         let mut outputs: Vec<Vec<f32>> =
-            (0..3).map(|_| (0..width).map(|_| 2.0 * stream.normal() as f32).collect()).collect();
-        for (model, place) in [(0, 3), (1, 3), (1, 4), (2, 4), (2, 5)] {
+            (0..3).map(|_| (0..2 * WIDTH).map(|_| 2.0 * stream.normal() as f32).collect()).collect();
+        for (model, place) in [(0, 3), (1, 3), (1, 4), (2, 4), (2, 5), (0, WIDTH + 7), (1, WIDTH + 8)] {
             outputs[model][place] = f32::NEG_INFINITY;
         }
         outputs
     }
 
+    fn product(weights: [f32; 3]) -> Box<dyn Rule> {
+        Box::new(WeightedSum { weights: weights.to_vec() })
+    }
+
+    fn differences(terms: &[(usize, usize, f32)]) -> Box<dyn Rule> {
+        let term = |(plus, minus, weight): &(usize, usize, f32)| Difference {
+            plus: *plus,
+            minus: *minus,
+            weight: *weight,
+        };
+        Box::new(Differences { terms: terms.iter().map(term).collect() })
+    }
+
+    fn rules() -> [Box<dyn Rule>; 5] {
+        [
+            product([1.0, -0.5, 0.0]),
+            product([-1.0, 1.0, 2.0]),
+            product([0.0, 2.0, 0.5]),
+            differences(&[(1, 2, 1.7)]),
+            differences(&[(1, 0, -0.3), (2, 1, 0.0), (0, 2, 2.0)]),
+        ]
+    }
+
     #[test]
     fn what_is_composed_of_arrays_is_what_the_rule_mixes_row_by_row() {
-        let product =
-            |weights: [f32; 3]| -> Box<dyn Rule> { Box::new(WeightedSum { weights: weights.to_vec() }) };
-        let differences = |terms: &[(usize, usize, f32)]| -> Box<dyn Rule> {
-            let term = |(plus, minus, weight): &(usize, usize, f32)| Difference {
-                plus: *plus,
-                minus: *minus,
-                weight: *weight,
-            };
-            Box::new(Differences { terms: terms.iter().map(term).collect() })
-        };
         let raw = Sampling::default;
         let masks = [
-            raw(),
-            Sampling { top_k: 9, ..raw() },
-            Sampling { top_p: 0.8, temperature: 1.3, ..raw() },
-            Sampling { min_p: 0.05, ..raw() },
-            Sampling::greedy(),
+            None,
+            Some(raw()),
+            Some(Sampling { top_k: 9, ..raw() }),
+            Some(Sampling { top_p: 0.8, temperature: 1.3, ..raw() }),
+            Some(Sampling { min_p: 0.05, ..raw() }),
+            // Most tokens have no weight that a number could be.
+            Some(Sampling { temperature: 0.1, top_k: 280, ..raw() }),
+            Some(Sampling::greedy()),
         ];
-        let width = 290;
-        let rows = outputs(width);
-        let logits: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-        let rules = || {
-            [
-                product([1.0, -0.5, 0.0]),
-                product([-1.0, 1.0, 2.0]),
-                product([0.0, 2.0, 0.5]),
-                differences(&[(1, 2, 1.7)]),
-                differences(&[(1, 0, -0.3), (2, 1, 0.0), (0, 2, 2.0)]),
-            ]
-        };
-        for (place, masked) in (0..5)
-            .flat_map(|place| [None, Some(0), Some(1), Some(2), Some(3), Some(4)].map(|mask| (place, mask)))
-        {
-            let [a, b, c, d, e] = rules();
-            let rule = [a, b, c, d, e].into_iter().nth(place).expect("a rule");
-            let plain = Mix { models: Vec::new(), rule, reference: 0, tokens: None };
-            let mix = match masked {
-                None => plain,
-                Some(mask) => plain.masked(masks[mask].clone()),
+        let outputs = outputs();
+        let there = || {
+            let tensor = |rows: &Vec<f32>| {
+                Tensor::from_data(TensorData::new(rows.clone(), [2, WIDTH]), &Device::flex())
             };
-            let mut want = Vec::new();
-            mix.rule.mix(&logits, &mut want);
-            let there: Vec<Tensor<2>> = rows
-                .iter()
-                .map(|row| {
-                    Tensor::from_data(burn::tensor::TensorData::new(row.clone(), [1, width]), &Device::flex())
-                })
-                .collect();
-            let got = composed(there, mix.rule.composition().expect("one of arrays")).into_data();
-            let got = got.try_into_vec::<f32>().expect("f32");
-            for (at, (got, want)) in got.iter().zip(&want).enumerate() {
-                let near = got == want || (got - want).abs() <= 1e-5 * (1.0 + want.abs());
-                assert!(near, "rule {place}, mask {masked:?}, token {at}: {got} and not {want}");
+            outputs.iter().map(tensor).collect::<Vec<Tensor<2>>>()
+        };
+        for mask in masks {
+            for (place, rule) in rules().into_iter().enumerate() {
+                let plain = Mix { models: Vec::new(), rule, reference: 0, tokens: None };
+                let rule = match &mask {
+                    None => plain.rule,
+                    Some(mask) => plain.masked(mask.clone()).rule,
+                };
+                let got = composed(there(), rule.composition().expect("one of arrays")).into_data();
+                let got = got.try_into_vec::<f32>().expect("f32");
+                for (row, got) in got.chunks(WIDTH).enumerate() {
+                    let logits: Vec<&[f32]> =
+                        outputs.iter().map(|rows| &rows[row * WIDTH..][..WIDTH]).collect();
+                    let mut want = Vec::new();
+                    rule.mix(&logits, &mut want);
+                    for (at, (got, want)) in got.iter().zip(&want).enumerate() {
+                        let near = got == want || (got - want).abs() <= 1e-5 * (1.0 + want.abs());
+                        assert!(near, "rule {place}, {mask:?}, token {at} of {row}: {got} and not {want}");
+                    }
+                }
             }
+        }
+    }
+
+    #[test]
+    fn a_mask_hides_nothing_that_is_no_number() {
+        let row = vec![0.5, f32::NAN, 2.0];
+        for mask in [Sampling::greedy(), Sampling { top_k: 1, ..Sampling::default() }] {
+            let rule = Mix { models: Vec::new(), rule: differences(&[]), reference: 0, tokens: None };
+            let rule = rule.masked(mask).rule;
+            let mut here = Vec::new();
+            rule.mix(&[&row], &mut here);
+            let first = Tensor::from_data(TensorData::new(row.clone(), [1, 3]), &Device::flex());
+            let there = composed(vec![first], rule.composition().expect("one of arrays")).into_data();
+            assert!(here[1].is_nan() && there.iter::<f32>().nth(1).is_some_and(f32::is_nan));
+        }
+    }
+
+    #[test]
+    fn outputs_that_leave_together_are_those_of_each_model() {
+        let decoder = |vocab_size, seed| {
+            let shape = Shape {
+                vocab_size,
+                hidden_size: 32,
+                intermediate_size: 48,
+                num_hidden_layers: 2,
+                num_attention_heads: 4,
+                num_key_value_heads: 2,
+                max_position_embeddings: 64,
+                eos: 1,
+                pad: 0,
+            };
+            let mut stream = Stream::new(seed, Purpose::Init, 0, 0);
+            Decoder::random(Config::llama(&shape), &Device::flex(), &mut || 6.0 * stream.normal())
+        };
+        let decoders = [decoder(70, 1), decoder(96, 2)];
+        let members: Vec<(&str, &Decoder)> = ["a", "b"].into_iter().zip(&decoders).collect();
+        let texts: [&[TokenId]; 2] = [&[3, 5, 9], &[4]];
+        let Joined { mut sessions, mut batch } = join(members.clone());
+        let rows: Vec<Vec<(RowId, &[TokenId])>> = sessions
+            .iter_mut()
+            .map(|session| texts.iter().map(|text| (session.open(), *text)).collect())
+            .collect();
+        let none = batch.extend_each(&[Vec::new(), Vec::new()], &[]).expect("nothing to do");
+        assert_eq!(
+            none.iter().map(|logits| (logits.width, logits.values.len())).collect::<Vec<_>>(),
+            [(70, 0), (96, 0)]
+        );
+        let together = batch.extend_each(&rows, &[2, 1]).expect("room");
+        for ((name, decoder), together) in members.into_iter().zip(together) {
+            let mut alone = CacheSession::new(decoder, name);
+            let rows: Vec<_> = texts.iter().map(|text| (alone.open(), *text)).collect();
+            assert_eq!(together, alone.extend_each(&rows, &[2, 1]).expect("room"));
         }
     }
 }

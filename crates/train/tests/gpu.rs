@@ -36,7 +36,12 @@ fn load(device: &Device) -> Decoder {
 
 fn texts() -> Vec<Vec<u32>> {
     let mut stream = Stream::new(7, Purpose::Sample, 0, 0);
-    [12, 5, 20].map(|length| (0..length).map(|_| 5 + (stream.bits() % 400) as u32).collect()).to_vec()
+    let mut texts: Vec<Vec<u32>> =
+        [12, 5, 20].map(|length| (0..length).map(|_| 5 + (stream.bits() % 400) as u32).collect()).to_vec();
+    // One begins as another does.
+    let sharing: Vec<u32> = texts[2][..14].iter().copied().chain([9, 8, 7]).collect();
+    texts.push(sharing);
+    texts
 }
 
 fn near(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
@@ -167,7 +172,10 @@ fn decoding_with_a_cache_and_scoring_are_those_of_the_cpu() {
     let run = |device: &Device| {
         let policy = Policy::new("tiny", &load(device));
         let texts = texts();
-        let items: Vec<(&[u32], &[u32])> = texts.iter().map(|text| text.split_at(3)).collect();
+        let long = texts.concat();
+        // Of one prefix there are several, which is run once.
+        let shared = [45, 48, 50].map(|end| (&long[..40], &long[40..end]));
+        let items: Vec<(&[u32], &[u32])> = texts.iter().map(|text| text.split_at(3)).chain(shared).collect();
         let scores = policy.score(&items).expect("room").concat();
         let guide = Policy::new("guide", &adapted(device));
         let plain = |settings: &Sampling| Engine::new(&policy, settings.clone()).expect("settings");
@@ -180,7 +188,7 @@ fn decoding_with_a_cache_and_scoring_are_those_of_the_cpu() {
         let contrast = |settings: &Sampling| {
             let rule = Box::new(Differences { terms: vec![Difference { plus: 0, minus: 1, weight: 0.5 }] });
             let mix = Mix { models: vec![&policy, &guide], rule, reference: 0, tokens: None };
-            let mix = mix.masked(Sampling { min_p: 0.1, ..raw() });
+            let mix = mix.masked(Sampling { min_p: 0.02, top_k: 30, ..raw() });
             Engine::mix(mix, settings.clone()).expect("one vocabulary")
         };
         let on_gpu = !kernels::packs(device);
