@@ -128,6 +128,18 @@ pub enum Error {
     Backend(#[from] Box<dyn std::error::Error + Send + Sync>),
 }
 
+impl Error {
+    /// The same of the row that `place` makes of its own: of a part of a batch, its place in the whole.
+    #[must_use]
+    pub fn at(mut self, place: impl FnOnce(usize) -> usize) -> Self {
+        if let Self::Context { row, .. } | Self::EmptyPrefix { row } | Self::NotFinite { row, .. } = &mut self
+        {
+            *row = place(*row);
+        }
+        self
+    }
+}
+
 /// A request to continue `prefix` by at most `budget` tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SampleAsk {

@@ -1,8 +1,8 @@
 //! Answers that are scored while others are still drawn.
 //!
 //! A pass of decoding reads all weights for few tokens, and one of scoring runs many tokens: when few answers are left to draw, one core does that
-//! about as fast as all of them. A prompt's answers are scored together, as soon as all of them are there. What is drawn and scored depends on neither
-//! order nor time: rows and scores do not depend on what they are run with.
+//! about as fast as all of them. A prompt's answers are scored together, as soon as all of them are there. On the CPU neither texts nor scores depend on
+//! what they are run with, and so not on order or time; elsewhere a product's last bits depend on its shape, so that all is drawn before it is scored at once.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use generate::{Chance, Completion, Engine, Sample, SampleAsk, Sampling, Step};
 use crate::error::Error;
 use crate::lanes::Pair;
 
-/// Tokens of answers scored in one pass while others are drawn: a longer one would hold its core when drawing has ended.
+/// Tokens scored at a time while others are drawn, unless a prompt and its answers have more: what is being scored keeps to its threads when drawing has ended.
 const SCORED_BESIDE: usize = 512;
 /// The lane that draws.
 const DRAWING: usize = 0;
@@ -38,25 +38,31 @@ pub(super) struct Answer {
 }
 
 /// Draws all that is asked for, one policy after the other, and calls `score` with some answers at a time, until it was called with each of them once.
-/// Gives the seconds until the last was drawn.
+/// Gives the seconds until the last was drawn. Where `at_once` is set, or there are no threads for both, all of them are scored at once.
 pub(super) fn draw(
     asked: Vec<Asked<'_>>,
     limits: Limits,
+    at_once: bool,
     score: &mut dyn FnMut(Vec<Answer>) -> Result<(), Error>,
 ) -> Result<f64, Error> {
     let begun = Instant::now();
     let pair = Arc::new(Pair::default());
     let mut open = Open::new(&asked);
+    let at_once = at_once || !Pair::fits();
     let (given, taken) = mpsc::channel();
     std::thread::scope(|scope| {
         let drawing = {
             let pair = pair.clone();
             scope.spawn(move || {
                 let drawn = pair.run(DRAWING, || all(asked, limits, &given));
+                if drawn.is_err() {
+                    // Fails only where scoring has ended, for a reason of its own.
+                    let _ = given.send(None);
+                }
                 drawn.map(|()| begun.elapsed().as_secs_f64())
             })
         };
-        let scored = beside(&pair, &mut open, &taken, score);
+        let scored = beside(&pair, at_once, &mut open, &taken, score);
         // Nobody takes what is drawn from here on.
         drop(taken);
         let drawn = drawing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -66,7 +72,7 @@ pub(super) fn draw(
 }
 
 /// Draws, one after the other.
-fn all(asked: Vec<Asked<'_>>, limits: Limits, given: &mpsc::Sender<Answer>) -> Result<(), Error> {
+fn all(asked: Vec<Asked<'_>>, limits: Limits, given: &mpsc::Sender<Option<Answer>>) -> Result<(), Error> {
     for (draw, Asked { policy, asks, .. }) in asked.into_iter().enumerate() {
         if asks.is_empty() {
             continue;
@@ -75,7 +81,7 @@ fn all(asked: Vec<Asked<'_>>, limits: Limits, given: &mpsc::Sender<Answer>) -> R
         let mut engine = Engine::new(policy, Sampling::default())?.with_limits(limits);
         engine.flow(asks, &mut Chance::Streams, &mut |ended, _, _| {
             for (ask, completion) in ended {
-                given.send(Answer { draw, ask, completion }).map_err(|_| generate::Error::Stopped)?;
+                given.send(Some(Answer { draw, ask, completion })).map_err(|_| generate::Error::Stopped)?;
             }
             Ok(Vec::new())
         })?;
@@ -83,26 +89,29 @@ fn all(asked: Vec<Asked<'_>>, limits: Limits, given: &mpsc::Sender<Answer>) -> R
     Ok(())
 }
 
-/// Scores what is there until nothing more comes.
+/// Scores what is there until nothing more comes, or drawing has failed.
 fn beside(
     pair: &Arc<Pair>,
+    at_once: bool,
     open: &mut Open,
-    taken: &mpsc::Receiver<Answer>,
+    taken: &mpsc::Receiver<Option<Answer>>,
     score: &mut dyn FnMut(Vec<Answer>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut more = true;
     while more || !open.ready.is_empty() {
-        // Without threads for both, all is drawn before anything is scored.
-        if open.ready.is_empty() || more && !Pair::fits() {
-            match taken.recv() {
-                Ok(answer) => open.take(answer),
-                Err(_) => more = false,
+        let waits = open.ready.is_empty() || more && at_once;
+        let came =
+            if waits { taken.recv().map_err(|_| mpsc::TryRecvError::Disconnected) } else { taken.try_recv() };
+        match came {
+            Ok(Some(answer)) => {
+                open.take(answer);
+                continue;
             }
+            Ok(None) => return Ok(()),
+            Err(mpsc::TryRecvError::Disconnected) => more = false,
+            Err(mpsc::TryRecvError::Empty) => {}
         }
-        for answer in taken.try_iter() {
-            open.take(answer);
-        }
-        if open.ready.is_empty() || more && !Pair::fits() {
+        if open.ready.is_empty() {
             continue;
         }
         let answers = open.some(if pair.is_busy(DRAWING) { SCORED_BESIDE } else { usize::MAX });
@@ -114,6 +123,8 @@ fn beside(
 /// Answers that came, and those that wait for others to be scored with.
 struct Open {
     together: Vec<usize>,
+    /// Tokens of the prompt of each group.
+    prompts: Vec<Vec<usize>>,
     groups: Vec<Vec<Vec<Answer>>>,
     ready: VecDeque<Vec<Answer>>,
 }
@@ -121,10 +132,15 @@ struct Open {
 impl Open {
     fn new(asked: &[Asked<'_>]) -> Self {
         let together: Vec<usize> = asked.iter().map(|asked| asked.together.max(1)).collect();
+        let prompts = asked
+            .iter()
+            .zip(&together)
+            .map(|(asked, together)| asked.asks.chunks(*together).map(|asks| asks[0].prefix.len()).collect());
+        let prompts = prompts.collect();
         let groups = asked.iter().zip(&together);
         let groups = groups.map(|(asked, together)| asked.asks.len().div_ceil(*together));
         let groups = groups.map(|count| (0..count).map(|_| Vec::new()).collect()).collect();
-        Self { together, groups, ready: VecDeque::new() }
+        Self { together, prompts, groups, ready: VecDeque::new() }
     }
 
     fn take(&mut self, answer: Answer) {
@@ -142,6 +158,8 @@ impl Open {
         let mut answers: Vec<Answer> = Vec::new();
         let mut tokens = 0;
         while let Some(group) = self.ready.front() {
+            let (draw, place) = (group[0].draw, group[0].ask / self.together[group[0].draw]);
+            tokens += self.prompts[draw][place];
             tokens += group.iter().map(|answer| answer.completion.ids.len()).sum::<usize>();
             if !answers.is_empty() && tokens > limit {
                 break;
@@ -254,7 +272,7 @@ mod tests {
         let policy = Gated::new(if Pair::fits() { 16 } else { usize::MAX });
         let asked = |count: usize| Asked { policy: &policy, asks: asks(2 * count, 4), together: 2 };
         let mut seen = Vec::new();
-        draw(vec![asked(6), asked(1)], one_row(), &mut |answers| {
+        draw(vec![asked(6), asked(1)], one_row(), false, &mut |answers| {
             for pair in answers.chunks(2) {
                 assert_eq!((pair[0].draw, pair[0].ask + 1, pair[0].ask % 2), (pair[1].draw, pair[1].ask, 0));
                 seen.push((pair[0].draw, pair[0].ask / 2));
@@ -270,13 +288,35 @@ mod tests {
     fn what_goes_wrong_with_either_is_the_error_and_ends_both() {
         let policy = Gated::new(usize::MAX);
         let asked = |budget| vec![Asked { policy: &policy, asks: asks(20_000, budget), together: 1 }];
-        let refused = draw(asked(9), one_row(), &mut |_| Ok(())).expect_err("a context of 5");
+        let refused = draw(asked(9), one_row(), false, &mut |_| Ok(())).expect_err("a context of 5");
         assert!(refused.to_string().contains("context"), "{refused}");
-        let broken = draw(asked(4), one_row(), &mut |_| {
+        let broken = draw(asked(4), one_row(), false, &mut |_| {
             Err(Error::Data { what: "reward".into(), message: "broken".into() })
         });
         assert_eq!(broken.expect_err("broken").to_string(), "reward: broken");
         let passes = policy.passes.load(Ordering::Relaxed);
         assert!(!Pair::fits() || passes < 20_000, "drawing went on for {passes} passes");
+        // What was drawn before it failed is not scored any more.
+        let [good, bad] = [4, 9].map(|budget| Asked { policy: &policy, asks: asks(2, budget), together: 2 });
+        let mut scored = 0;
+        let failed = draw(vec![good, bad], one_row(), true, &mut |answers| {
+            scored += answers.len();
+            Ok(())
+        });
+        assert!(failed.is_err_and(|error| error.to_string().contains("context")));
+        assert_eq!(scored, 0);
+    }
+
+    #[test]
+    fn all_is_scored_at_once_where_shapes_decide_about_bits() {
+        let policy = Gated::new(usize::MAX);
+        let asked = |count: usize| Asked { policy: &policy, asks: asks(2 * count, 4), together: 2 };
+        let mut calls = Vec::new();
+        draw(vec![asked(60), asked(3)], one_row(), true, &mut |answers| {
+            calls.push(answers.len());
+            Ok(())
+        })
+        .expect("room");
+        assert_eq!(calls, [126]);
     }
 }

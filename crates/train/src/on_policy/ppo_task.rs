@@ -186,7 +186,7 @@ impl<'a> PpoTask<'a> {
         answers
     }
 
-    /// The answers that update `step` learns from, shorter ones first.
+    /// The answers that update `step` learns from, in the order that [`order`] gives them.
     fn mini_batch(&self, step: usize, answers: &[Answer]) -> Vec<usize> {
         let place = step % self.ppo.updates();
         let (epoch, part) = (place / self.ppo.mini_batches, place % self.ppo.mini_batches);

@@ -110,8 +110,9 @@ impl<'a> Rollouts<'a> {
             .collect();
         let mut drawn: Vec<Vec<Option<Drawn>>> =
             draws.iter().map(|draw| vec![None; prompts.len() * draw.count]).collect();
-        let Parts { prompts: texts, reward, limits, .. } = &mut self.parts;
-        let generation = overlap::draw(asked, *limits, &mut |answers| {
+        let Parts { prompts: texts, reward, limits, reference, .. } = &mut self.parts;
+        let at_once = !kernels::packs(&reference.decoder().device());
+        let generation = overlap::draw(asked, *limits, at_once, &mut |answers| {
             let places: Vec<_> = answers.iter().map(|answer| (answer.draw, answer.ask)).collect();
             let scored = score(texts, prompts, draws, reward.as_mut(), answers)?;
             places.into_iter().zip(scored).for_each(|((draw, ask), one)| drawn[draw][ask] = Some(one));
@@ -119,8 +120,10 @@ impl<'a> Rollouts<'a> {
         })?;
         self.phases.generation += generation;
         self.phases.scoring += begun.elapsed().as_secs_f64() - generation;
-        let drawn: Vec<Vec<Drawn>> =
-            drawn.into_iter().map(|answers| answers.into_iter().flatten().collect()).collect();
+        let all = |answers: Vec<Option<Drawn>>| {
+            answers.into_iter().map(|one| one.expect("every answer is scored once")).collect()
+        };
+        let drawn: Vec<Vec<Drawn>> = drawn.into_iter().map(all).collect();
         let tokens: usize = drawn.iter().flatten().map(|answer| answer.completion.ids.len()).sum();
         self.drawn = (self.drawn.0 + tokens as f64, self.drawn.1 + generation);
         Ok(drawn)
@@ -192,7 +195,12 @@ fn score(
     let owner = |answer: &Answer| prompts[answer.ask / draws[answer.draw].count];
     let candidates: Vec<Candidate<'_>> =
         answers.iter().map(|answer| candidate(&texts[owner(answer)], &answer.completion)).collect();
-    let rewards = reward.rewards(&candidates)?;
+    let asks: Vec<usize> = answers.iter().map(|answer| answer.ask).collect();
+    let rewards = reward.rewards(&candidates).map_err(|error| error.at(|row| asks[row]))?;
+    if rewards.len() != candidates.len() {
+        let message = format!("it gave {} scores for {} answers", rewards.len(), candidates.len());
+        return Err(generate::Error::Reward { name: reward.name().into(), message }.into());
+    }
     let owners: Vec<(usize, usize)> = answers.iter().map(|answer| (answer.draw, owner(answer))).collect();
     let mut scored: Vec<Drawn> = answers
         .into_iter()
@@ -212,7 +220,8 @@ fn score(
                 let answer = &scored[*place];
                 (&texts[answer.prompt].ids[..], &answer.completion.ids[..])
             };
-            let scores = judge.score(&places.iter().map(item).collect::<Vec<_>>())?;
+            let scores = judge.score(&places.iter().map(item).collect::<Vec<_>>());
+            let scores = scores.map_err(|error| error.at(|row| asks[places[row]]))?;
             places.iter().zip(scores).for_each(|(place, scores)| scored[*place].log_probs.push(scores));
         }
     }
@@ -276,24 +285,63 @@ mod tests {
         completions.into_iter().enumerate().map(one).collect()
     }
 
+    fn parts<'a>(reference: &'a Policy, reward: Box<dyn Reward + 'a>) -> Parts<'a> {
+        let prompts = [1, 20, 3, 45].map(|len| (0..len).map(|at| 2 + at * 7 % 10).collect());
+        Parts {
+            prompts: (0..).zip(prompts).map(|(id, ids)| Prompt::from_ids(id, ids)).collect(),
+            cached: Vec::new(),
+            laws: Vec::new(),
+            reference,
+            reward,
+            budget: 60,
+            limits: Limits { rows: 5, ..Limits::default() },
+            decode: Box::new(|_| String::new()),
+        }
+    }
+
+    /// Gives a score too few, or refuses the answers of a prompt by their place in the call.
+    struct Broken {
+        refused: Option<usize>,
+        ledger: generate::Ledger,
+    }
+
+    impl Reward for Broken {
+        fn name(&self) -> &'static str {
+            "broken"
+        }
+        fn rewards(&mut self, candidates: &[Candidate<'_>]) -> Result<Vec<f64>, generate::Error> {
+            let Some(length) = self.refused else { return Ok(vec![0.0; candidates.len() - 1]) };
+            match candidates.iter().position(|candidate| candidate.prompt.ids.len() == length) {
+                Some(row) => Err(generate::Error::EmptyPrefix { row }),
+                None => Ok(vec![0.0; candidates.len()]),
+            }
+        }
+        fn ledger(&self) -> &generate::Ledger {
+            &self.ledger
+        }
+    }
+
+    #[test]
+    fn scores_that_are_missing_are_an_error_and_an_answer_is_named_by_its_place_in_the_step() {
+        let policy = Policy::new("random", &decoder(1));
+        let draw = Draw { policy: &policy, count: 3, purpose: Purpose::Rollout, judges: &[] };
+        let error = |refused| {
+            let reward = Box::new(Broken { refused, ledger: generate::Ledger::default() });
+            let mut rollouts = Rollouts::new(parts(&policy, reward), 11);
+            rollouts.draw(&[0, 2, 3, 1], &[draw], 0).expect_err("broken").to_string()
+        };
+        assert!(error(None).starts_with("reward broken: it gave "), "{}", error(None));
+        // The prompt of 45 tokens is the third.
+        assert!(error(Some(45)).starts_with("row 6 has an empty prefix"), "{}", error(Some(45)));
+    }
+
     #[test]
     fn answers_scored_while_others_are_drawn_are_those_scored_alone_bit_for_bit() {
         let policies = [decoder(1), decoder(2), decoder(3)].map(|decoder| Policy::new("random", &decoder));
         let [policy, reference, anchor] = &policies;
         let judge = Policy::new("judge", &decoder(4).with_score_head(None, &mut || 0.5));
         let open = || Box::new(SequenceModel::new(&judge).expect("a scalar head"));
-        let prompts = [1, 20, 3, 45].map(|len| (0..len).map(|at| 2 + at * 7 % 10).collect());
-        let parts = Parts {
-            prompts: (0..).zip(prompts).map(|(id, ids)| Prompt::from_ids(id, ids)).collect(),
-            cached: Vec::new(),
-            laws: Vec::new(),
-            reference,
-            reward: open(),
-            budget: 60,
-            limits: Limits { rows: 5, ..Limits::default() },
-            decode: Box::new(|_| String::new()),
-        };
-        let mut rollouts = Rollouts::new(parts, 11);
+        let mut rollouts = Rollouts::new(parts(reference, open()), 11);
         let (own, others) = ([reference, anchor], [reference]);
         let draws = [
             Draw { policy, count: 4, purpose: Purpose::Rollout, judges: &own },
