@@ -72,17 +72,21 @@ const SHARED: usize = 8;
 
 impl Batch {
     fn new(rows: &[Row<'_>], device: &Device) -> Self {
-        Self::of(rows, true, device)
+        Self::under(rows, &[], device)
     }
 
-    fn of(rows: &[Row<'_>], sharing: bool, device: &Device) -> Self {
+    /// The batch under weights of objectives, those of its row for every token; under none where there are none.
+    fn under(rows: &[Row<'_>], preferences: &[&[f64]], device: &Device) -> Self {
         let length = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
         let (mut ids, mut positions, mut gather) = (Vec::new(), Vec::new(), Vec::new());
+        let mut preference = Vec::new();
         let mut tokens: Vec<Vec<usize>> = Vec::new();
         for (index, row) in rows.iter().enumerate() {
             let common =
                 |other: &usize| rows[*other].ids.iter().zip(row.ids).take_while(|(a, b)| a == b).count();
-            let nearest = (0..index).filter(|_| sharing).max_by_key(common);
+            // Equal tokens of rows under different weights are not the same.
+            let alike = |other: &usize| preferences.get(*other) == preferences.get(index);
+            let nearest = (0..index).filter(alike).max_by_key(common);
             let (shared, from) = nearest.map_or((0, 0), |other| (common(&other), other));
             let shared = if shared < SHARED { 0 } else { shared };
             let mut own = if shared == 0 { Vec::new() } else { tokens[from][..shared].to_vec() };
@@ -90,6 +94,10 @@ impl Batch {
             tokens.push(own);
             ids.extend_from_slice(&row.ids[shared..]);
             positions.extend(shared as u32..row.ids.len() as u32);
+            for _ in shared..row.ids.len() {
+                let weights = preferences.get(index).copied().unwrap_or_default();
+                preference.extend(weights.iter().map(|weight| *weight as f32));
+            }
             gather.extend((shared..row.ids.len()).map(|position| (index * length + position) as i32));
         }
         let tensor = |places: Vec<i32>| {
@@ -104,17 +112,7 @@ impl Batch {
             let spread = tokens.iter().flat_map(padded).collect();
             Padding { spread: tensor(spread), gather: tensor(gather) }
         });
-        Self { ids, positions, tokens, length, padding, preference: Vec::new() }
-    }
-
-    /// The batch under weights of objectives, those of its row for every token.
-    fn under(mut self, rows: &[Row<'_>], preferences: &[&[f64]]) -> Self {
-        for (row, weights) in rows.iter().zip(preferences) {
-            for _ in row.ids {
-                self.preference.extend(weights.iter().map(|weight| *weight as f32));
-            }
-        }
-        self
+        Self { ids, positions, tokens, length, padding, preference }
     }
 
     /// The decoder with the batch's weights of objectives.
@@ -164,8 +162,7 @@ pub fn preferred_log_probs(
     preferences: &[&[f64]],
     checkpointing: bool,
 ) -> Forward {
-    // Equal tokens of rows under other weights are not the same.
-    let batch = Batch::of(rows, false, &decoder.device()).under(rows, preferences);
+    let batch = Batch::under(rows, preferences, &decoder.device());
     language(decoder, batch, rows, checkpointing)
 }
 
@@ -462,8 +459,12 @@ mod tests {
             let at: Vec<u32> = tokens.iter().map(|token| batch.positions[*token]).collect();
             assert_eq!((run, at), (ids.to_vec(), (0..ids.len() as u32).collect()));
         }
-        let apart = Batch::of(&rows, false, &Device::flex());
-        assert_eq!(apart.ids, texts.concat());
+        // Under weights of objectives only rows of the same ones share.
+        let weights: [&[f64]; 4] = [&[0.5, 0.5], &[1.0, 0.0], &[0.5, 0.5], &[1.0, 0.0]];
+        let apart = Batch::under(&rows, &weights, &Device::flex());
+        assert_eq!(apart.ids, [texts[0], texts[1], texts[2]].concat());
+        let of_tokens = [[0.5, 0.5].repeat(10), [1.0, 0.0].repeat(11), [0.5, 0.5].repeat(4)].concat();
+        assert_eq!(apart.preference, of_tokens);
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub const METRICS: [Metric; 71] = [
         "num_tokens",
         true,
         "all",
-        "tokens run forwards and backwards so far, prompts included",
+        "tokens of the rows trained on so far, with the prompt of each, though one that rows share is run once",
         "the last step",
     ),
     metric(
