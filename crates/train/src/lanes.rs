@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 
-use kernels::cpu::choosing_pools;
+use kernels::cpu::{choosing_pools, on_pool};
 use model::{Decoder, Grads};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -22,14 +22,27 @@ static POOLS: LazyLock<Vec<ThreadPool>> = LazyLock::new(|| {
     (0..lanes).map_while(|_| ThreadPoolBuilder::new().num_threads(threads).build().ok()).collect()
 });
 
-/// Runs `pass` on the parts of `rows`, each with its own copy of the decoder (shared memory, separate gradients), and gives
-/// what it returned for each part in order, with the sum of the gradients.
+/// Runs `pass` on two parts of `rows` that have about as many tokens, each with its own copy of the decoder (shared memory, separate
+/// gradients), and gives what it returned for each part in order, with the sum of the gradients. A single row has all threads.
 pub fn run<T: Sync, R: Send>(
     decoder: &Decoder,
     rows: &[T],
+    tokens: impl Fn(&T) -> usize,
     pass: impl Fn(&mut Decoder, &[T]) -> (Grads, R) + Sync,
 ) -> (Grads, Vec<R>) {
-    let parts: Vec<&[T]> = rows.chunks(rows.len().div_ceil(LANES).max(1)).collect();
+    let parts: Vec<&[T]> = match rows.len() {
+        0 => Vec::new(),
+        1 => vec![rows],
+        _ => {
+            let (first, second) = rows.split_at(middle(&rows.iter().map(tokens).collect::<Vec<_>>()));
+            vec![first, second]
+        }
+    };
+    if let [row] = parts[..] {
+        let mut copy = leaves_of_its_own(decoder);
+        let (grads, result) = on_pool(|| pass(&mut copy, row));
+        return (grads, vec![result]);
+    }
     let mut copies: Vec<Decoder> = parts.iter().map(|_| leaves_of_its_own(decoder)).collect();
     let pass = &pass;
     // Threads of their own rather than tasks of the pool: a task that waits for a kernel would take up the other half.
@@ -57,6 +70,17 @@ pub fn run<T: Sync, R: Send>(
         results.push(result);
     }
     (grads, results)
+}
+
+/// Where a list is cut so that the sum of the greater part is least: at least one is on either side.
+fn middle(counts: &[usize]) -> usize {
+    let total: usize = counts.iter().sum();
+    let mut before = 0;
+    let greater = |at: usize| {
+        before += counts[at - 1];
+        (before.max(total - before), at)
+    };
+    (1..counts.len()).map(greater).min().map_or(0, |(_, at)| at)
 }
 
 /// Two flows of passes at the same time: each has all threads while the other rests, and its share of them otherwise. What
@@ -132,6 +156,21 @@ mod tests {
     }
 
     #[test]
+    fn a_list_is_cut_where_both_parts_are_most_alike() {
+        let cuts: [(&[usize], usize); 6] = [
+            (&[5, 5], 1),
+            (&[1, 2, 3, 4], 3),
+            (&[100, 1, 1], 1),
+            (&[1, 1, 100], 2),
+            (&[0, 0, 0], 1),
+            (&[3, 3, 3], 1),
+        ];
+        for (counts, cut) in cuts {
+            assert_eq!(middle(counts), cut, "{counts:?}");
+        }
+    }
+
+    #[test]
     fn halves_side_by_side_give_the_gradient_of_one_pass_and_the_same_bits_each_time() {
         let mut decoder = decoder();
         let mut stream = Stream::new(4, Purpose::Sample, 0, 0);
@@ -147,11 +186,12 @@ mod tests {
                 (forward.backward(decoder, &ones), sum)
             };
             let (whole, sum) = pass(&mut decoder, &rows);
-            let (halves, sums) = run(&decoder, &rows, pass);
+            let tokens = |row: &Row<'_>| row.ids.len();
+            let (halves, sums) = run(&decoder, &rows, tokens, pass);
             assert_eq!(sums.len(), LANES.min(count));
             assert!((sums.iter().sum::<f32>() - sum).abs() < 1e-3);
             let (whole, first) = (values(&whole), values(&halves));
-            assert_eq!(first, values(&run(&decoder, &rows, pass).0), "the same bits again");
+            assert_eq!(first, values(&run(&decoder, &rows, tokens, pass).0), "the same bits again");
             assert_eq!(whole.len(), first.len());
             for ((name, whole), (_, halves)) in whole.iter().zip(&first) {
                 for (a, b) in whole.iter().zip(halves) {

@@ -130,14 +130,20 @@ impl<O: Objective> Task for Supervised<O> {
         for micro in &batches {
             let rows: Vec<&O::Row> = micro.iter().map(|row| &self.rows[*row]).collect();
             tokens += rows.iter().map(|row| O::tokens(row) as u64).sum::<u64>();
-            let (part, observed) = lanes::run(&learner.decoder, &rows, |decoder, rows| {
-                let mut meters = Meters::default();
-                let forward = self.objective.forward(decoder, rows, self.optim.gradient_checkpointing);
-                let loss = self.objective.loss(rows, &forward, "", &mut meters);
-                // Divided by the whole batch, so that accumulation equals the large batch.
-                let coefficients: Vec<f32> = loss.coefficients.iter().map(|c| (c / total) as f32).collect();
-                (forward.backward(decoder, &coefficients), meters)
-            });
+            let (part, observed) = lanes::run(
+                &learner.decoder,
+                &rows,
+                |row| O::tokens(row),
+                |decoder, rows| {
+                    let mut meters = Meters::default();
+                    let forward = self.objective.forward(decoder, rows, self.optim.gradient_checkpointing);
+                    let loss = self.objective.loss(rows, &forward, "", &mut meters);
+                    // Divided by the whole batch, so that accumulation equals the large batch.
+                    let coefficients: Vec<f32> =
+                        loss.coefficients.iter().map(|c| (c / total) as f32).collect();
+                    (forward.backward(decoder, &coefficients), meters)
+                },
+            );
             grads.merge(part);
             for observed in &observed {
                 meters.merge(observed);

@@ -187,11 +187,16 @@ impl Training {
         let loss: Vec<bool> = (0..tokens).map(|at| at >= given).collect();
         let batch: Vec<Row<'_>> = texts.iter().map(|ids| Row { ids, loss: &loss }).collect();
         let share = -1.0 / (rows * (tokens - given)) as f32;
-        let (mut grads, _) = lanes::run(&self.decoder, &batch, |decoder, batch| {
-            let forward = log_probs(decoder, batch, checkpointing);
-            let coefficients = vec![share; forward.values.len()];
-            (forward.backward(decoder, &coefficients), ())
-        });
+        let (mut grads, _) = lanes::run(
+            &self.decoder,
+            &batch,
+            |row| row.ids.len(),
+            |decoder, batch| {
+                let forward = log_probs(decoder, batch, checkpointing);
+                let coefficients = vec![share; forward.values.len()];
+                (forward.backward(decoder, &coefficients), ())
+            },
+        );
         clip(&mut grads, 1.0);
         let decoder = &mut self.decoder;
         self.moments.update(&ADAMW, 1e-6, &grads, &mut |visitor| decoder.visit(visitor));

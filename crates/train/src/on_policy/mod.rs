@@ -148,6 +148,18 @@ fn order<'a>(places: &mut [usize], of: impl Fn(usize) -> (&'a [u32], usize)) {
     });
 }
 
+/// Tokens that an answer adds to those before it in `places`, which are in the order of [`order`].
+fn own_tokens<'a>(places: &[usize], of: impl Fn(usize) -> (&'a [u32], usize)) -> impl Fn(&usize) -> usize {
+    let mut own = BTreeMap::new();
+    let mut before: Option<&[u32]> = None;
+    for place in places {
+        let (prompt, length) = of(*place);
+        own.insert(*place, if before == Some(prompt) { length - prompt.len() } else { length });
+        before = Some(prompt);
+    }
+    move |place| own[place]
+}
+
 /// Refuses pools that cannot tell the quantile that `n` asks for.
 pub fn pool_can_tell(samples: usize, n: f64, key: &str) -> Result<(), Violation> {
     if samples as f64 * 4.0 >= n {
@@ -168,5 +180,7 @@ mod tests {
         let mut places: Vec<usize> = (0..7).rev().collect();
         order(&mut places, |place| answers[place]);
         assert_eq!(places, [4, 1, 3, 6, 2, 5, 0]);
+        let own = own_tokens(&places, |place| answers[place]);
+        assert_eq!(places.iter().map(own).collect::<Vec<_>>(), [3, 2, 6, 5, 2, 1, 8]);
     }
 }

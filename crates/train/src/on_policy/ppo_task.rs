@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::rollouts::{Draw, Drawn, Parts, Rollouts};
 use super::watch::Watch;
-use super::{Plan, Ppo, order};
+use super::{Plan, Ppo, order, own_tokens};
 use crate::checkpoint::Learner;
 use crate::error::Error;
 use crate::lanes;
@@ -312,7 +312,8 @@ fn update(
     let divisor = chosen.len() as f64;
     for micro in chosen.chunks(optim.micro_batch()) {
         tokens += micro.iter().map(|place| answers[*place].ids.len() as u64).sum::<u64>();
-        let (part, done) = lanes::run(&learner.decoder, micro, |decoder, places| {
+        let own = own_tokens(micro, |place| answers[place].prompt_and_length());
+        let (part, done) = lanes::run(&learner.decoder, micro, own, |decoder, places| {
             let pass = run(decoder, places, answers, optim.gradient_checkpointing);
             let terms = places.iter().flat_map(|place| {
                 let answer = &answers[*place];

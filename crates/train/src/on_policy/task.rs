@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::rollouts::{Draw, Parts, Rollouts, total};
 use super::watch::Watch;
-use super::{Plan, order};
+use super::{Plan, order, own_tokens};
 use crate::anchor::{Anchor, Motion};
 use crate::checkpoint::Learner;
 use crate::error::Error;
@@ -209,7 +209,8 @@ fn backward(learner: &Learner, rows: &[TrainedRow], optim: &Optim, meters: &mut 
     order(&mut places, |place| (rows[place].prompt(), rows[place].ids.len()));
     for micro in places.chunks(optim.micro_batch()) {
         tokens += micro.iter().map(|place| rows[*place].ids.len() as u64).sum::<u64>();
-        let (part, losses) = lanes::run(&learner.decoder, micro, |decoder, places| {
+        let own = own_tokens(micro, |place| (rows[place].prompt(), rows[place].ids.len()));
+        let (part, losses) = lanes::run(&learner.decoder, micro, own, |decoder, places| {
             let marked: Vec<Row<'_>> = places
                 .iter()
                 .map(|place| Row { ids: &rows[*place].ids, loss: &rows[*place].learned })

@@ -134,8 +134,9 @@ impl Judge {
         let loss = BradleyTerry { center_coefficient: 0.0 };
         let (divisor, checkpointing) = (batch.len() as f64, self.checkpointing);
         let (mut grads, mut total) = (Grads::default(), 0.0);
+        let tokens = |place: &usize| pairs[*place].chosen.len() + pairs[*place].rejected.len();
         for micro in batch.chunks(self.micro_batch.max(1)) {
-            let (part, observed) = lanes::run(&self.learner.decoder, micro, |decoder, places| {
+            let (part, observed) = lanes::run(&self.learner.decoder, micro, tokens, |decoder, places| {
                 let chosen = places.iter().map(|place| pairs[*place].chosen.as_slice());
                 let rejected = places.iter().map(|place| pairs[*place].rejected.as_slice());
                 let rows: Vec<&[u32]> = chosen.chain(rejected).collect();
