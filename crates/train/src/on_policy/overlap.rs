@@ -46,15 +46,26 @@ pub(super) fn draw(
     score: &mut dyn FnMut(Vec<Answer>) -> Result<(), Error>,
 ) -> Result<f64, Error> {
     let begun = Instant::now();
+    if at_once || !Pair::fits() {
+        let mut answers = Vec::new();
+        all(asked, limits, &mut |answer| {
+            answers.push(answer);
+            true
+        })?;
+        let drawn = begun.elapsed().as_secs_f64();
+        answers.sort_by_key(|answer| (answer.draw, answer.ask));
+        score(answers)?;
+        return Ok(drawn);
+    }
     let pair = Arc::new(Pair::default());
     let mut open = Open::new(&asked);
-    let at_once = at_once || !Pair::fits();
     let (given, taken) = mpsc::channel();
     std::thread::scope(|scope| {
         let drawing = {
             let pair = pair.clone();
             scope.spawn(move || {
-                let drawn = pair.run(DRAWING, || all(asked, limits, &given));
+                let mut give = |answer| given.send(Some(answer)).is_ok();
+                let drawn = pair.run(DRAWING, || all(asked, limits, &mut give));
                 if drawn.is_err() {
                     // Fails only where scoring has ended, for a reason of its own.
                     let _ = given.send(None);
@@ -62,7 +73,7 @@ pub(super) fn draw(
                 drawn.map(|()| begun.elapsed().as_secs_f64())
             })
         };
-        let scored = beside(&pair, at_once, &mut open, &taken, score);
+        let scored = beside(&pair, &mut open, &taken, score);
         // Nobody takes what is drawn from here on.
         drop(taken);
         let drawn = drawing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -71,8 +82,8 @@ pub(super) fn draw(
     })
 }
 
-/// Draws, one after the other.
-fn all(asked: Vec<Asked<'_>>, limits: Limits, given: &mpsc::Sender<Option<Answer>>) -> Result<(), Error> {
+/// Draws, one policy after the other, until an answer is not taken.
+fn all(asked: Vec<Asked<'_>>, limits: Limits, give: &mut dyn FnMut(Answer) -> bool) -> Result<(), Error> {
     for (draw, Asked { policy, asks, .. }) in asked.into_iter().enumerate() {
         if asks.is_empty() {
             continue;
@@ -81,7 +92,9 @@ fn all(asked: Vec<Asked<'_>>, limits: Limits, given: &mpsc::Sender<Option<Answer
         let mut engine = Engine::new(policy, Sampling::default())?.with_limits(limits);
         engine.flow(asks, &mut Chance::Streams, &mut |ended, _, _| {
             for (ask, completion) in ended {
-                given.send(Some(Answer { draw, ask, completion })).map_err(|_| generate::Error::Stopped)?;
+                if !give(Answer { draw, ask, completion }) {
+                    return Err(generate::Error::Stopped);
+                }
             }
             Ok(Vec::new())
         })?;
@@ -92,32 +105,23 @@ fn all(asked: Vec<Asked<'_>>, limits: Limits, given: &mpsc::Sender<Option<Answer
 /// Scores what is there until nothing more comes, or drawing has failed.
 fn beside(
     pair: &Arc<Pair>,
-    at_once: bool,
     open: &mut Open,
     taken: &mpsc::Receiver<Option<Answer>>,
     score: &mut dyn FnMut(Vec<Answer>) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let mut more = true;
-    while more || !open.ready.is_empty() {
-        let waits = open.ready.is_empty() || more && at_once;
-        let came =
-            if waits { taken.recv().map_err(|_| mpsc::TryRecvError::Disconnected) } else { taken.try_recv() };
+    loop {
+        // Waits where there is nothing to do.
+        let came = if open.ready.is_empty() { taken.recv().ok() } else { taken.try_recv().ok() };
         match came {
-            Ok(Some(answer)) => {
-                open.take(answer);
-                continue;
+            Some(Some(answer)) => open.take(answer),
+            Some(None) => return Ok(()),
+            None if open.ready.is_empty() => return Ok(()),
+            None => {
+                let answers = open.some(if pair.is_busy(DRAWING) { SCORED_BESIDE } else { usize::MAX });
+                pair.run(SCORING, || score(answers))?;
             }
-            Ok(None) => return Ok(()),
-            Err(mpsc::TryRecvError::Disconnected) => more = false,
-            Err(mpsc::TryRecvError::Empty) => {}
         }
-        if open.ready.is_empty() {
-            continue;
-        }
-        let answers = open.some(if pair.is_busy(DRAWING) { SCORED_BESIDE } else { usize::MAX });
-        pair.run(SCORING, || score(answers))?;
     }
-    Ok(())
 }
 
 /// Answers that came, and those that wait for others to be scored with.
