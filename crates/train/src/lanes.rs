@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 
-use kernels::cpu::{choosing_pools, on_pool};
+use kernels::cpu::choosing_pools;
 use model::{Decoder, Grads};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -40,7 +40,7 @@ pub fn run<T: Sync, R: Send>(
     };
     if let [row] = parts[..] {
         let mut copy = leaves_of_its_own(decoder);
-        let (grads, result) = on_pool(|| pass(&mut copy, row));
+        let (grads, result) = pass(&mut copy, row);
         return (grads, vec![result]);
     }
     let mut copies: Vec<Decoder> = parts.iter().map(|_| leaves_of_its_own(decoder)).collect();
