@@ -328,3 +328,20 @@ pub struct Shape {
     /// The token that fills rows up.
     pub pad: u32,
 }
+
+impl Shape {
+    /// Some twenty thousand weights and embeddings of `vocab_size` tokens, with grouped queries: for tests and trials.
+    pub fn small(vocab_size: usize) -> Self {
+        Self {
+            vocab_size,
+            hidden_size: 32,
+            intermediate_size: 48,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            max_position_embeddings: 64,
+            eos: 1,
+            pad: 0,
+        }
+    }
+}

@@ -315,17 +315,7 @@ mod tests {
     }
 
     fn random() -> Policy {
-        let shape = Shape {
-            vocab_size: 70,
-            hidden_size: 32,
-            intermediate_size: 48,
-            num_hidden_layers: 2,
-            num_attention_heads: 4,
-            num_key_value_heads: 2,
-            max_position_embeddings: 64,
-            eos: 1,
-            pad: 0,
-        };
+        let shape = Shape::small(70);
         let mut state = 0.0_f64;
         let mut draw = || {
             state += 1.0;

@@ -22,17 +22,7 @@ fn noise() -> impl FnMut() -> f64 {
 
 /// A base of two layers, biases on its first maps.
 fn base(tied: bool) -> Decoder {
-    let shape = Shape {
-        vocab_size: 70,
-        hidden_size: 32,
-        intermediate_size: 150,
-        num_hidden_layers: 2,
-        num_attention_heads: 4,
-        num_key_value_heads: 2,
-        max_position_embeddings: 64,
-        eos: 1,
-        pad: 0,
-    };
+    let shape = Shape { intermediate_size: 150, ..Shape::small(70) };
     let mut fields = Config::llama(&shape).raw;
     fields.extend([("tie_word_embeddings".into(), json!(tied)), ("attention_bias".into(), json!(true))]);
     let config = Config::from_json(fields, Path::new("config.json")).expect("a config");

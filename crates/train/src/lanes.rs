@@ -133,17 +133,7 @@ mod tests {
     use model::{Config, Shape};
 
     fn decoder() -> Decoder {
-        let shape = Shape {
-            vocab_size: 50,
-            hidden_size: 32,
-            intermediate_size: 40,
-            num_hidden_layers: 2,
-            num_attention_heads: 4,
-            num_key_value_heads: 2,
-            max_position_embeddings: 64,
-            eos: 1,
-            pad: 0,
-        };
+        let shape = Shape::small(50);
         let mut stream = Stream::new(3, Purpose::Init, 0, 0);
         let mut decoder =
             Decoder::random(Config::llama(&shape), &Device::flex(), &mut || 4.0 * stream.normal());

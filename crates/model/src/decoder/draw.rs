@@ -98,17 +98,7 @@ mod tests {
 
     /// A llama, and a family whose logits are below a soft cap.
     fn decoders() -> [Decoder; 2] {
-        let shape = Shape {
-            vocab_size: VOCAB,
-            hidden_size: 32,
-            intermediate_size: 48,
-            num_hidden_layers: 2,
-            num_attention_heads: 4,
-            num_key_value_heads: 2,
-            max_position_embeddings: 64,
-            eos: 1,
-            pad: 0,
-        };
+        let shape = Shape::small(VOCAB);
         let fields = serde_json::json!({
             "model_type": "gemma2", "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48,
             "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,

@@ -247,17 +247,7 @@ mod tests {
     use super::*;
 
     fn decoder(seed: u64) -> Decoder {
-        let shape = Shape {
-            vocab_size: 12,
-            hidden_size: 32,
-            intermediate_size: 40,
-            num_hidden_layers: 2,
-            num_attention_heads: 4,
-            num_key_value_heads: 2,
-            max_position_embeddings: 128,
-            eos: 1,
-            pad: 0,
-        };
+        let shape = Shape { max_position_embeddings: 128, ..Shape::small(12) };
         let mut stream = Stream::new(seed, Purpose::Init, 0, 0);
         Decoder::random(Config::llama(&shape), &Device::flex(), &mut || 4.0 * stream.normal())
     }
