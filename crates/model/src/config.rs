@@ -330,7 +330,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Some twenty thousand weights and embeddings of `vocab_size` tokens, with grouped queries: for tests and trials.
+    /// Fifteen thousand weights beside the embeddings of `vocab_size` tokens, with grouped queries: for tests and trials.
     pub fn small(vocab_size: usize) -> Self {
         Self {
             vocab_size,

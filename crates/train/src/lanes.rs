@@ -15,7 +15,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 const LANES: usize = 2;
 
 /// The threads of each lane: its share of all. On two cores a lane runs its kernels on the thread it is on, without any
-/// hand-over. Empty where there are too few, or they cannot be had: then the lanes share the pool of the process.
+/// hand-over. Empty where there are too few, or they cannot be had: then one part runs after the other.
 static POOLS: LazyLock<Vec<ThreadPool>> = LazyLock::new(|| {
     let threads = rayon::current_num_threads() / LANES;
     let lanes = if threads == 0 { 0 } else { LANES };
@@ -38,31 +38,22 @@ pub fn run<T: Sync, R: Send>(
             vec![first, second]
         }
     };
-    if let [row] = parts[..] {
-        let mut copy = leaves_of_its_own(decoder);
-        let (grads, result) = pass(&mut copy, row);
-        return (grads, vec![result]);
-    }
     let mut copies: Vec<Decoder> = parts.iter().map(|_| leaves_of_its_own(decoder)).collect();
     let pass = &pass;
-    // Threads of their own rather than tasks of the pool: a task that waits for a kernel would take up the other half.
-    let done: Vec<(Grads, R)> = std::thread::scope(|scope| {
-        let lanes: Vec<_> = parts
-            .iter()
-            .zip(&mut copies)
-            .enumerate()
-            .map(|(lane, (part, copy))| {
-                scope.spawn(move || match POOLS.get(lane) {
-                    Some(pool) => pool.install(|| pass(copy, part)),
-                    None => pass(copy, part),
-                })
-            })
-            .collect();
-        lanes
-            .into_iter()
-            .map(|lane| lane.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
-    });
+    let work = parts.iter().zip(&mut copies);
+    let done: Vec<(Grads, R)> = if parts.len() < LANES || !Pair::fits() {
+        work.map(|(part, copy)| pass(copy, part)).collect()
+    } else {
+        // Threads of their own rather than tasks of the pool: a task that waits for a kernel would take up the other half.
+        std::thread::scope(|scope| {
+            let lanes: Vec<_> = work
+                .zip(&*POOLS)
+                .map(|((part, copy), pool)| scope.spawn(move || pool.install(|| pass(copy, part))))
+                .collect();
+            let joined = lanes.into_iter().map(std::thread::ScopedJoinHandle::join);
+            joined.map(|done| done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        })
+    };
     let mut grads = Grads::default();
     let mut results = Vec::with_capacity(done.len());
     for (part, result) in done {

@@ -14,7 +14,6 @@ pub(super) const CONTINUE: &str = "\u{FDD2}continue\u{FDD3}";
 
 /// Everything in which a tag may not be looked for (comments, raw blocks, strings within expressions and tags), then
 /// the tags themselves. The first alternative that matches at a place wins.
-#[allow(clippy::unwrap_used, reason = "a constant pattern, compiled by every test")]
 static TAGS: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(
         r#"(?sx)
@@ -25,7 +24,7 @@ static TAGS: LazyLock<Regex> = LazyLock::new(|| {
         | \{%(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^"'])*?%\}
         "#,
     )
-    .unwrap()
+    .expect("a valid pattern")
 });
 
 /// The template with generation blocks rewritten, and whether it had any.

@@ -77,12 +77,12 @@ impl Task for OnPolicy<'_> {
         let anchor = self.anchor.as_ref().map_or(reference, Anchor::policy);
         // Where the anchor stays what training began as, one judge is both.
         let both = [reference, anchor];
-        let own = if self.anchor.is_some() { &both[..] } else { &both[..1] };
-        let others = if self.anchor.is_some() && draws.policy == 0 { &both[..1] } else { &[] };
+        let of_own = if self.anchor.is_some() { &both[..] } else { &both[..1] };
+        let of_others = if self.anchor.is_some() && draws.policy == 0 { &both[..1] } else { &[] };
         let draw = |policy, count, purpose, judges| Draw { policy, count, purpose, judges };
         let wanted = [
-            draw(&policy, draws.policy, Purpose::Rollout, own),
-            draw(anchor, draws.anchor, Purpose::Anchor, others),
+            draw(&policy, draws.policy, Purpose::Rollout, of_own),
+            draw(anchor, draws.anchor, Purpose::Anchor, of_others),
         ];
         let mut drawn = rollouts.draw(&chosen, &wanted, step)?;
         let (others, own) = (drawn.pop().unwrap_or_default(), drawn.pop().unwrap_or_default());
@@ -95,7 +95,7 @@ impl Task for OnPolicy<'_> {
         let mut groups: Vec<Group<'_>> = chosen.iter().map(|prompt| rollouts.parts.group(*prompt)).collect();
         for (place, answer) in own.iter().enumerate() {
             let log_policy = total(&answer.completion.log_probs);
-            let log_anchor = answer.log_prob(answer.log_probs.len() - 1);
+            let log_anchor = answer.log_prob(of_own.len() - 1);
             let rollout = Rollout { reward: answer.reward, log_policy, log_anchor };
             observed.add("objective/kl", log_policy - answer.log_prob(0));
             observed.add("objective/entropy", -log_policy);
@@ -106,7 +106,7 @@ impl Task for OnPolicy<'_> {
         }
         for (place, answer) in others.iter().enumerate() {
             let log_anchor = total(&answer.completion.log_probs);
-            let log_reference = if answer.log_probs.is_empty() { log_anchor } else { answer.log_prob(0) };
+            let log_reference = if of_others.is_empty() { log_anchor } else { answer.log_prob(0) };
             if draws.policy == 0 {
                 observed.add("objective/kl", log_anchor - log_reference);
             }
