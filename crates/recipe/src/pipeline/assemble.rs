@@ -179,10 +179,44 @@ fn unmet(asked: StageReference, earlier: &[String], sweeps: &[Sweep]) -> Option<
     Some(Problem::new(asked.origin.place(), asked.path, ProblemKind::UnknownName, message, hint))
 }
 
+/// What lies in run folders, those of pipelines and of single recipes, under a name of its own.
+const HELD: [&str; 18] = [
+    "alarms.json",
+    "answers.jsonl",
+    "best",
+    "done.json",
+    "latest",
+    "ledger.json",
+    "metrics.jsonl",
+    "moves.jsonl",
+    "pairs.jsonl",
+    "pools",
+    "recipe.toml",
+    "report",
+    "run.json",
+    "run.lock",
+    "samples",
+    "state.json",
+    "tb",
+    "time.json",
+];
+
+/// Whether a stage's folder would be taken for something else, or something else for it. Some file systems do not tell capitals.
+fn is_reserved(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let step =
+        name.strip_prefix("step-").is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+    let passing = [".part", ".before", ".old"].iter().any(|end| name.ends_with(end));
+    step || passing || HELD.contains(&name.as_str())
+}
+
 /// A stage's name is a folder, and tells it from the others.
 fn name_problem(name: &str, origin: &Origin, earlier: &[String]) -> Option<Problem> {
     let (message, hint) = if earlier.iter().any(|other| other == name) {
         (format!("two stages are called `{name}`"), Some("rename one of them".to_owned()))
+    } else if is_reserved(name) {
+        let message = format!("`{name}` is what a run folder holds beside the folders of stages");
+        (message, Some("choose another name for the stage".to_owned()))
     } else {
         let violation = name_is_a_file_name(name).err()?;
         (violation.message, violation.hint)
