@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value as Json};
 
+use crate::limits::NUMBER;
 use crate::schema::{Document, names, tagged, types};
 
 /// A variant of an externally tagged enum, such as a method of `[method.NAME]`.
@@ -140,7 +141,9 @@ fn limits<'s>(schemas: impl Iterator<Item = &'s Map<String, Json>> + Clone) -> S
     ];
     let mut parts = Vec::new();
     for (keyword, word) in words {
-        if let Some(limit) = schemas.clone().find_map(|schema| schema.get(keyword)) {
+        let limit = schemas.clone().find_map(|schema| schema.get(keyword));
+        // What every number has says nothing about one.
+        if let Some(limit) = limit.filter(|limit| limit.as_f64().is_none_or(|limit| limit.abs() < NUMBER)) {
             parts.push(format!("{word} {limit}"));
         }
     }

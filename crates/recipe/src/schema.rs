@@ -5,7 +5,9 @@ use serde_json::{Map, Value as Json};
 
 /// The JSON Schema (draft 2020-12) of a recipe type, as `--schema` prints it.
 pub fn schema<R: JsonSchema>() -> Json {
-    schemars::schema_for!(R).to_value()
+    let mut schema = schemars::schema_for!(R).to_value();
+    crate::limits::bound(&mut schema);
+    schema
 }
 
 /// [`schema`] as indented text.
