@@ -1,5 +1,6 @@
 //! `inference RECIPE`, `inference generate`, `inference score`.
 
+mod finished;
 mod live;
 mod unfinished;
 
@@ -19,11 +20,12 @@ use generate::schedule::Progress;
 use generate::{Ledger, Prompt};
 use inference::setup::{self, Places, Recipe};
 use inference::{Method as _, MethodConfig, list};
+use io::atomic::write;
 use live::{Live, Show};
 use model::DeviceName;
 use recipe::{ModelName, RecipeErrors, Source, schema_text};
 use serde_json::{Value, json};
-use unfinished::{Unfinished, write};
+use unfinished::Unfinished;
 
 /// How often a run is saved while it goes on.
 const SAVE_EVERY: Duration = Duration::from_mins(1);
@@ -49,6 +51,9 @@ struct Arguments {
     /// Checks the recipe and prints what it would do.
     #[arg(long)]
     dry_run: bool,
+    /// Replaces finished answers of another recipe, which are otherwise refused.
+    #[arg(long)]
+    overwrite: bool,
     /// Prints the JSON Schema of recipes.
     #[arg(long)]
     schema: bool,
@@ -117,6 +122,7 @@ impl<E: std::error::Error + 'static> From<E> for Failure {
 
 fn main() -> ExitCode {
     kernels::memory::keep_nothing();
+    io::survive_file_size_limit();
     let arguments = Arguments::parse();
     let done = match &arguments.command {
         Some(Command::Generate(generate)) => answer_one(generate),
@@ -147,7 +153,7 @@ fn main() -> ExitCode {
 
 #[allow(clippy::print_stderr, reason = "messages are for the person at the terminal")]
 fn say(text: &str) {
-    eprintln!("{text}");
+    eprintln!("{}", io::printable(text));
 }
 
 /// A result, on standard output. A reader that went away is no failure.
@@ -192,6 +198,10 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
             say("stopping; what is done is kept, and once more stops at once");
         }
     })?;
+    let folder = recipe.run.folder();
+    let text = recipe::resolved(&recipe)?;
+    let _lock = io::RunLock::take(&folder)?;
+    finished::check_recipe(&folder, &text, arguments.overwrite)?;
     let device = recipe.run.device.to_string().parse::<DeviceName>()?.open()?;
     let mut loaded = setup::load(&places, &recipe.model.path, &device)?.with_dtype(recipe.model.dtype)?;
     let room = loaded.decoder.config.max_position_embeddings.saturating_sub(recipe.sampling.max_new_tokens);
@@ -202,11 +212,12 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
     loaded.release();
     kernels::memory::keep();
     let total = prompts.rows.len();
-    let folder = recipe.run.folder();
-    let text = recipe::resolved(&recipe)?;
-    // How many rows run at once changes no answer.
-    let deciding = recipe::resolved(&Recipe { engine: recipe::Engine::default(), ..recipe.clone() })?;
+    // Where a run is kept, and how many rows and threads run at once, change no answer.
+    let run = recipe::Run { name: String::new(), out: PathBuf::new(), threads: None, ..recipe.run.clone() };
+    let deciding = Recipe { engine: recipe::Engine::default(), run, ..recipe.clone() };
+    let deciding = recipe::resolved(&deciding)?;
     let unfinished = Unfinished::new(&folder, &deciding, &loaded.hash, &prompts.rows)?;
+    finished::check_inputs(&folder, unfinished.identity(), arguments.overwrite)?;
     let saved = unfinished.load()?;
     if saved.is_some() {
         say(&format!("going on from {}", unfinished.path().display()));
@@ -268,6 +279,7 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
         write(&folder.join("moves.jsonl"), moves.as_bytes())?;
     }
     write(&folder.join("ledger.json"), serde_json::to_string_pretty(&given.ledger)?.as_bytes())?;
+    finished::mark(&folder, unfinished.identity())?;
     unfinished.remove()?;
     if let Some(rewards) = &given.rewards {
         print(&format!("mean reward {:.4} of {total} prompts", rewards.iter().sum::<f64>() / total as f64));

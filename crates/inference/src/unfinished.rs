@@ -1,6 +1,5 @@
 //! The state of a run that was interrupted.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use generate::Prompt;
@@ -13,6 +12,9 @@ pub(crate) enum Error {
     /// The file system.
     #[error(transparent)]
     File(#[from] std::io::Error),
+    /// It cannot be written.
+    #[error(transparent)]
+    Write(#[from] io::WriteError),
     /// What is there is no saved run.
     #[error("{}: {error}\n  hint: remove the file to start anew", path.display())]
     Unreadable { path: PathBuf, error: serde_json::Error },
@@ -69,9 +71,16 @@ impl Unfinished {
         Ok(Some(file.run))
     }
 
-    pub(crate) fn save(&self, run: &Saved) -> std::io::Result<()> {
+    /// The hash of all that decides about the run.
+    pub(crate) fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    pub(crate) fn save(&self, run: &Saved) -> Result<(), Error> {
         let file = File { identity: self.identity.clone(), run: run.clone() };
-        write(&self.path, &serde_json::to_vec(&file)?)
+        let bytes = serde_json::to_vec(&file)
+            .map_err(|error| Error::Unreadable { path: self.path.clone(), error })?;
+        Ok(io::atomic::write(&self.path, &bytes)?)
     }
 
     /// After the run is done.
@@ -81,18 +90,6 @@ impl Unfinished {
             _ => Ok(()),
         }
     }
-}
-
-/// Writes beside, syncs, renames.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    if let Some(folder) = path.parent() {
-        fs_err::create_dir_all(folder)?;
-    }
-    let part = path.with_extension("part");
-    let mut file = fs_err::File::create(&part)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs_err::rename(&part, path)
 }
 
 #[cfg(test)]

@@ -16,6 +16,20 @@ pub enum Error {
         /// How much it needed.
         bytes: usize,
     },
+    /// A file cannot be written, for another reason.
+    #[error(transparent)]
+    Write(io::WriteError),
+    /// Another process has the run folder.
+    #[error(transparent)]
+    Lock(#[from] io::LockError),
+    /// A run ended before its time, and what it had done is saved.
+    #[error("{error}\n  what was done until step {step} is saved; --resume goes on from there")]
+    Saved {
+        /// Why it ended.
+        error: Box<Error>,
+        /// The step of its checkpoint.
+        step: usize,
+    },
     /// A loss or a gradient is no longer a number.
     #[error(
         "step {step}: {what} is {value}\n  hint: lower optim.learning_rate or optim.max_grad_norm; the last checkpoint is intact, and --resume goes on from it"
@@ -71,10 +85,15 @@ impl Error {
 
     /// An error of writing `bytes` to `path`, told apart where the disk is full.
     pub fn writing(path: &std::path::Path, bytes: usize, error: std::io::Error) -> Self {
-        if error.kind() == std::io::ErrorKind::StorageFull {
-            Self::DiskFull { path: path.into(), bytes }
-        } else {
-            Self::Io(error)
+        io::WriteError::new(path, bytes, error).into()
+    }
+}
+
+impl From<io::WriteError> for Error {
+    fn from(error: io::WriteError) -> Self {
+        if error.is_full() {
+            return Self::DiskFull { path: error.path, bytes: error.bytes };
         }
+        Self::Write(error)
     }
 }

@@ -1,12 +1,14 @@
 //! The training loop, checkpoints and resume, one file per method, and the binary that runs recipes.
 
 pub mod anchor;
-pub mod atomic;
+mod board;
 pub mod calibration;
 pub mod card;
 pub mod checkpoint;
+mod closing;
 pub mod dry_run;
 mod error;
+pub mod identity;
 pub mod lanes;
 pub mod meters;
 pub mod methods;

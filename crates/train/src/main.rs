@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Parser, Subcommand};
 use recipe::{RecipeErrors, Source, pipeline_schema_text, schema_text};
-use train::pipeline::{self, Job};
+use train::pipeline::{self, Before, Job};
 use train::progress::Progress;
 use train::recipe::{METHODS, Recipe};
 use train::stage::Ended;
@@ -39,9 +39,12 @@ struct Arguments {
     /// Runs all stages of a pipeline cut down as its `[smoke]` says, under another name.
     #[arg(long)]
     smoke: bool,
-    /// Goes on with a run that stopped.
+    /// Goes on with a run that stopped, or makes a finished training longer where `optim.steps` was raised.
     #[arg(long)]
     resume: bool,
+    /// Replaces a run of another recipe, or one that stopped, which is otherwise refused.
+    #[arg(long, conflicts_with = "resume")]
+    overwrite: bool,
     /// Prints the JSON Schema of recipes (with `--pipeline`, of pipelines).
     #[arg(long)]
     schema: bool,
@@ -81,6 +84,7 @@ fn answers(text: &str) -> Result<f64, String> {
 
 fn main() -> ExitCode {
     kernels::memory::keep();
+    io::survive_file_size_limit();
     let arguments = Arguments::parse();
     if let Some(Command::Oracle(oracle)) = &arguments.command {
         return foretell(oracle);
@@ -150,6 +154,8 @@ fn foretell(oracle: &Oracle) -> ExitCode {
 /// What a recipe file asks for: a folder, and stages in it.
 struct Plan {
     folder: PathBuf,
+    /// The folder that no other process may write to meanwhile.
+    locked: PathBuf,
     pools: PathBuf,
     stages: Vec<(String, Recipe)>,
     resolved: String,
@@ -165,6 +171,7 @@ fn plan(path: &Path, set: &[String], smoke: bool) -> Result<Plan, RecipeErrors> 
         let run = &loaded.value.run;
         return Ok(Plan {
             folder: run.folder(),
+            locked: run.folder(),
             pools: run.folder().join("pools"),
             resolved: loaded.resolved().unwrap_or_default(),
             stages: loaded
@@ -179,6 +186,7 @@ fn plan(path: &Path, set: &[String], smoke: bool) -> Result<Plan, RecipeErrors> 
     let run = &loaded.value.run;
     Ok(Plan {
         folder: run.out.clone(),
+        locked: run.folder(),
         pools: run.folder().join("pools"),
         resolved: String::new(),
         stages: vec![(run.name.clone(), loaded.value.clone())],
@@ -186,15 +194,16 @@ fn plan(path: &Path, set: &[String], smoke: bool) -> Result<Plan, RecipeErrors> 
 }
 
 fn go(arguments: &Arguments, plan: &Plan) -> Result<Ended, Error> {
-    let jobs: Vec<Job> = pipeline::jobs(&plan.folder, &plan.stages)?;
+    let jobs: Vec<Job> = pipeline::jobs(&plan.folder, &plan.stages);
     if arguments.dry_run {
         for job in &jobs {
             Progress::print(&dry_run::describe(job)?);
         }
         return Ok(Ended::Done);
     }
+    let _lock = io::RunLock::take(&plan.locked)?;
     if !plan.resolved.is_empty() {
-        train::atomic::write(&plan.folder.join("recipe.toml"), plan.resolved.as_bytes())?;
+        io::atomic::write(&plan.folder.join("recipe.toml"), plan.resolved.as_bytes())?;
     }
     let stop = Arc::new(AtomicBool::new(false));
     let seen = stop.clone();
@@ -207,5 +216,10 @@ fn go(arguments: &Arguments, plan: &Plan) -> Result<Ended, Error> {
         Progress::say("\nstopping after this step; once more to stop at once");
     })
     .map_err(Error::other)?;
-    pipeline::run(&jobs, &plan.pools, arguments.resume, &stop)
+    let before = Before {
+        resume: arguments.resume,
+        overwrite: arguments.overwrite,
+        stages: !plan.resolved.is_empty(),
+    };
+    pipeline::run(&jobs, &plan.pools, before, &stop)
 }

@@ -48,6 +48,23 @@ impl Meters {
             .map(|(name, (sum, count))| (name.as_str(), sum / count))
     }
 
+    /// Sums and counts by name, for [`Meters::restored`]; JSON has no numbers but finite ones.
+    pub fn kept(&self) -> BTreeMap<String, (Option<f64>, Option<f64>)> {
+        let finite = |number: f64| number.is_finite().then_some(number);
+        self.by_name
+            .iter()
+            .map(|(name, (sum, count))| (name.clone(), (finite(*sum), finite(*count))))
+            .collect()
+    }
+
+    /// The meters that [`Meters::kept`] was taken of.
+    #[must_use]
+    pub fn restored(kept: &BTreeMap<String, (Option<f64>, Option<f64>)>) -> Self {
+        let number = |number: Option<f64>| number.unwrap_or(f64::NAN);
+        let by_name = kept.iter().map(|(name, (sum, count))| (name.clone(), (number(*sum), number(*count))));
+        Self { by_name: by_name.collect() }
+    }
+
     /// Takes all that was observed and begins anew.
     #[must_use]
     pub fn take(&mut self) -> Self {

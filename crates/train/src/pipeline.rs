@@ -3,30 +3,41 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use ::recipe::{DataLocation, Engine, ModelLocation, fingerprint};
-use inference::setup::{Places, RewardTable, ValueTable, seconds_in};
+use inference::setup::{Places, seconds_in};
+use io::{atomic, checksums};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::atomic;
 use crate::checkpoint;
+use crate::closing;
 use crate::error::Error;
-use crate::on_policy::Compose;
+use crate::identity::{Change, Identity, Verdict, depends_on_end};
 use crate::progress::Progress;
-use crate::recipe::{Method, Recipe};
+use crate::recipe::Recipe;
 use crate::stage::{self, Ended, Site};
+use crate::trainer::listed;
 
 /// Left in a run folder when its run is done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Done {
+    /// Fingerprint of what decided its results.
     recipe: String,
+    /// What decided its results.
+    #[serde(default)]
+    identity: Identity,
+    /// Checksums of the files that later stages read, but for checkpoints, which have their own.
+    #[serde(default)]
+    files: BTreeMap<String, String>,
 }
 
 const DONE: &str = "done.json";
 
-/// One recipe to run: its place and what it depends on.
+/// Files of a run folder that later stages read.
+const OUTPUTS: [&str; 1] = ["pairs.jsonl"];
+
+/// One recipe to run, and its place.
 #[derive(Debug)]
 pub struct Job {
     /// The recipe.
@@ -35,108 +46,82 @@ pub struct Job {
     pub folder: PathBuf,
     /// What the console calls it.
     pub title: String,
-    /// Fingerprint of the recipe and of all that it is made from.
-    pub fingerprint: String,
+    /// The stage's name.
+    pub name: String,
     /// Outputs of earlier stages.
     pub places: Places,
 }
 
-/// The jobs of a list of stages, in order. A stage's fingerprint covers those of the stages it names.
-pub fn jobs(folder: &Path, stages: &[(String, Recipe)]) -> Result<Vec<Job>, Error> {
+/// What becomes of runs that are there already.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Before {
+    /// One that stopped goes on, and a longer training is made of a shorter one.
+    pub resume: bool,
+    /// One of another recipe, or one that stopped, makes room.
+    pub overwrite: bool,
+    /// The jobs are the stages of a pipeline: one that has changed is set aside and runs again.
+    pub stages: bool,
+}
+
+/// The jobs of a list of stages, in order.
+pub fn jobs(folder: &Path, stages: &[(String, Recipe)]) -> Vec<Job> {
     let mut places = Places::default();
-    let mut prints: BTreeMap<String, String> = BTreeMap::new();
     let mut jobs = Vec::new();
     for (number, (name, recipe)) in stages.iter().enumerate() {
-        let used: BTreeMap<&str, &str> = names_of_stages(recipe)
-            .into_iter()
-            .filter_map(|name| {
-                prints.get_key_value(&name).map(|(name, print)| (name.as_str(), print.as_str()))
-            })
-            .collect();
-        // How many rows run at once changes no result.
-        let deciding = Recipe { engine: Engine::default(), ..recipe.clone() };
-        let print = fingerprint(&(&deciding, &used)).map_err(Error::other)?;
         let own = folder.join(name);
         jobs.push(Job {
             recipe: recipe.clone(),
             folder: own.clone(),
             title: format!("[{}/{}] {name}", number + 1, stages.len()),
-            fingerprint: print.clone(),
+            name: name.clone(),
             places: places.clone(),
         });
-        prints.insert(name.clone(), print);
         places.stages.insert(name.clone(), own);
     }
-    Ok(jobs)
+    jobs
 }
 
-/// The stages that a recipe takes something from.
-fn names_of_stages(recipe: &Recipe) -> Vec<String> {
-    let mut models = vec![&recipe.model.path];
-    models.extend(recipe.reward.iter().flat_map(RewardTable::models));
-    match &recipe.method {
-        Method::Soup(soup) => models.extend(soup.models.iter().map(|model| &model.path)),
-        Method::PrefixScorer(scorer) => models.extend(&scorer.policy),
-        Method::Parl(parl) => models.extend(&parl.reward_model),
-        Method::Pool(pool) => models.extend(pool.objectives.iter().flat_map(|part| part.reward.models())),
-        method => models.extend(method.on_policy().and_then(Compose::quantile).map(|(name, _)| name)),
-    }
-    if let Method::Compare(compare) = &recipe.method {
-        models.extend(compare.policies.iter().filter_map(|policy| policy.path.as_ref()));
-        models.extend(compare.runs.iter().flat_map(|run| run.arms.iter().chain(run.models.values())));
-        models.extend(compare.runs.iter().filter_map(|run| run.rollout.as_ref()));
-        models.extend(compare.runs.iter().filter_map(|run| run.value.as_ref()).flat_map(ValueTable::models));
-        models.extend(compare.runs.iter().filter_map(|run| run.draft.as_ref()).map(|draft| &draft.path));
-        models.extend(compare.gold.models());
-        models.extend(compare.proxy.iter().flat_map(RewardTable::models));
-    }
-    let mut names: Vec<String> = models
-        .into_iter()
-        .filter_map(|model| match model.location() {
-            ModelLocation::Stage(name) => Some(name.clone()),
-            _ => None,
-        })
-        .collect();
-    let mut tables = vec![&recipe.data];
-    if let Method::Compare(compare) = &recipe.method {
-        tables.extend(&compare.pairs);
-    }
-    for data in tables.into_iter().flat_map(|table| std::iter::once(&table.path).chain(&table.also)) {
-        if let DataLocation::Stage(name) = data.location() {
-            names.push(name.clone());
-        }
-    }
-    names
+/// What is to be done about a job.
+#[derive(Debug, PartialEq)]
+enum Next {
+    /// Nothing: it was done before, with this fingerprint.
+    Skip(String),
+    /// It runs; what is there is gone on with.
+    GoOn,
+    /// It runs from its beginning.
+    Begin,
 }
 
-/// Runs jobs in order. What is done already is skipped; what was done by another recipe is done again.
-pub fn run(jobs: &[Job], pools: &Path, resume: bool, stop: &AtomicBool) -> Result<Ended, Error> {
+/// Runs jobs in order. What is done already is skipped; what `before` says becomes of what is done otherwise.
+pub fn run(jobs: &[Job], pools: &Path, before: Before, stop: &AtomicBool) -> Result<Ended, Error> {
+    let mut prints: BTreeMap<String, String> = BTreeMap::new();
     for job in jobs {
-        match done(&job.folder) {
-            Some(done) if done.recipe == job.fingerprint => {
-                Progress::say(&format!("{}: done before", job.title));
-                continue;
-            }
-            Some(_) => {
-                Progress::say(&format!("{}: its recipe has changed; running again", job.title));
-                fs_err::remove_dir_all(&job.folder)?;
-            }
-            None => unfinished(job, resume)?,
+        let known = Identity::of(&job.recipe, &prints, &job.places, false)?;
+        let next = next(job, &known, before)?;
+        if let Next::Skip(print) = next {
+            Progress::say(&format!("{}: done before", job.title));
+            prints.insert(job.name.clone(), print);
+            continue;
         }
-        fs_err::create_dir_all(&job.folder)?;
+        fs_err::create_dir_all(&job.folder).map_err(|error| Error::writing(&job.folder, 0, error))?;
+        // What was not on this machine is downloaded now, and so has a hash.
+        let identity = Identity::of(&job.recipe, &prints, &job.places, true)?;
+        let print = identity.print()?;
+        let goes_on = next == Next::GoOn;
         let site = Site {
             folder: job.folder.clone(),
             title: job.title.clone(),
             places: job.places.clone(),
             pools: pools.to_path_buf(),
-            fingerprint: job.fingerprint.clone(),
-            resume,
+            identity: identity.clone(),
+            resume: goes_on,
             stop,
         };
-        let before = if resume { seconds_in(&job.folder).unwrap_or(0.0) } else { 0.0 };
+        let seconds = if goes_on { seconds_in(&job.folder).unwrap_or(0.0) } else { 0.0 };
         let begun = Instant::now();
         let ended = stage::run(&job.recipe, &site);
-        let time = json!({ "seconds": before + begun.elapsed().as_secs_f64() });
+        let seconds = seconds + begun.elapsed().as_secs_f64();
+        let time = json!({ "seconds": seconds });
         let kept = atomic::write(&job.folder.join(Places::TIME), format!("{time}\n").as_bytes());
         // What stopped the stage is told first: a full disk, say, keeps the time from being written too.
         let ended = ended?;
@@ -144,10 +129,165 @@ pub fn run(jobs: &[Job], pools: &Path, resume: bool, stop: &AtomicBool) -> Resul
         if ended == Ended::Interrupted {
             return Ok(Ended::Interrupted);
         }
-        let mark = serde_json::to_vec(&Done { recipe: job.fingerprint.clone() }).map_err(Error::other)?;
+        let done = Done { recipe: print.clone(), identity, files: outputs(&job.folder)? };
+        let mark = serde_json::to_vec(&done).map_err(Error::other)?;
         atomic::write(&job.folder.join(DONE), &mark)?;
+        if let Some(text) = closing::text(job, Duration::from_secs_f64(seconds), !before.stages) {
+            Progress::say(&text);
+        }
+        prints.insert(job.name.clone(), print);
     }
     Ok(Ended::Done)
+}
+
+/// Decides about a job by what its folder holds.
+fn next(job: &Job, identity: &Identity, before: Before) -> Result<Next, Error> {
+    foreign(job)?;
+    let (found, is_done) = match done(&job.folder) {
+        Some(done) => match identity.since(&done.identity) {
+            // A mark whose checkpoint is missing says nothing.
+            Verdict::Same if has_output(job) => {
+                intact(job, &done)?;
+                return Ok(Next::Skip(done.recipe));
+            }
+            verdict => (verdict, true),
+        },
+        None => match checkpoint::newest(&job.folder) {
+            Ok(None) => return Ok(if before.resume { Next::GoOn } else { Next::Begin }),
+            Ok(Some(state)) => (identity.since(&state.identity), false),
+            Err(_) if before.overwrite => (Verdict::Same, false),
+            Err(error) => return Err(error),
+        },
+    };
+    if !is_done && !before.resume && !before.overwrite {
+        return Err(stopped_here(job));
+    }
+    if !is_done && before.overwrite {
+        return make_room(job);
+    }
+    match found {
+        Verdict::Same => Ok(Next::GoOn),
+        Verdict::Shorter if before.resume || !depends_on_end(&job.recipe) => {
+            if is_done {
+                extend(job)?;
+            }
+            Ok(Next::GoOn)
+        }
+        _ if before.overwrite => make_room(job),
+        Verdict::Shorter if before.stages => set_aside(job, &[]),
+        Verdict::Changed(changes) if before.stages => set_aside(job, &changes),
+        Verdict::Shorter => Err(refuse(
+            job,
+            "it was made with fewer steps, and its learning rates depend on how many there are",
+            "go on from its last step with --resume, choose another run.name, or begin anew with --overwrite",
+        )),
+        Verdict::Changed(changes) => {
+            let made = if is_done { "a finished run is here" } else { "a run that stopped is here" };
+            Err(refuse(
+                job,
+                &format!("{made}, and since then these have changed:{}", listed(&changes)),
+                if is_done {
+                    "choose another run.name, put back what has changed, or replace the run with --overwrite"
+                } else {
+                    "choose another run.name, put back what has changed, or replace the run: --overwrite without --resume"
+                },
+            ))
+        }
+    }
+}
+
+/// Whether what the mark of a finished run promises is there.
+fn has_output(job: &Job) -> bool {
+    let leaves_model = job.recipe.method.trains() || job.recipe.method.name() == "soup";
+    !leaves_model || job.folder.join("latest").is_dir()
+}
+
+/// Refuses a folder that the other program writes to.
+fn foreign(job: &Job) -> Result<(), Error> {
+    if job.folder.join("answers.jsonl").exists() && !job.folder.join("run.json").exists() {
+        return Err(refuse(job, "answers of `inference` are here", "choose another run.name"));
+    }
+    Ok(())
+}
+
+fn refuse(job: &Job, message: &str, hint: &str) -> Error {
+    Error::Folder { path: job.folder.clone(), message: format!("{message}\n  hint: {hint}") }
+}
+
+/// A folder with checkpoints of a run that did not end is gone on with, never silently overwritten.
+fn stopped_here(job: &Job) -> Error {
+    let last = checkpoint::steps(&job.folder).ok().and_then(|steps| steps.into_iter().max()).unwrap_or(0);
+    refuse(
+        job,
+        &format!("a run stopped here after step {last}"),
+        "go on with --resume, choose another run.name, or begin anew with --overwrite",
+    )
+}
+
+fn make_room(job: &Job) -> Result<Next, Error> {
+    Progress::say(&format!("{}: the run that was in {} is replaced", job.title, job.folder.display()));
+    // The mark goes first: a half-emptied folder is none of a finished run.
+    if job.folder.join(DONE).exists() {
+        fs_err::remove_file(job.folder.join(DONE))?;
+    }
+    // A single run's lock and pools lie in its folder and stay.
+    for entry in fs_err::read_dir(&job.folder)? {
+        let entry = entry?;
+        match entry.file_name().to_str() {
+            Some("run.lock" | "pools") => {}
+            _ if entry.file_type()?.is_dir() => atomic::remove_folder(&entry.path())?,
+            _ => fs_err::remove_file(entry.path())?,
+        }
+    }
+    Ok(Next::Begin)
+}
+
+/// Puts the folder of a stage that has changed aside.
+fn set_aside(job: &Job, changes: &[Change]) -> Result<Next, Error> {
+    let old = atomic::set_aside(&job.folder)?;
+    let what = if changes.is_empty() {
+        "\n  its length, on which its learning rates depend".to_owned()
+    } else {
+        listed(changes)
+    };
+    Progress::say(&format!(
+        "{}: running again, what was there is now in {}; these have changed:{what}",
+        job.title,
+        old.display()
+    ));
+    Ok(Next::Begin)
+}
+
+/// A finished run that is to have more steps is one that has not ended.
+fn extend(job: &Job) -> Result<(), Error> {
+    fs_err::remove_file(job.folder.join(DONE))?;
+    let more = if depends_on_end(&job.recipe) {
+        "; the learning rates of the steps that are made were those of a shorter run, so that it ends as no run from the start would"
+    } else {
+        ""
+    };
+    Progress::say(&format!("{}: done before, and goes on with more steps{more}", job.title));
+    Ok(())
+}
+
+fn outputs(folder: &Path) -> Result<BTreeMap<String, String>, Error> {
+    let there = OUTPUTS.into_iter().filter(|name| folder.join(name).is_file());
+    there.map(|name| Ok((name.to_owned(), checksums::of_file(&folder.join(name))?))).collect()
+}
+
+/// Refuses a finished stage whose outputs are not those that it wrote.
+fn intact(job: &Job, done: &Done) -> Result<(), Error> {
+    for (name, sum) in &done.files {
+        let path = job.folder.join(name);
+        let message = match checksums::of_file(&path) {
+            Ok(found) if found == *sum => continue,
+            Ok(_) => "the file is not what the stage wrote: its checksum is another".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let hint = format!("remove {} to run the stage again", job.folder.display());
+        return Err(Error::Folder { path, message: format!("{message}\n  hint: {hint}") });
+    }
+    Ok(())
 }
 
 fn done(folder: &Path) -> Option<Done> {
@@ -155,38 +295,111 @@ fn done(folder: &Path) -> Option<Done> {
     serde_json::from_str(&text).ok()
 }
 
-/// A folder with checkpoints of a run that did not end is gone on with, never silently overwritten.
-fn unfinished(job: &Job, resume: bool) -> Result<(), Error> {
-    let steps = checkpoint::steps(&job.folder)?;
-    if resume || steps.is_empty() {
-        return Ok(());
-    }
-    let last = steps.iter().max().copied().unwrap_or(0);
-    Err(Error::Folder {
-        path: job.folder.clone(),
-        message: format!(
-            "a run stopped here after step {last}\n  hint: go on with --resume, or remove the folder, or choose another run.name"
-        ),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::names_of_stages;
+    use crate::recipe::Method;
     use ::recipe::Source;
 
+    fn job(folder: &Path, text: &str) -> (Job, Identity) {
+        let text = format!("[model]\npath = \"nowhere/\"\n[data]\nlimit = 8\n{text}[method.sft]\n");
+        let source = Source::from_text("recipe.toml", text).set_default("run.name", "run");
+        let recipe = source.load::<Recipe>().unwrap_or_else(|errors| panic!("{errors}")).value;
+        let job = jobs(folder, &[("run".into(), recipe)]).remove(0);
+        let identity = Identity::of(&job.recipe, &BTreeMap::new(), &job.places, false).expect("plain data");
+        (job, identity)
+    }
+
+    fn finish(job: &Job, identity: &Identity) {
+        fs_err::create_dir_all(job.folder.join("step-000004")).expect("made");
+        atomic::point(&job.folder.join("latest"), "step-000004").expect("linked");
+        let print = identity.print().expect("plain data");
+        let done = Done { recipe: print, identity: identity.clone(), files: BTreeMap::new() };
+        let mark = serde_json::to_vec(&done).expect("plain data");
+        atomic::write(&job.folder.join(DONE), &mark).expect("written");
+    }
+
+    const FOUR: &str = "[optim]\nsteps = 4\nschedule = \"constant\"\n";
+
     #[test]
-    fn a_stage_runs_again_for_what_changes_its_result_and_not_for_the_rows_that_run_at_once() {
-        let print = |text: &str| {
-            let text = format!("[data]\nlimit = 8\n[optim]\nsteps = 1\n{text}[reward.answer]\n[method.rl]\n");
-            let source = Source::from_text("recipe.toml", text).set_default("run.name", "test");
-            let recipe = source.load::<Recipe>().unwrap_or_else(|errors| panic!("{errors}")).value;
-            let jobs = jobs(Path::new("out"), &[("rl".into(), recipe)]).expect("a stage");
-            jobs[0].fingerprint.clone()
+    fn a_finished_run_is_never_removed_because_its_recipe_changed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (was, identity) = job(folder.path(), FOUR);
+        finish(&was, &identity);
+        let decide = |text: &str, before: Before| {
+            let (job, identity) = job(folder.path(), text);
+            next(&job, &identity, before).map_err(|error| error.to_string())
         };
-        let plain = print("");
-        assert_eq!(print("[engine]\nrows = 3\nmemory = \"2 GB\"\n"), plain);
-        assert_ne!(print("[sampling]\nmax_new_tokens = 5\n"), plain);
+        let print = identity.print().expect("plain data");
+        let plain = Before::default();
+        for same in [FOUR.to_owned(), format!("{FOUR}[save]\nevery_steps = 2\n[log]\nevery_steps = 1\n")] {
+            assert_eq!(decide(&same, plain), Ok(Next::Skip(print.clone())));
+        }
+        let changed = FOUR.replace("= 4", "= 4\nlearning_rate = 0.5");
+        let refusal = decide(&changed, plain).expect_err("another recipe");
+        assert!(
+            refusal.contains("optim.learning_rate: 0.0001 -> 0.5") && refusal.contains("--overwrite"),
+            "{refusal}"
+        );
+        let resume = Before { resume: true, ..plain };
+        assert!(decide(&changed, resume).is_err());
+        assert!(decide(&FOUR.replace("= 4", "= 3"), plain).is_err(), "a shorter one is another");
+        let cosine = FOUR.replace("constant", "cosine");
+        assert!(decide(&cosine, plain).expect_err("another schedule").contains("optim.schedule"));
+        assert!(was.folder.join("step-000004").is_dir() && was.folder.join(DONE).exists());
+
+        // More steps of a constant schedule go on; the run is then one that has not ended.
+        let longer = FOUR.replace("= 4", "= 6");
+        assert_eq!(decide(&longer, plain), Ok(Next::GoOn));
+        assert!(!was.folder.join(DONE).exists());
+        finish(&was, &identity);
+        assert_eq!(decide(&changed, Before { overwrite: true, ..plain }), Ok(Next::Begin));
+        assert!(!was.folder.join("step-000004").exists());
+    }
+
+    #[test]
+    fn a_schedule_that_depends_on_the_end_is_made_longer_only_where_that_is_asked_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let four = FOUR.replace("constant", "cosine");
+        let (was, identity) = job(folder.path(), &four);
+        finish(&was, &identity);
+        let (longer, identity) = job(folder.path(), &four.replace("= 4", "= 6"));
+        let refusal = next(&longer, &identity, Before::default()).expect_err("it depends").to_string();
+        assert!(refusal.contains("learning rates depend") && refusal.contains("--resume"), "{refusal}");
+        let resume = Before { resume: true, ..Before::default() };
+        assert_eq!(next(&longer, &identity, resume).expect("asked for"), Next::GoOn);
+    }
+
+    #[test]
+    fn a_stage_that_changed_is_set_aside_and_a_mark_without_a_checkpoint_says_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (was, identity) = job(folder.path(), FOUR);
+        finish(&was, &identity);
+        let (other, changed) = job(folder.path(), &FOUR.replace("= 4", "= 3"));
+        let stages = Before { stages: true, ..Before::default() };
+        assert_eq!(next(&other, &changed, stages).expect("it runs again"), Next::Begin);
+        assert!(folder.path().join("run.old/step-000004").is_dir() && !was.folder.exists());
+
+        finish(&was, &identity);
+        fs_err::remove_file(was.folder.join("latest")).expect("there");
+        assert_eq!(next(&was, &identity, stages).expect("it goes on"), Next::GoOn);
+    }
+
+    #[test]
+    fn a_stage_whose_output_was_damaged_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (was, identity) = job(folder.path(), FOUR);
+        finish(&was, &identity);
+        fs_err::write(was.folder.join("pairs.jsonl"), "{}\n").expect("written");
+        let print = identity.print().expect("plain data");
+        let done =
+            Done { recipe: print, identity: identity.clone(), files: outputs(&was.folder).expect("there") };
+        fs_err::write(was.folder.join(DONE), serde_json::to_vec(&done).expect("JSON")).expect("written");
+        assert!(matches!(next(&was, &identity, Before::default()), Ok(Next::Skip(_))));
+        fs_err::write(was.folder.join("pairs.jsonl"), "{}\r").expect("written");
+        let refusal = next(&was, &identity, Before::default()).expect_err("damaged").to_string();
+        assert!(refusal.contains("pairs.jsonl") && refusal.contains("checksum"), "{refusal}");
     }
 
     #[test]

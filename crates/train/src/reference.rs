@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use io::atomic;
 use recipe::reference::{Variant, keys, variants};
 use serde_json::Value as Json;
 
-use crate::atomic;
 use crate::error::Error;
 use crate::metrics;
 use crate::recipe::{METHODS, Recipe};
@@ -56,7 +56,8 @@ pub fn write(folder: &Path) -> Result<(), Error> {
     }
     atomic::write(&folder.join("tables.md"), tables(&training, &test_time).as_bytes())?;
     atomic::write(&folder.join("metrics.md"), format!("{MARK}{}", metrics::page()).as_bytes())?;
-    atomic::write(&folder.join("README.md"), index(&trained, &sampled).as_bytes())
+    atomic::write(&folder.join("README.md"), index(&trained, &sampled).as_bytes())?;
+    Ok(())
 }
 
 fn page(
@@ -179,7 +180,7 @@ mod tests {
         for info in &inference::METHODS {
             assert!(read("README.md").contains(&format!("(inference/{}.md)", info.name)));
         }
-        assert!(read("train/vbon.md").contains("| `pool_samples` | integer, ≥ 2 | `16` |"));
+        assert!(read("train/vbon.md").contains("| `pool_samples` | integer, ≥ 2, ≤ 1048576 | `16` |"));
         assert!(read("tables.md").contains("### `[reward.lexicon]`"));
     }
 }

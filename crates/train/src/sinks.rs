@@ -6,19 +6,21 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value, json};
-use tensorboard_rs::summary_writer::SummaryWriter;
 
+use crate::board::Board;
 use crate::error::Error;
 use crate::meters::Meters;
+use crate::progress::{Progress, pace};
 
 /// All sinks of a run.
-#[expect(missing_debug_implementations, reason = "writers have nothing to show")]
+#[derive(Debug)]
 pub struct Sinks {
     metrics: PathBuf,
-    board: Option<SummaryWriter>,
+    board: Option<Board>,
     bar: ProgressBar,
     terminal: bool,
     last_line: Option<Instant>,
+    begun: (Instant, usize),
     total: usize,
 }
 
@@ -31,10 +33,9 @@ impl Sinks {
         resumed: usize,
         total: usize,
     ) -> Result<Self, Error> {
-        fs_err::create_dir_all(folder)?;
+        fs_err::create_dir_all(folder).map_err(|error| Error::writing(folder, 0, error))?;
         let metrics = folder.join("metrics.jsonl");
         keep_until(&metrics, resumed)?;
-        let board = if tensorboard { board(&folder.join("tb")) } else { None };
         let terminal = std::io::stderr().is_terminal();
         let bar = ProgressBar::with_draw_target(
             Some(total as u64),
@@ -45,7 +46,12 @@ impl Sinks {
         }
         bar.set_prefix(title.to_owned());
         bar.set_position(resumed as u64);
-        Ok(Self { metrics, board, bar, terminal, last_line: None, total })
+        let begun = (Instant::now(), resumed);
+        let mut sinks = Self { metrics, board: None, bar, terminal, last_line: None, begun, total };
+        if tensorboard {
+            sinks.board = sinks.told(Board::open(&folder.join("tb")));
+        }
+        Ok(sinks)
     }
 
     /// Says that `step` updates are done.
@@ -78,11 +84,25 @@ impl Sinks {
     }
 
     fn log_board(&mut self, step: usize, meters: &Meters) {
-        let Some(board) = &mut self.board else { return };
-        for (name, mean) in meters.means() {
-            board.add_scalar(name, mean as f32, step);
+        let Some(board) = self.board.take() else { return };
+        let logged = board.log(step, meters.means());
+        self.board = self.told(logged.map(|()| board));
+    }
+
+    /// A run goes on without its event files, and says once that they end.
+    fn told(&self, board: Result<Board, Error>) -> Option<Board> {
+        match board {
+            Ok(board) => Some(board),
+            Err(error) => {
+                let text = error.to_string();
+                let reason = text.lines().next().unwrap_or_default();
+                Progress::say(&format!(
+                    "{}: the event files for TensorBoard end here, and the run goes on without them: {reason}",
+                    self.bar.prefix()
+                ));
+                None
+            }
         }
-        board.flush();
     }
 
     #[allow(clippy::print_stderr, reason = "progress is for the person at the terminal")]
@@ -108,22 +128,15 @@ impl Sinks {
         let due = self.last_line.is_none_or(|last| last.elapsed() > Duration::from_secs(10));
         if due || step >= self.total {
             self.last_line = Some(Instant::now());
-            eprintln!("{} {step}/{}  {text}", self.bar.prefix(), self.total);
+            let (started, from) = self.begun;
+            let pace = pace(started.elapsed(), step.saturating_sub(from), self.total.saturating_sub(step));
+            eprintln!("{} {step}/{}  {text}  {pace}", self.bar.prefix(), self.total);
         }
     }
 }
 
 fn short(value: f64) -> String {
     if value != 0.0 && value.abs() < 1e-3 { format!("{value:.2e}") } else { format!("{value:.4}") }
-}
-
-/// The writer panics when it cannot make its files; a run goes on without it.
-fn board(folder: &Path) -> Option<SummaryWriter> {
-    if fs_err::create_dir_all(folder).is_err() {
-        return None;
-    }
-    let folder = folder.to_path_buf();
-    std::panic::catch_unwind(move || SummaryWriter::new(&folder)).ok()
 }
 
 fn keep_until(path: &Path, step: usize) -> Result<(), Error> {
@@ -140,7 +153,8 @@ fn keep_until(path: &Path, step: usize) -> Result<(), Error> {
             kept.push('\n');
         }
     }
-    crate::atomic::write(path, kept.as_bytes())
+    io::atomic::write(path, kept.as_bytes())?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -162,5 +176,24 @@ mod tests {
         let text = fs_err::read_to_string(folder.path().join("metrics.jsonl")).expect("there");
         assert_eq!(text, "{\"step\":2,\"loss\":2.0}\n{\"step\":4,\"loss\":2.0}\n{\"step\":6,\"loss\":2.0}\n");
         assert!(folder.path().join("tb").exists());
+    }
+
+    #[test]
+    fn a_board_that_fails_is_switched_off_and_the_run_goes_on() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs_err::write(folder.path().join("tb"), "a file in the way").expect("written");
+        let mut meters = Meters::default();
+        meters.add("loss", 2.0);
+        let mut sinks = Sinks::open(folder.path(), "test", true, 0, 9).expect("opened");
+        assert!(sinks.board.is_none());
+        sinks.log(2, &meters).expect("written");
+        fs_err::remove_file(folder.path().join("tb")).expect("there");
+        let mut sinks = Sinks::open(folder.path(), "test", true, 2, 9).expect("opened");
+        fs_err::remove_dir_all(folder.path().join("tb")).expect("there");
+        sinks.log(4, &meters).expect("written");
+        assert!(sinks.board.is_none());
+        sinks.log(6, &meters).expect("written");
+        let text = fs_err::read_to_string(folder.path().join("metrics.jsonl")).expect("there");
+        assert_eq!(text.lines().count(), 3);
     }
 }

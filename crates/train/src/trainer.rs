@@ -6,14 +6,15 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use inference::setup::Places;
+use io::atomic;
 use model::Grads;
 use recipe::{Log, Optim, Save};
 use serde_json::{Value, json};
 
-use crate::atomic;
 use crate::card;
-use crate::checkpoint::{self, Learner, TrainerState};
+use crate::checkpoint::{self, Learner, TrainerState, Window};
 use crate::error::Error;
+use crate::identity::{Change, Identity, Verdict};
 use crate::meters::Meters;
 use crate::optimizer::{AdamW, Moments, clip};
 use crate::progress::Progress;
@@ -80,6 +81,11 @@ pub trait Task {
         Vec::new()
     }
 
+    /// Whether a [`Task::gradient`] that failed has left the task as it was before, so that the steps made until then may be saved.
+    fn outlives_failure(&self) -> bool {
+        true
+    }
+
     /// Epochs of the data that `step` updates make.
     fn epoch(&self, step: usize) -> Option<f64> {
         let _ = step;
@@ -126,8 +132,8 @@ pub struct Plan<'a> {
     pub save: &'a Save,
     /// `[log]`.
     pub log: &'a Log,
-    /// Fingerprint of the recipe.
-    pub recipe: &'a str,
+    /// What decides the run's results.
+    pub identity: &'a Identity,
     /// Whether a run that is there goes on.
     pub resume: bool,
     /// Set by Ctrl-C.
@@ -160,19 +166,30 @@ pub fn run(
     }
     let total = task.total_steps();
     let mut moments = Moments::default();
-    let mut state =
-        TrainerState { step: 0, total_steps: total, tokens: 0, recipe: plan.recipe.to_owned(), best: None };
+    let mut state = TrainerState {
+        step: 0,
+        total_steps: total,
+        tokens: 0,
+        identity: plan.identity.clone(),
+        best: None,
+        interrupted: false,
+        window: Window::default(),
+    };
     if plan.resume
         && let Some((found, at)) = checkpoint::resume(plan.folder, learner, device)?
     {
-        if at.recipe != plan.recipe {
-            return Err(Error::Checkpoint {
-                    path: plan.folder.join(checkpoint::step_name(at.step)),
-                    message: "it was made by another recipe\n  hint: run without --resume under another run.name, or with the recipe.toml of the run folder".into(),
-                });
+        let path = plan.folder.join(checkpoint::step_name(at.step));
+        if let Verdict::Changed(changes) = plan.identity.since(&at.identity) {
+            let message = format!(
+                "it was made by another recipe or from other inputs:{}\n  hint: run without --resume under another run.name, or put back what has changed",
+                listed(&changes)
+            );
+            return Err(Error::Checkpoint { path, message });
         }
-        task.restore(learner, &plan.folder.join(checkpoint::step_name(at.step)), device)?;
-        (moments, state) = (found, at);
+        task.restore(learner, &path, device)?;
+        (moments, state) =
+            (found, TrainerState { total_steps: total, identity: plan.identity.clone(), ..at });
+        checkpoint::settle(plan.folder, &state, plan.save)?;
     }
     let settings = AdamW {
         beta1: plan.optim.beta1,
@@ -182,13 +199,20 @@ pub fn run(
     };
     let warmup = plan.optim.warmup(total);
     let mut sinks = Sinks::open(plan.folder, plan.title, plan.log.tensorboard, state.step, total)?;
-    let mut meters = Meters::default();
+    let mut meters = Meters::restored(&state.window.meters);
+    let mut window = (Instant::now(), std::mem::take(&mut state.window));
     let mut saved = plan.folder.join(checkpoint::step_name(state.step));
-    let mut since = (Instant::now(), state.tokens);
     while state.step < total && task.done().is_none() {
         let step = state.step;
         let begun = Instant::now();
-        let (mut grads, tokens) = task.gradient(learner, step, &mut meters)?;
+        let before = meters.clone();
+        let (mut grads, tokens) = match task.gradient(learner, step, &mut meters) {
+            Ok(done) => done,
+            Err(error) => {
+                state.window = kept(&window, &before);
+                return Err(rescue(plan, learner, task, &moments, state, error));
+            }
+        };
         finite(step, "the loss", meters.mean("loss").unwrap_or(0.0))?;
         let norm = clip(&mut grads, plan.optim.max_grad_norm);
         finite(step, "the norm of the gradient", norm)?;
@@ -203,6 +227,7 @@ pub fn run(
         moments.update(&settings, rate, &grads, &mut |visitor| learner.decoder.visit(visitor));
         state.step += 1;
         state.tokens += tokens;
+        window.1.tokens += tokens;
         task.updated(learner, state.step)?;
         task.phases().observe(begun.elapsed().as_secs_f64(), &mut meters);
         meters.add("grad_norm", norm);
@@ -215,43 +240,38 @@ pub fn run(
         }
         let last = state.step == total || ends.is_some();
         let stopping = plan.stop.load(Ordering::Relaxed);
-        let save_due = last
-            || stopping
-            || (plan.save.every_steps > 0 && state.step.is_multiple_of(plan.save.every_steps));
-        if save_due && !stopping {
+        // What is due at a step is done whether or not the run stops there: it ends as if it had never been stopped.
+        let due = last || (plan.save.every_steps > 0 && state.step.is_multiple_of(plan.save.every_steps));
+        if due {
             task.evaluate(learner, &mut meters)?;
         }
-        if last || state.step.is_multiple_of(plan.log.every_steps) || save_due {
-            let (started, tokens_before) = since;
-            let seconds = started.elapsed().as_secs_f64();
-            meters.add("tokens_per_second", (state.tokens - tokens_before) as f64 / seconds.max(1e-9));
+        let mut measured = None;
+        if due || state.step.is_multiple_of(plan.log.every_steps) {
+            let seconds = window.1.seconds + window.0.elapsed().as_secs_f64();
+            meters.add("tokens_per_second", window.1.tokens as f64 / seconds.max(1e-9));
             meters.add("num_tokens", state.tokens as f64);
             if let Some(epoch) = task.epoch(state.step) {
                 meters.add("epoch", epoch);
             }
-            since = (Instant::now(), state.tokens);
-            let measured = meters.take();
-            sinks.log(state.step, &measured)?;
-            if save_due {
-                let better = better(plan.save, measured.mean(&plan.save.metric), state.best);
-                if let Some(value) = better {
-                    state.best = Some((value, state.step));
-                }
-                let card = card::with_alarms(plan.card, &task.alarms());
-                saved = checkpoint::save(plan.folder, learner, &moments, task.state()?, &state, &card)?;
-                keep_alarms(plan.folder, &task.alarms())?;
-                if better.is_some() {
-                    atomic::point(&plan.folder.join("best"), &checkpoint::step_name(state.step))?;
-                }
-                let best = state.best.filter(|_| plan.save.keep_best).map(|(_, step)| step);
-                checkpoint::prune(plan.folder, plan.save.keep_last, best)?;
-                if plan.log.samples > 0 && !stopping {
-                    write_samples(
-                        plan.folder,
-                        state.step,
-                        task.samples(learner, plan.log.samples, state.step)?,
-                    )?;
-                }
+            window = (Instant::now(), Window::default());
+            let line = meters.take();
+            sinks.log(state.step, &line)?;
+            measured = Some(line);
+        }
+        if due || stopping {
+            let metric = measured.as_ref().and_then(|line| line.mean(&plan.save.metric));
+            if let Some(value) = better(plan.save, metric, state.best).filter(|_| due) {
+                state.best = Some((value, state.step));
+            }
+            if due && plan.log.samples > 0 {
+                let samples = task.samples(learner, plan.log.samples, state.step)?;
+                write_samples(plan.folder, state.step, samples)?;
+            }
+            state.interrupted = !due;
+            state.window = kept(&window, &meters);
+            saved = save(plan, learner, task, &moments, &state)?;
+            if due && plan.save.keep_best && metric.is_none() {
+                return Err(not_measured(plan.save, measured.as_ref()));
             }
         }
         if stopping && !last {
@@ -260,10 +280,79 @@ pub fn run(
         }
     }
     sinks.finish();
+    // A run that was killed after its last checkpoint, and has no step left, is put right here.
+    if state.step > 0 {
+        checkpoint::settle(plan.folder, &state, plan.save)?;
+    }
+    keep_alarms(plan.folder, &task.alarms())?;
     for alarm in task.alarms() {
         Progress::say(&format!("{}: {alarm}", plan.title));
     }
     Ok(Outcome::Done(saved))
+}
+
+/// Writes a checkpoint, and all that follows from it.
+fn save(
+    plan: &Plan<'_>,
+    learner: &Learner,
+    task: &mut dyn Task,
+    moments: &Moments,
+    state: &TrainerState,
+) -> Result<PathBuf, Error> {
+    let alarms = task.alarms();
+    let card = card::with_alarms(plan.card, &alarms);
+    let saved = checkpoint::save(plan.folder, learner, moments, task.state()?, state, &card)?;
+    keep_alarms(plan.folder, &alarms)?;
+    checkpoint::settle(plan.folder, state, plan.save)?;
+    Ok(saved)
+}
+
+/// Saves what was done before a step that failed, where the task is still what it was then, and says so with the error.
+fn rescue(
+    plan: &Plan<'_>,
+    learner: &Learner,
+    task: &mut dyn Task,
+    moments: &Moments,
+    mut state: TrainerState,
+    error: Error,
+) -> Error {
+    let step = state.step;
+    state.interrupted = true;
+    let there = plan.folder.join(checkpoint::step_name(step)).exists();
+    if step == 0 || there || !task.outlives_failure() {
+        return error;
+    }
+    match save(plan, learner, task, moments, &state) {
+        Ok(_) => Error::Saved { error: Box::new(error), step },
+        // What went wrong first is what there is to say.
+        Err(_) => error,
+    }
+}
+
+/// The window of a line of metrics that is not written yet, for the checkpoint.
+fn kept(window: &(Instant, Window), meters: &Meters) -> Window {
+    let meters = meters.kept();
+    if meters.is_empty() {
+        return Window::default();
+    }
+    Window { meters, seconds: window.1.seconds + window.0.elapsed().as_secs_f64(), tokens: window.1.tokens }
+}
+
+fn not_measured(save: &Save, measured: Option<&Meters>) -> Error {
+    let names: Vec<&str> = measured.into_iter().flat_map(Meters::means).map(|(name, _)| name).collect();
+    Error::Data {
+        what: "save.metric".into(),
+        message: format!(
+            "`{}` was not measured, and `save.keep_best` needs it\n  hint: measured were {}",
+            save.metric,
+            names.join(", ")
+        ),
+    }
+}
+
+/// Changes, a line each.
+pub(crate) fn listed(changes: &[Change]) -> String {
+    changes.iter().map(|change| format!("\n  {change}")).collect()
 }
 
 fn finite(step: usize, what: &'static str, value: f64) -> Result<(), Error> {
@@ -275,12 +364,13 @@ fn keep_alarms(folder: &Path, alarms: &[String]) -> Result<(), Error> {
     if alarms.is_empty() {
         return Ok(());
     }
-    atomic::write(&folder.join(Places::ALARMS), format!("{}\n", json!(alarms)).as_bytes())
+    atomic::write(&folder.join(Places::ALARMS), format!("{}\n", json!(alarms)).as_bytes())?;
+    Ok(())
 }
 
 /// The metric's value, if it is the best so far and `best` is kept.
 fn better(save: &Save, value: Option<f64>, best: Option<(f64, usize)>) -> Option<f64> {
-    let value = value.filter(|_| save.keep_best)?;
+    let value = value.filter(|value| save.keep_best && value.is_finite())?;
     let improves =
         best.is_none_or(|(before, _)| if save.greater_is_better { value > before } else { value < before });
     improves.then_some(value)
@@ -296,7 +386,8 @@ fn write_samples(folder: &Path, step: usize, samples: Vec<Value>) -> Result<(), 
         text.push('\n');
     }
     let name = format!("samples/{}.jsonl", checkpoint::step_name(step));
-    atomic::write(&folder.join(name), text.as_bytes())
+    atomic::write(&folder.join(name), text.as_bytes())?;
+    Ok(())
 }
 
 /// A row of a sample table.

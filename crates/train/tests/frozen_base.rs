@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use recipe::Source;
 use serde_json::Value;
-use train::pipeline;
+use train::pipeline::{self, Before};
 use train::recipe::Recipe;
 use train::stage::Ended;
 
@@ -26,8 +26,8 @@ fn recipe(rest: &str, model: &str, steps: usize) -> Recipe {
 /// Runs a method beside a base for some steps, and gives what was logged at each.
 fn run(folder: &Path, rest: &str, dtype: &str, steps: usize) -> Vec<Value> {
     let recipe = recipe(rest, &format!("dtype = \"{dtype}\""), steps);
-    let jobs = pipeline::jobs(folder, &[("test".into(), recipe)]).expect("a plan");
-    let ended = pipeline::run(&jobs, &folder.join("pools"), false, &AtomicBool::new(false));
+    let jobs = pipeline::jobs(folder, &[("test".into(), recipe)]);
+    let ended = pipeline::run(&jobs, &folder.join("pools"), Before::default(), &AtomicBool::new(false));
     assert_eq!(ended.expect("it runs"), Ended::Done);
     let lines = fs_err::read_to_string(folder.join("test/metrics.jsonl")).expect("metrics");
     lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
@@ -87,8 +87,9 @@ fn an_adapter_on_an_adapter_is_refused_before_its_samples_are_drawn() {
         ("first".to_owned(), recipe(DPO, "", 1)),
         ("second".to_owned(), recipe(&pooled, "path = \"stage:first\"", 1)),
     ];
-    let jobs = pipeline::jobs(folder, &stages).expect("a plan");
-    let error = pipeline::run(&jobs, &pools, false, &AtomicBool::new(false)).expect_err("refused");
+    let jobs = pipeline::jobs(folder, &stages);
+    let error =
+        pipeline::run(&jobs, &pools, Before::default(), &AtomicBool::new(false)).expect_err("refused");
     assert!(error.to_string().contains("stage:first: it is an adapter itself"), "{error}");
     assert!(!pools.exists(), "a pool was drawn");
 }

@@ -11,6 +11,7 @@ use recipe::{Log, Optim, Save, Schedule};
 use reward::PoolSample;
 use train::Error;
 use train::checkpoint::Learner;
+use train::identity::Identity;
 use train::meters::Meters;
 use train::methods::bon_sft::BonSft;
 use train::methods::bonbon::Bonbon;
@@ -130,7 +131,7 @@ fn train<M: Pooled>(method: M, score: bool, steps: usize, folder: &Path, resume:
         optim: &optim,
         save: &Save { every_steps: 0, keep_last: 9, ..Save::default() },
         log: &Log { every_steps: 1, tensorboard: false, samples: 0 },
-        recipe: "print",
+        identity: &Identity::default(),
         resume,
         stop: &stop,
         card: "# Test\n",

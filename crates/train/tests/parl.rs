@@ -17,6 +17,7 @@ use objective::numeric::{sigmoid, softmax};
 use recipe::{Log, Optim, Save};
 use train::Error;
 use train::checkpoint::Learner;
+use train::identity::Identity;
 use train::meters::Meters;
 use train::methods::parl::{Parl, ParlTask, Turns, prefers_first};
 use train::methods::pretrain::{Pretrain, Source};
@@ -233,7 +234,7 @@ fn parl(
         optim: &optim(),
         save: &Save { every_steps: 2, keep_last: 9, ..Save::default() },
         log: &Log { every_steps: 1, tensorboard: false, samples: 0 },
-        recipe: "print",
+        identity: &Identity::default(),
         resume,
         stop: &stop,
         card: "# Test\n",

@@ -16,6 +16,7 @@ use objective::numeric::sigmoid;
 use objective::tabular::{Space, TabularLm, TabularPolicy};
 use recipe::{Log, ModelName, Optim, Save, Schedule};
 use train::checkpoint::{self, Learner};
+use train::identity::Identity;
 use train::methods::parm::{Parm, PreferenceAware};
 use train::methods::pretrain::{Pretrain, Source};
 use train::supervised::Supervised;
@@ -145,7 +146,7 @@ fn train(folder: &Path, steps: usize, resume: bool) -> Learner {
         optim: &optim,
         save: &Save { every_steps: 0, keep_last: 9, ..Save::default() },
         log: &Log { every_steps: 1, tensorboard: false, samples: 0 },
-        recipe: "print",
+        identity: &Identity::default(),
         resume,
         stop: &stop,
         card: "# Test\n",

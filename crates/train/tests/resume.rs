@@ -11,6 +11,7 @@ use model::{Grads, Policy};
 use recipe::{Log, Optim, Save};
 use train::Error;
 use train::checkpoint::Learner;
+use train::identity::Identity;
 use train::meters::Meters;
 use train::methods::j_bond::JBond;
 use train::methods::pretrain::{Pretrain, PretrainTask, Source};
@@ -132,8 +133,24 @@ fn run_task(
     resume: bool,
     at: usize,
     nan_at: usize,
+    learner: Learner,
+    task: impl Task,
+) -> Result<Outcome, Error> {
+    let save = Save { every_steps: 2, keep_last: 9, ..Save::default() };
+    let log = Log { every_steps: 1, tensorboard: false, samples: 0 };
+    run_as(folder, resume, at, nan_at, learner, task, &save, &log)
+}
+
+#[expect(clippy::too_many_arguments, reason = "each is what a test varies")]
+fn run_as(
+    folder: &Path,
+    resume: bool,
+    at: usize,
+    nan_at: usize,
     mut learner: Learner,
     task: impl Task,
+    save: &Save,
+    log: &Log,
 ) -> Result<Outcome, Error> {
     let adapters = learner.adapter.is_some();
     learner.decoder.visit(&mut |name, mut slot| {
@@ -144,9 +161,9 @@ fn run_task(
         folder,
         title: "test",
         optim: &optim(),
-        save: &Save { every_steps: 2, keep_last: 9, ..Save::default() },
-        log: &Log { every_steps: 1, tensorboard: false, samples: 0 },
-        recipe: "print",
+        save,
+        log,
+        identity: &Identity::default(),
         resume,
         stop: &stop,
         card: "# Test\n",
@@ -261,8 +278,6 @@ fn metrics(folder: &Path) -> Vec<String> {
         let mut line: serde_json::Value = serde_json::from_str(line).expect("JSON");
         if let Some(fields) = line.as_object_mut() {
             fields.retain(|name, _| !name.ends_with("tokens_per_second") && !name.starts_with("time/"));
-            // Measured at checkpoints, and the interrupted run has one more.
-            fields.remove("eval_loss");
         }
         line.to_string()
     };
@@ -285,6 +300,80 @@ fn stopped_and_resumed_equals_never_stopped_bit_for_bit() {
             assert!(whole.path().join("latest").join(file).exists(), "{file}");
         }
     }
+}
+
+/// Names of all that lies in a run folder, but for what lies within checkpoints.
+fn contents(folder: &Path) -> Vec<String> {
+    let entries =
+        fs_err::read_dir(folder).expect("a folder").map(|entry| entry.expect("readable").file_name());
+    let mut names: Vec<String> = entries.map(|name| name.to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_run_that_was_stopped_leaves_what_an_undisturbed_one_leaves() {
+    // Stopped between two checkpoints and two lines of metrics, and where both are due.
+    for at in [3, 4] {
+        let (whole, parts) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let sparse = |folder: &Path, resume: bool, at: usize| {
+            let tokenizer = settings().tokenizer(&wordmath())?;
+            let decoder = settings().decoder(&tokenizer, 7, &Device::flex());
+            let task = PretrainTask::new(&settings(), &optim(), &wordmath(), 2, &tokenizer, 7)?;
+            let learner = Learner { decoder, adapter: None, tokenizer, base: "test".into() };
+            let save = Save { every_steps: 4, keep_last: 2, ..Save::default() };
+            let log = Log { every_steps: 2, tensorboard: false, samples: 0 };
+            run_as(folder, resume, at, 99, learner, task, &save, &log)
+        };
+        sparse(whole.path(), false, 0).expect("it ends");
+        sparse(parts.path(), false, at).expect("it stops");
+        assert!(matches!(sparse(parts.path(), true, 0), Ok(Outcome::Done(_))));
+        assert_eq!(contents(whole.path()), contents(parts.path()), "{at}");
+        assert_eq!(metrics(whole.path()).len(), 3);
+        assert_eq!(metrics(whole.path()), metrics(parts.path()), "{at}");
+        for file in ["model.safetensors", "state/trainer.json", "state/optimizer.safetensors"] {
+            let read = |folder: &Path| fs_err::read(folder.join("latest").join(file)).expect("a checkpoint");
+            assert_eq!(read(whole.path()), read(parts.path()), "{file}");
+        }
+    }
+}
+
+#[test]
+fn a_kill_between_a_checkpoint_and_what_points_to_it_is_put_right() {
+    let folder = tempfile::tempdir().expect("a folder");
+    train(folder.path(), false, 0, 99).expect("it ends");
+    let link = folder.path().join("latest");
+    let points = || fs_err::read_link(&link).expect("a link").to_string_lossy().into_owned();
+    for stale in [Some("step-000004"), None] {
+        fs_err::remove_file(&link).expect("there");
+        if let Some(stale) = stale {
+            io::atomic::point(&link, stale).expect("linked");
+        }
+        assert!(matches!(train(folder.path(), true, 0, 99), Ok(Outcome::Done(_))));
+        assert_eq!(points(), "step-000006");
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_any_file_of_a_checkpoint_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    train(folder.path(), false, 0, 99).expect("it ends");
+    let step = folder.path().join("step-000006");
+    let state = ["state/optimizer.safetensors", "state/trainer.json", "state/checksums.json"];
+    for file in ["model.safetensors", "config.json", "tokenizer.json"].into_iter().chain(state) {
+        let whole = fs_err::read(step.join(file)).expect("there");
+        let mut flipped = whole.clone();
+        let place = flipped.len() * 2 / 3;
+        flipped[place] ^= 4;
+        fs_err::write(step.join(file), flipped).expect("written");
+        let error = train(folder.path(), true, 0, 99).expect_err("damaged").to_string();
+        assert!(
+            error.contains("step-000006") && error.contains("hint: remove this checkpoint"),
+            "{file}: {error}"
+        );
+        fs_err::write(step.join(file), whole).expect("written");
+    }
+    assert!(matches!(train(folder.path(), true, 0, 99), Ok(Outcome::Done(_))));
 }
 
 #[test]
@@ -373,12 +462,14 @@ fn ppo_is_resumed_bit_for_bit_between_two_updates_on_the_same_answers() {
                 assert!(line[name].is_number(), "{name}: {line}");
             }
         }
+        // What the interruption left is gone with the next checkpoint that is due.
+        assert!(!parts.path().join("step-000003").exists() && parts.path().join("step-000004").exists());
         // Without the answers there is nothing to go on from.
-        fs_err::remove_dir_all(parts.path().join("step-000006")).expect("it is there");
-        fs_err::remove_dir_all(parts.path().join("step-000004")).expect("it is there");
+        let parts = tempfile::tempdir().expect("a folder");
+        ppo(parts.path(), false, 3, lora).expect("it saves and stops");
         fs_err::remove_file(parts.path().join("step-000003/state/rollouts.json")).expect("it is there");
         let error = ppo(parts.path(), true, 0, lora).expect_err("they are missing").to_string();
-        assert!(error.contains("step 0") && error.contains("hint"), "{error}");
+        assert!(error.contains("rollouts.json") && error.contains("hint"), "{error}");
     }
 }
 

@@ -1,6 +1,5 @@
 //! Writing a report's files, each whole or not at all.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::figure::{FigureError, figures};
@@ -12,8 +11,8 @@ use super::model::Report;
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// A file or folder could not be written; the message names it.
-    #[error("report: {0}; files written before are whole, earlier versions of the others are untouched")]
-    Io(#[from] std::io::Error),
+    #[error("report: {0}\n  files written before are whole, earlier versions of the others are untouched")]
+    Write(#[from] io::WriteError),
     /// The report does not serialise.
     #[error("report: {0}")]
     Json(#[from] serde_json::Error),
@@ -40,35 +39,11 @@ pub fn write(dir: &Path, report: &Report) -> Result<Vec<PathBuf>, WriteError> {
         ("report.html", html(report, &figures)),
     ];
     files.extend(figures.into_iter().map(|figure| (figure.file, figure.svg)));
-    fs_err::create_dir_all(dir)?;
     let mut paths = Vec::new();
     for (name, content) in files {
         let path = dir.join(name);
-        replace(&path, content.as_bytes())?;
+        io::atomic::write(&path, content.as_bytes())?;
         paths.push(path);
     }
-    // Makes the renames themselves last. Not every file system can sync a folder, and the files are whole without it.
-    if let Ok(folder) = fs_err::File::open(dir) {
-        let _ = folder.sync_all();
-    }
     Ok(paths)
-}
-
-/// Puts `content` at `path` in one step.
-fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}.tmp", std::process::id()));
-    let beside = PathBuf::from(beside);
-    let written = (|| {
-        let mut file = fs_err::File::create(&beside)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        drop(file);
-        fs_err::rename(&beside, path)
-    })();
-    if written.is_err() {
-        // On a full disk the remains are in the way of the next attempt; the first error is the one to report.
-        let _ = fs_err::remove_file(&beside);
-    }
-    written
 }

@@ -1,6 +1,6 @@
 //! Rewards by name.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::Device;
@@ -202,6 +202,15 @@ impl RewardTable {
             Self::Model(table) => vec![&table.path],
             Self::Arm(table) => vec![&table.path],
             Self::Sum(parts) => parts.iter().flat_map(|part| part.reward.models()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The files that it reads beside models.
+    pub fn files(&self) -> Vec<&Path> {
+        match self {
+            Self::Lexicon(table) => table.path.iter().map(PathBuf::as_path).collect(),
+            Self::Sum(parts) => parts.iter().flat_map(|part| part.reward.files()).collect(),
             _ => Vec::new(),
         }
     }

@@ -13,15 +13,16 @@ use evaluate::compare;
 use evaluate::report;
 use generate::{Purpose, Stream};
 use inference::setup::{self, Loaded, Loading, Places};
+use io::atomic;
 use model::decoder::VALUE_HEAD;
 use model::files::{AdapterConfig, attach};
 use model::{Decoder, DeviceName, Head, Policy};
 use serde_json::json;
 
-use crate::atomic;
 use crate::card;
 use crate::checkpoint::{self, Learner};
 use crate::error::Error;
+use crate::identity::Identity;
 use crate::methods::parm::PreferenceAware;
 use crate::methods::prefix_scorer::{Form, Scorer};
 use crate::methods::pretrain::{PretrainTask, Source};
@@ -48,8 +49,8 @@ pub struct Site<'a> {
     pub places: Places,
     /// Where pools are kept, shared by the stages.
     pub pools: PathBuf,
-    /// Fingerprint of the recipe.
-    pub fingerprint: String,
+    /// What decides the run's results.
+    pub identity: Identity,
     /// Whether a run that is there goes on.
     pub resume: bool,
     /// Set by Ctrl-C.
@@ -344,7 +345,7 @@ fn train(
         optim: &recipe.optim,
         save: &recipe.save,
         log: &recipe.log,
-        recipe: &site.fingerprint,
+        identity: &site.identity,
         resume: site.resume,
         stop: site.stop,
         card: &card,
@@ -368,13 +369,14 @@ fn write_run(recipe: &Recipe, site: &Site<'_>, more: &serde_json::Value) -> Resu
         "method": recipe.method.name(),
         "seed": recipe.run.seed,
         "device": recipe.run.device.to_string(),
-        "recipe": site.fingerprint,
+        "recipe": site.identity.print()?,
         "git": card::git(),
     });
     if let (Some(run), Some(more)) = (run.as_object_mut(), more.as_object()) {
         run.extend(more.clone());
     }
-    atomic::write(&site.folder.join("run.json"), format!("{run:#}\n").as_bytes())
+    atomic::write(&site.folder.join("run.json"), format!("{run:#}\n").as_bytes())?;
+    Ok(())
 }
 
 /// Most tokens of a prompt that leaves room for a completion.

@@ -5,12 +5,12 @@ use std::sync::atomic::Ordering;
 use ::recipe::ModelName;
 use burn::tensor::Device;
 use inference::setup::{self, Loaded, PoolPlan, RewardSet};
+use io::atomic;
 use model::Policy;
 use reward::{Pool, RewardId};
 use serde_json::json;
 
 use super::{Ended, Site, load, room, sampling, supervise, write_run};
-use crate::atomic;
 use crate::calibration::reward_name;
 use crate::error::Error;
 use crate::methods::pool;

@@ -153,6 +153,11 @@ impl Task for Parl<'_> {
         self.judge.restore(checkpoint, state.updates, device)
     }
 
+    /// A round that failed may have moved the reward model.
+    fn outlives_failure(&self) -> bool {
+        false
+    }
+
     fn samples(&mut self, learner: &Learner, count: usize, step: usize) -> Result<Vec<Value>, Error> {
         self.policy.samples(learner, count, step)
     }
