@@ -1,4 +1,4 @@
-//! Pools on disk: a line with the key, then a line for each prompt, in JSON.
+//! Pools on disk: a line with the key, then a line for each prompt, in JSON, and a line with the checksum of those before.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,9 @@ use super::key::hash_of;
 use super::{Pool, PoolError, PoolKey, RewardColumn, Row};
 
 /// The version of the format.
-const SCHEMA: u64 = 1;
+const SCHEMA: u64 = 2;
+/// The version before, which is read too: it has no checksum.
+const WITHOUT_CHECKSUM: u64 = 1;
 
 /// The first line of a file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -23,6 +25,14 @@ struct Header {
     cost: Ledger,
     rewards: Vec<RewardColumn>,
     extractor: Option<(String, usize)>,
+}
+
+/// The last line of a file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Footer {
+    /// BLAKE3 of all bytes before this line.
+    checksum: String,
 }
 
 /// All that is read of a first line whose schema may be another.
@@ -103,6 +113,9 @@ impl Pool {
             serde_json::to_writer(&mut content, row)?;
             content.push(b'\n');
         }
+        let footer = Footer { checksum: io::checksums::of(&content) };
+        serde_json::to_writer(&mut content, &footer)?;
+        content.push(b'\n');
         fs_err::create_dir_all(dir)?;
         replace(&path, &content)?;
         Ok(path)
@@ -112,7 +125,7 @@ impl Pool {
 /// Puts `content` at `path` in one step.
 fn replace(path: &Path, content: &[u8]) -> Result<(), PoolError> {
     let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}.part", std::process::id()));
+    beside.push(format!(".{}-0.part", std::process::id()));
     let beside = PathBuf::from(beside);
     let mut written = 0;
     let outcome = (|| {
@@ -157,12 +170,14 @@ fn read(path: &Path) -> Result<Pool, PoolError> {
     let mut line = Vec::new();
     file.read_until(b'\n', &mut line)?;
     let version: Version = serde_json::from_slice(&line).map_err(|error| damaged(1, error.to_string()))?;
-    if version.schema != SCHEMA {
+    if version.schema != SCHEMA && version.schema != WITHOUT_CHECKSUM {
         return Err(PoolError::Schema { path: path.into(), found: version.schema, known: SCHEMA });
     }
     let header: Header = serde_json::from_slice(&line).map_err(|error| damaged(1, error.to_string()))?;
     let mut rows: Vec<Row> = Vec::new();
+    let mut hasher = blake3::Hasher::new();
     loop {
+        hasher.update(&line);
         line.clear();
         if file.read_until(b'\n', &mut line)? == 0 {
             break;
@@ -178,12 +193,25 @@ fn read(path: &Path) -> Result<Pool, PoolError> {
     if rows.len() < header.prompts {
         return Err(PoolError::Truncated { path: path.into(), found: rows.len(), expected: header.prompts });
     }
+    let footer = (version.schema == SCHEMA).then(|| std::mem::take(&mut line));
+    if footer.is_some() {
+        file.read_until(b'\n', &mut line)?;
+    }
     if !line.is_empty() {
         let problem = format!("text after the last of {} prompts", header.prompts);
-        return Err(damaged(rows.len() + 2, problem));
+        let after = rows.len() + 2 + usize::from(footer.is_some());
+        return Err(damaged(after, problem));
     }
     if hash_of(rows.iter().map(|row| (row.index, row.prompt.as_slice())))? != header.key.prompts {
         return Err(damaged(1, "the prompts are not those of the key".into()));
+    }
+    if let Some(footer) = footer {
+        let last = rows.len() + 2;
+        let footer: Footer = serde_json::from_slice(&footer)
+            .map_err(|error| damaged(last, format!("the checksum cannot be read: {error}")))?;
+        if footer.checksum != hasher.finalize().to_hex().as_str() {
+            return Err(damaged(last, "the file is not what was written: its checksum is another".into()));
+        }
     }
     let Header { key, cost, rewards, extractor, .. } = header;
     Ok(Pool { shown: key.samples, key, cost, columns: rewards, extractor, rows })

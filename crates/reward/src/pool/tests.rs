@@ -240,15 +240,34 @@ fn a_damaged_line_is_named() {
     let (error, path) = replaced("\"a1\":[1.0,0.5]", "");
     assert_eq!(error, format!("{path}:2: damaged pool: 0 rewards, expected 1{hint}"));
     let (error, path) = changed(|text| format!("{text}\n"));
-    assert_eq!(error, format!("{path}:5: damaged pool: text after the last of 3 prompts{hint}"));
-    let (error, path) = changed(|text| text.replacen("\"schema\":1", "\"schema\":2,\"new\":0", 1));
+    assert_eq!(error, format!("{path}:6: damaged pool: text after the last of 3 prompts{hint}"));
+    let (error, path) = changed(|text| text.replacen("\"schema\":2", "\"schema\":3,\"new\":0", 1));
     assert_eq!(
         error,
         format!(
-            "{path}: the pool has schema 2, and this version reads schema 1\n  hint: sample it again, or use the \
+            "{path}: the pool has schema 3, and this version reads schema 2\n  hint: sample it again, or use the \
              version that wrote it"
         )
     );
+}
+
+#[test]
+fn a_number_that_is_another_is_noticed_by_the_checksum() {
+    let checksum = |problem: &str, (error, path): (String, String)| {
+        assert!(error.starts_with(&format!("{path}:5: damaged pool: {problem}")), "{error}");
+    };
+    let other = "the file is not what was written: its checksum is another";
+    checksum(other, changed(|text| text.replacen("\"a1\":[1.0,0.5]", "\"a1\":[1.0,0.7]", 1)));
+    checksum(other, changed(|text| text.replacen("\"decode_tokens\":99", "\"decode_tokens\":98", 1)));
+    let last = |text: &str| text.lines().next_back().map(str::len).unwrap_or_default();
+    checksum("the checksum cannot be read", changed(|text| text[..text.len() - last(text) - 1].to_owned()));
+    // A pool of the version before, which had none, is read as it is.
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = pool(2).save(dir.path()).expect("written");
+    let text = fs_err::read_to_string(&path).expect("readable");
+    let before = text[..text.len() - last(&text) - 1].replacen("\"schema\":2", "\"schema\":1", 1);
+    fs_err::write(&path, before).expect("written");
+    assert!(Pool::open(dir.path(), &key(2)).expect("readable").is_some());
 }
 
 #[test]
