@@ -70,6 +70,14 @@ pub enum Error {
         /// What is allowed.
         limit: &'static str,
     },
+    /// A text is looked for in completions, and nothing turns their tokens into text.
+    #[error(
+        "completions end at {text:?}, and there is nothing that turns their tokens into text\n  hint: give the engine a decoder, or leave `stop` out"
+    )]
+    NoDecoder {
+        /// A stop string.
+        text: String,
+    },
     /// Two models that must share a vocabulary do not.
     #[error(
         "{left} has a vocabulary of {left_size} and {right} of {right_size}\n  hint: guidance needs models with the same tokenizer"

@@ -124,7 +124,7 @@ impl<'a> Engine<'a> {
         self
     }
 
-    /// Looks for the settings' stop strings in what `decode` makes of a completion.
+    /// Looks for the settings' stop strings in what `decode` makes of a completion. Settings that have some need it.
     #[must_use]
     pub fn with_decode(mut self, decode: impl Fn(&[TokenId]) -> String + 'a) -> Self {
         self.decode = Some(Box::new(decode));
@@ -169,6 +169,14 @@ impl<'a> Engine<'a> {
         }
         self.limits = limits;
         self
+    }
+
+    /// Refuses to look for stop strings in tokens.
+    fn check_decoder(&self) -> Result<(), Error> {
+        match (self.mixer.settings.stop.first(), &self.decode) {
+            (Some(text), None) => Err(Error::NoDecoder { text: text.clone() }),
+            _ => Ok(()),
+        }
     }
 
     fn check(&self, row: usize, prefix: &[TokenId], budget: usize) -> Result<(), Error> {
@@ -342,6 +350,7 @@ impl Sample for Engine<'_> {
     }
 
     fn next(&mut self, asks: Vec<NextAsk>) -> Result<Vec<Vec<NextToken>>, Error> {
+        self.check_decoder()?;
         for (row, ask) in asks.iter().enumerate() {
             self.check(row, &ask.prefix, 1)?;
         }
@@ -371,9 +380,13 @@ impl Sample for Engine<'_> {
                 rows.push(admitted.into_iter().map(|(row, _)| row).collect::<Vec<_>>());
                 readers.push((prefix, asked));
             }
+            let texts: Vec<Vec<TokenId>> = match self.mixer.reads_text() {
+                true => readers.iter().map(|(prefix, _)| prefix.to_vec()).collect(),
+                false => Vec::new(),
+            };
             let logits = self.pass(&rows, &tokens, None)?;
             let started = Instant::now();
-            let choices = self.mixer.choices(&logits, &(0..rows.len()).collect::<Vec<_>>());
+            let choices = self.mixer.choices(&logits, rows.len(), &texts);
             for (read, (rows, (prefix, asked))) in rows.into_iter().zip(readers).enumerate() {
                 for place in asked {
                     let Some(choice) = &choices[read] else {

@@ -1,6 +1,7 @@
-//! From logits to the law that is drawn from: temperature, top-k, top-p, min-p.
+//! From logits to the distribution that is drawn from: penalties of what the text has, then temperature, top-k, top-p, min-p.
 
 mod filter;
+mod history;
 mod loops;
 mod row;
 
@@ -26,13 +27,43 @@ pub struct Sampling {
     pub top_p: f32,
     /// Keeps tokens at least this share as likely as the likeliest; 0 keeps all.
     pub min_p: f32,
-    /// Texts that end a completion.
+    /// Texts that end a completion; the completion's text ends before them.
     pub stop: Vec<String>,
+    /// Divides the positive logits of tokens that the prompt or the completion has, and multiplies the negative ones; 1
+    /// changes nothing.
+    #[serde(default = "no_penalty", skip_serializing_if = "is_no_penalty")]
+    pub repetition_penalty: f32,
+    /// Excludes tokens that would make so many tokens in a row occur a second time in prompt and completion; 0 excludes
+    /// none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub no_repeat_ngram_size: usize,
+}
+
+fn no_penalty() -> f32 {
+    1.0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+fn is_no_penalty(penalty: &f32) -> bool {
+    *penalty == 1.0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+fn is_zero(size: &usize) -> bool {
+    *size == 0
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, stop: Vec::new() }
+        Self {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            stop: Vec::new(),
+            repetition_penalty: no_penalty(),
+            no_repeat_ngram_size: 0,
+        }
     }
 }
 
@@ -47,7 +78,24 @@ impl Sampling {
 
     /// Whether the law drawn from is the model's own.
     pub fn is_raw(&self) -> bool {
-        self.temperature == 1.0 && self.top_k == 0 && self.top_p >= 1.0 && self.min_p <= 0.0
+        let whole = self.top_k == 0 && self.top_p >= 1.0 && self.min_p <= 0.0;
+        self.temperature == 1.0 && whole && !self.reads_text()
+    }
+
+    /// Whether what is drawn next depends on the tokens before it beyond what the model says.
+    pub fn reads_text(&self) -> bool {
+        self.repetition_penalty != 1.0 || self.no_repeat_ngram_size > 0
+    }
+
+    /// A completion's text up to the first stop string in it.
+    ///
+    /// ```
+    /// let sampling = generate::Sampling { stop: vec!["\n\n".into(), "###".into()], ..Default::default() };
+    /// assert_eq!(sampling.before_stop("7 ### 8\n\n"), "7 ");
+    /// assert_eq!(sampling.before_stop("7"), "7");
+    /// ```
+    pub fn before_stop<'t>(&self, text: &'t str) -> &'t str {
+        before_stop(&self.stop, text)
     }
 
     /// Refuses settings out of range.
@@ -67,6 +115,13 @@ impl Sampling {
         if !(0.0..=1.0).contains(&self.min_p) {
             return refuse("min_p", self.min_p, "between 0 and 1; 0 keeps all tokens");
         }
+        if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
+            return refuse(
+                "repetition_penalty",
+                self.repetition_penalty,
+                "above 0 and finite; 1 changes nothing",
+            );
+        }
         if self.stop.iter().any(String::is_empty) {
             return Err(Error::Setting {
                 key: "stop",
@@ -80,7 +135,8 @@ impl Sampling {
     /// Turns `logits` into weights proportional to the law drawn from (zero for what is filtered out, at most 1) and returns their sum: the
     /// log-probability of token `i` is `ln(weights[i] / sum)`.
     ///
-    /// Filters apply in this order, each on what the one before left: temperature, top-k, top-p, min-p.
+    /// Filters apply in this order, each on what the one before left: temperature, top-k, top-p, min-p. What depends on the text before
+    /// ([`Sampling::reads_text`]) is in the logits already.
     pub fn weights(&self, logits: &mut [f32]) -> f64 {
         let greatest = greatest(logits);
         self.weights_below(logits, greatest)
@@ -118,6 +174,14 @@ impl Sampling {
     }
 }
 
+/// A text up to the first of `stop` in it.
+pub fn before_stop<'t>(stop: &[String], text: &'t str) -> &'t str {
+    match stop.iter().filter_map(|stop| text.find(stop.as_str())).min() {
+        Some(end) => &text[..end],
+        None => text,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,12 +208,21 @@ mod tests {
                 "top_k" => value.as_u64().map(|x| settings.top_k = x as usize).is_some(),
                 "top_p" => value.as_f64().map(|x| settings.top_p = x as f32).is_some(),
                 "min_p" => value.as_f64().map(|x| settings.min_p = x as f32).is_some(),
+                "repetition_penalty" => {
+                    value.as_f64().map(|x| settings.repetition_penalty = x as f32).is_some()
+                }
+                "no_repeat_ngram_size" => {
+                    value.as_u64().map(|x| settings.no_repeat_ngram_size = x as usize).is_some()
+                }
                 _ => false,
             });
             if !known {
                 continue;
             }
-            let ours = law(&settings, &numbers(&case["logits"]));
+            let text: Vec<u32> = numbers(&case["input_ids"]).iter().map(|id| *id as u32).collect();
+            let mut logits = numbers(&case["logits"]);
+            settings.penalise(&mut logits, &text);
+            let ours = law(&settings, &logits);
             for (index, (got, want)) in ours.iter().zip(numbers(&case["probs"])).enumerate() {
                 assert!(
                     (got - f64::from(want)).abs() < 1e-5,
@@ -162,7 +235,7 @@ mod tests {
             assert_eq!(kept, expected, "{params:?}");
             seen += 1;
         }
-        assert!(seen >= 5, "only {seen} cases were understood");
+        assert_eq!(Some(seen), fixture.as_array().map(Vec::len), "all cases are understood");
     }
 
     #[test]
@@ -179,6 +252,8 @@ mod tests {
             Sampling { top_p: 0.0, ..Sampling::default() },
             Sampling { min_p: 1.5, ..Sampling::default() },
             Sampling { stop: vec![String::new()], ..Sampling::default() },
+            Sampling { repetition_penalty: 0.0, ..Sampling::default() },
+            Sampling { repetition_penalty: f32::INFINITY, ..Sampling::default() },
         ] {
             assert!(bad.check().is_err(), "{bad:?}");
         }

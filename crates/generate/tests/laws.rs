@@ -415,3 +415,100 @@ fn what_a_draft_reports_of_each_token_is_what_the_engine_reports_without() {
         }
     }
 }
+
+/// The probability of a string when every token is drawn from what `settings` make of the row and of the tokens before it.
+fn penalised(policy: &Tabular, settings: &Sampling, ids: &[u32]) -> f64 {
+    let prompt = 2_u32;
+    let mut p = 1.0;
+    for at in 0..ids.len() {
+        let mut logits: Vec<f32> =
+            policy.lm().next(&ids[..at]).expect("a row").iter().map(|log| *log as f32).collect();
+        let text = [&[prompt], &ids[..at]].concat();
+        let (before, size) = (&text, settings.no_repeat_ngram_size);
+        for (id, logit) in logits.iter_mut().enumerate() {
+            if before.contains(&(id as u32)) {
+                let penalty = settings.repetition_penalty;
+                *logit = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
+            }
+            let ngram = [&before[..], &[id as u32]].concat();
+            let repeats = size > 0 && ngram.len() > size && {
+                let last = &ngram[ngram.len() - size..];
+                before.windows(size).any(|earlier| earlier == last)
+            };
+            if repeats {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        let total: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
+        p *= f64::from(logits[ids[at] as usize]).exp() / total;
+    }
+    p
+}
+
+#[test]
+fn penalties_of_the_text_make_the_distribution_that_transformers_would_draw_from() {
+    let toy = toys().remove(0);
+    let base = lm(&toy, "base_conditionals");
+    for settings in [
+        Sampling { repetition_penalty: 1.7, ..Sampling::default() },
+        Sampling { repetition_penalty: 0.6, ..Sampling::default() },
+        Sampling { no_repeat_ngram_size: 2, ..Sampling::default() },
+        Sampling { repetition_penalty: 1.3, no_repeat_ngram_size: 3, ..Sampling::default() },
+    ] {
+        let engine = || Engine::new(&base, settings.clone()).expect("settings");
+        let check = |law: Vec<(Vec<u32>, f64)>, what: &str| {
+            let law: BTreeMap<Vec<u32>, f64> = law.into_iter().collect();
+            let mut total = 0.0;
+            for ids in base.lm().space().sequences() {
+                let (got, want) = (law.get(&ids).copied().unwrap_or(0.0), penalised(&base, &settings, &ids));
+                assert!((got - want).abs() < 2e-6, "{what} {settings:?} {ids:?}: {got} against {want}");
+                total += want;
+            }
+            assert!((total - 1.0).abs() < 1e-5, "{total}");
+        };
+        check(Exhaustive::law(|draw| one(&mut engine(), draw).ids).expect("finite"), "the engine");
+        // A draft of another distribution changes nothing.
+        let other = lm(&toy, "arm_conditionals");
+        let drafted = || {
+            let draft = Engine::new(&other, Sampling::default()).expect("settings");
+            engine().with_draft(draft, 2).expect("a draft")
+        };
+        check(Exhaustive::law(|draw| one(&mut drafted(), draw).ids).expect("finite"), "with a draft");
+        // What `next` gives is what is drawn from.
+        let ask = NextAsk { prefix: vec![2, 0, 1], prompt_len: 1, k: 0 };
+        for next in engine().next(vec![ask]).expect("candidates").remove(0) {
+            let ratio = penalised(&base, &settings, &[0, 1, next.id]) / penalised(&base, &settings, &[0, 1]);
+            assert!((next.log_prob.exp() - ratio).abs() < 1e-5, "{settings:?} {next:?}");
+        }
+    }
+}
+
+#[test]
+fn the_divergence_of_penalised_draws_is_to_the_model_itself() {
+    let base = lm(&toys()[0], "base_conditionals");
+    let settings = Sampling { repetition_penalty: 1.7, ..Sampling::default() };
+    let mut engine = Engine::new(&base, settings.clone()).expect("settings");
+    let drawn = engine.sample(asks(3, 4), &mut Chance::Streams).expect("the toy fits");
+    for completion in drawn {
+        let sum = |logs: &[f32]| logs.iter().map(|log| f64::from(*log)).sum::<f64>();
+        let raw = penalised(&base, &Sampling::default(), &completion.ids).ln();
+        assert!((sum(&completion.raw_log_probs) - raw).abs() < 1e-5);
+        assert!(
+            (sum(&completion.log_probs) - penalised(&base, &settings, &completion.ids).ln()).abs() < 1e-5
+        );
+        assert!(completion.kl.is_some_and(|kl| kl > 0.0));
+    }
+}
+
+#[test]
+fn stop_strings_without_a_decoder_are_refused() {
+    let base = lm(&toys()[0], "base_conditionals");
+    let settings = Sampling { stop: vec!["=".into()], ..Sampling::default() };
+    let mut engine = Engine::new(&base, settings.clone()).expect("settings");
+    let refused = engine.sample(asks(1, 4), &mut Chance::Streams).expect_err("no decoder").to_string();
+    assert!(refused.contains("\"=\"") && refused.contains("decoder"), "{refused}");
+    let ask = NextAsk { prefix: vec![2], prompt_len: 1, k: 0 };
+    assert!(engine.next(vec![ask]).is_err());
+    let mut engine = Engine::new(&base, settings).expect("settings").with_decode(|_| String::new());
+    assert!(engine.sample(asks(1, 4), &mut Chance::Streams).is_ok());
+}

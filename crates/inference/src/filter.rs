@@ -35,7 +35,7 @@ impl Filter {
         }
         let temperature = if sampling.temperature == 0.0 { 1.0 } else { sampling.temperature };
         let filter = Sampling { temperature, stop: Vec::new(), ..sampling.clone() };
-        let rest = Sampling { temperature: sampling.temperature, stop: sampling.stop, ..Sampling::default() };
+        let rest = Sampling { top_k: 0, top_p: 1.0, min_p: 0.0, ..sampling };
         (mix.masked(filter), rest)
     }
 }

@@ -398,7 +398,15 @@ impl Validate for Recipe {
             _ => {}
         }
         if self.method.draws_raw() {
-            let keys = ["temperature", "top_p", "top_k", "min_p", "stop"];
+            let keys = [
+                "temperature",
+                "top_p",
+                "top_k",
+                "min_p",
+                "stop",
+                "repetition_penalty",
+                "no_repeat_ngram_size",
+            ];
             for key in keys.map(|key| format!("sampling.{key}")) {
                 rules.check(&[&key, "method"], raw_law(&self.sampling, &key));
             }
@@ -510,6 +518,8 @@ fn raw_law(sampling: &Sampling, key: &str) -> Result<(), Violation> {
         "sampling.top_p" => (sampling.top_p == 1.0, "top_p = 1"),
         "sampling.top_k" => (sampling.top_k == 0, "top_k = 0"),
         "sampling.min_p" => (sampling.min_p == 0.0, "min_p = 0"),
+        "sampling.repetition_penalty" => (sampling.repetition_penalty == 1.0, "repetition_penalty = 1"),
+        "sampling.no_repeat_ngram_size" => (sampling.no_repeat_ngram_size == 0, "no_repeat_ngram_size = 0"),
         _ => (sampling.stop.is_empty(), "leave `stop` out"),
     };
     if raw {

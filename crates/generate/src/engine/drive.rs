@@ -84,6 +84,7 @@ impl Engine<'_> {
     }
 
     pub(super) fn check_all(&self, asks: &[SampleAsk], first: usize) -> Result<(), Error> {
+        self.check_decoder()?;
         asks.iter().enumerate().try_for_each(|(row, ask)| self.check(first + row, &ask.prefix, ask.budget))
     }
 
@@ -101,7 +102,11 @@ impl Engine<'_> {
         let mut rows: Vec<Vec<RowId>> = Vec::new();
         let mut tokens: Vec<Vec<Vec<TokenId>>> = Vec::new();
         let mut readers: Vec<Vec<usize>> = Vec::new();
+        let mut texts: Vec<Vec<TokenId>> = Vec::new();
         for row in running.iter() {
+            if self.mixer.reads_text() {
+                texts.push([asks[row.ask].prefix.as_slice(), &row.done.ids].concat());
+            }
             let last = row.done.ids[row.done.ids.len() - 1];
             rows.push(row.rows.clone());
             tokens.push(vec![vec![last]; self.lanes.len()]);
@@ -109,6 +114,9 @@ impl Engine<'_> {
             self.ledger.decode_tokens += self.mixer.driving() as u64;
         }
         for (prefix, filling) in &joining {
+            if self.mixer.reads_text() {
+                texts.push(prefix.clone());
+            }
             rows.push(filling.rows.iter().map(|(row, _)| *row).collect());
             tokens.push(filling.rows.iter().map(|(_, cached)| prefix[*cached..].to_vec()).collect());
             readers.push(filling.asks.iter().map(|(ask, _)| *ask).collect());
@@ -116,7 +124,7 @@ impl Engine<'_> {
         let drawn = if self.draws_within(chance) {
             self.draw_within(&rows, &tokens, &readers, asks)
         } else {
-            self.draw_here(&rows, &tokens, &readers, asks, chance)
+            self.draw_here(&rows, (&tokens, &texts), &readers, asks, chance)
         };
         let drawn = match drawn {
             Ok(drawn) => drawn,
@@ -202,7 +210,8 @@ impl Engine<'_> {
         let draws = |group: &Group<'_>| group.batch.as_ref().is_some_and(|batch| batch.draws());
         let together = matches!(self.groups.as_slice(), [group] if draws(group));
         let within = alone || together && self.mixer.rule.composition().is_some();
-        within && !self.mixer.wants_log_z && matches!(chance, Chance::Streams)
+        let own = self.mixer.wants_log_z || self.mixer.reads_text();
+        within && !own && matches!(chance, Chance::Streams)
     }
 
     /// Runs rows and lets the models draw after each of them a token for each of its readers.
@@ -240,18 +249,18 @@ impl Engine<'_> {
         given.into_iter().zip(readers).map(one).collect()
     }
 
-    /// Runs rows and draws from what the rule makes of all models' outputs.
+    /// Runs rows and draws from what the rule makes of all models' outputs. `texts` are the rows' tokens so far, where they are read.
     fn draw_here(
         &mut self,
         rows: &[Vec<RowId>],
-        tokens: &[Vec<Vec<TokenId>>],
+        (tokens, texts): (&[Vec<Vec<TokenId>>], &[Vec<TokenId>]),
         readers: &[Vec<usize>],
         asks: &mut [SampleAsk],
         chance: &mut Chance<'_>,
     ) -> Result<Vec<Drawing>, Error> {
         let logits = self.pass(rows, tokens, None)?;
         let started = Instant::now();
-        let choices = self.mixer.choices(&logits, &(0..rows.len()).collect::<Vec<_>>());
+        let choices = self.mixer.choices(&logits, rows.len(), texts);
         let mut drawn = Vec::with_capacity(rows.len());
         for (row, (choice, readers)) in choices.iter().zip(readers).enumerate() {
             let choice = choice.as_ref().ok_or_else(|| self.not_finite(readers))?;

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use crate::capability::{Logits, TokenDraw};
+use crate::completion::TokenId;
 use crate::mix::Rule;
 use crate::sampling::{Sampling, divergence, finite_greatest, log_sum_exp};
 
@@ -23,10 +24,11 @@ impl Mixer {
         (0..self.models).filter(|model| self.rule.drives(*model)).count()
     }
 
-    /// The law of one row, from its logits of every model; `None` where they are not numbers.
-    fn choice(&self, logits: &[&[f32]]) -> Option<Choice> {
+    /// The distribution of the token after `text`, from the logits of every model; `None` where they are not numbers.
+    fn choice(&self, logits: &[&[f32]], text: &[TokenId]) -> Option<Choice> {
         let mut mixed = Vec::with_capacity(self.width);
         self.rule.mix(logits, &mut mixed);
+        self.settings.penalise(&mut mixed, text);
         let most = finite_greatest(&mixed)?;
         let scale = (self.wants_log_z && self.settings.temperature > 0.0)
             .then(|| (f64::from(most) - self.rule.offset(logits)) / f64::from(self.settings.temperature));
@@ -42,13 +44,26 @@ impl Mixer {
         Some(Choice { weights: mixed, total, raw, kl, log_z: scale.map(|scale| scale + total.ln()) })
     }
 
-    /// The laws of the rows `reads`; outputs wider than what is drawn from are cut.
-    pub(super) fn choices(&self, logits: &[Logits], reads: &[usize]) -> Vec<Option<Choice>> {
-        reads
-            .par_iter()
-            .map(|read| {
-                let row: Vec<&[f32]> = logits.iter().map(|logits| &logits.row(*read)[..self.width]).collect();
-                self.choice(&row)
+    /// Whether [`Mixer::choices`] needs the texts of rows.
+    pub(super) fn reads_text(&self) -> bool {
+        self.settings.reads_text()
+    }
+
+    /// The distributions of the first `rows` rows; outputs wider than what is drawn from are cut. `texts` are the rows' tokens,
+    /// prompt and completion, where they are read, else it may be empty.
+    pub(super) fn choices(
+        &self,
+        logits: &[Logits],
+        rows: usize,
+        texts: &[Vec<TokenId>],
+    ) -> Vec<Option<Choice>> {
+        debug_assert!(!self.reads_text() || texts.len() == rows, "a text for each row");
+        (0..rows)
+            .into_par_iter()
+            .map(|row| {
+                let outputs: Vec<&[f32]> =
+                    logits.iter().map(|logits| &logits.row(row)[..self.width]).collect();
+                self.choice(&outputs, texts.get(row).map_or(&[], Vec::as_slice))
             })
             .collect()
     }

@@ -220,17 +220,21 @@ impl<'a> Engine<'a> {
     /// The target's law after each row's text and after each of its drafted tokens, row after row, with the models' logits.
     fn judge(&mut self, running: &mut [Row]) -> Result<(Vec<Option<Choice>>, Vec<Logits>), Error> {
         let (mut rows, mut tokens, mut counts) = (Vec::new(), Vec::new(), Vec::new());
+        let mut texts = Vec::new();
         for row in running.iter_mut() {
             let eos = self.lanes[0].policy.eos();
             rows.push(row.target.rows.clone());
             counts.push(row.laws(eos));
             let text = row.run(eos);
+            if self.mixer.reads_text() {
+                texts.extend((row.text.len()..=text.len()).map(|end| text[..end].to_vec()));
+            }
             tokens.push(row.target.pending(&text));
             self.ledger.decode_tokens += (self.mixer.driving() * counts[counts.len() - 1]) as u64;
         }
         let logits = self.pass(&rows, &tokens, Some(&counts))?;
         let started = Instant::now();
-        let choices = self.mixer.choices(&logits, &(0..counts.iter().sum()).collect::<Vec<_>>());
+        let choices = self.mixer.choices(&logits, counts.iter().sum(), &texts);
         self.ledger.seconds += started.elapsed().as_secs_f64();
         Ok((choices, logits))
     }
@@ -312,18 +316,19 @@ impl Draft<'_> {
             if drafting.is_empty() {
                 break;
             }
-            let (mut rows, mut tokens) = (Vec::new(), Vec::new());
+            let (mut rows, mut tokens, mut texts) = (Vec::new(), Vec::new(), Vec::new());
             for row in &mut drafting {
                 let text: Vec<TokenId> =
                     row.text.iter().copied().chain(row.drafted.iter().map(|(id, _)| *id)).collect();
                 rows.push(row.draft.rows.clone());
                 tokens.push(row.draft.pending(&text));
+                texts.push(text);
             }
             let run: usize = tokens.iter().map(|lanes: &Vec<Vec<TokenId>>| lanes[0].len()).sum();
             engine.ledger.decode_tokens += (engine.mixer.driving() * run) as u64;
             let logits = engine.pass(&rows, &tokens, None)?;
             let started = Instant::now();
-            let choices = engine.mixer.choices(&logits, &(0..drafting.len()).collect::<Vec<_>>());
+            let choices = engine.mixer.choices(&logits, drafting.len(), &texts);
             for (row, choice) in drafting.into_iter().zip(choices) {
                 let Some(choice) = choice else {
                     return Err(Error::NotFinite {

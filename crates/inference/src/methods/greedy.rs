@@ -39,7 +39,7 @@ impl Method for Greedy {
     }
 
     fn sampling(&self, sampling: Sampling) -> Sampling {
-        Sampling { stop: sampling.stop, ..Sampling::greedy() }
+        Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, ..sampling }
     }
 
     fn machine(&self, tools: &Tools) -> Result<Box<dyn Scheduled>, Error> {

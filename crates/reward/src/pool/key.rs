@@ -49,14 +49,20 @@ impl PoolKey {
     /// # Errors
     /// None in practice: a key always serialises.
     pub fn address(&self) -> Result<String, PoolError> {
-        Ok(fingerprint(&Self { samples: 0, ..self.clone() })?)
+        let key = Self { samples: 0, ..self.clone() };
+        if key.sampling.stop.is_empty() {
+            return Ok(fingerprint(&key)?);
+        }
+        // Pools of earlier versions had such keys, and samples that did not end there.
+        Ok(fingerprint(&(key, "samples end at stop strings"))?)
     }
 
     /// One line for each field in which the key `run` of a run asks for something else than this pool's.
     pub(super) fn differences(&self, run: &Self) -> Vec<String> {
         // Without `..`: a field added to the key must be compared here, or this does not compile.
         let Self { policy, tokenizer, sampling, budget, seed, prompts, samples } = self;
-        let Sampling { temperature, top_k, top_p, min_p, stop } = sampling;
+        let Sampling { temperature, top_k, top_p, min_p, stop, repetition_penalty, no_repeat_ngram_size } =
+            sampling;
         let mut lines = Vec::new();
         let mut differ = |field: &str, differs: bool, pool: &dyn Display, run: &dyn Display| {
             if differs {
@@ -75,12 +81,19 @@ impl PoolKey {
             ("temperature", *temperature, run.sampling.temperature),
             ("top_p", *top_p, run.sampling.top_p),
             ("min_p", *min_p, run.sampling.min_p),
+            ("repetition_penalty", *repetition_penalty, run.sampling.repetition_penalty),
         ];
         for (field, pool, run) in reals {
             differ(field, pool != run, &format!("{pool:?}"), &format!("{run:?}"));
         }
         differ("top_k", *top_k != run.sampling.top_k, top_k, &run.sampling.top_k);
         differ("stop", *stop != run.sampling.stop, &format!("{stop:?}"), &format!("{:?}", run.sampling.stop));
+        differ(
+            "no_repeat_ngram_size",
+            *no_repeat_ngram_size != run.sampling.no_repeat_ngram_size,
+            no_repeat_ngram_size,
+            &run.sampling.no_repeat_ngram_size,
+        );
         differ("budget", *budget != run.budget, budget, &run.budget);
         differ("seed", *seed != run.seed, seed, &run.seed);
         differ("samples", *samples < run.samples, samples, &run.samples);

@@ -152,7 +152,14 @@ fn every_difference_is_named() {
     let run = PoolKey {
         policy: "6".repeat(64),
         tokenizer: "bpe".into(),
-        sampling: Sampling { temperature: 0.7, top_k: 5, top_p: 0.9, min_p: 0.1, stop: vec!["\n".into()] },
+        sampling: Sampling {
+            temperature: 0.7,
+            top_k: 5,
+            top_p: 0.9,
+            min_p: 0.1,
+            stop: vec!["\n".into()],
+            ..Sampling::default()
+        },
         budget: 9,
         seed: 12,
         prompts: "none".into(),

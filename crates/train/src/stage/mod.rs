@@ -392,6 +392,8 @@ pub fn sampling(table: &::recipe::Sampling) -> generate::Sampling {
         top_p: table.top_p as f32,
         min_p: table.min_p as f32,
         stop: table.stop.clone(),
+        repetition_penalty: table.repetition_penalty as f32,
+        no_repeat_ngram_size: table.no_repeat_ngram_size,
     }
 }
 
