@@ -31,16 +31,40 @@ pub fn variants<'s>(root: &'s Json, key: &str) -> Vec<Variant<'s>> {
 }
 
 /// The tables of keys of `schema`, a part of the document `root`: its own under the heading `[path]`, then those of the
-/// tables within. A table that holds one of several kinds names them, as `answer` for `[reward.answer]`.
+/// tables within. A table that holds one of several kinds names them, as `answer` for `[reward.answer]`. What is no table is a
+/// line that says what it takes.
 pub fn keys(root: &Json, path: &str, schema: &Json) -> String {
+    let document = Document { root };
     let mut text = String::new();
-    section(Document { root }, path, schema, &mut text);
+    match inner_table(document, schema) {
+        Some((suffix, inner)) => section(document, &format!("{path}{suffix}"), inner, "", &mut text),
+        None => {
+            let _ = writeln!(text, "`{path} = …`: {}.\n", kind(document, schema));
+        }
+    }
     text
 }
 
-fn section(document: Document<'_>, path: &str, schema: &Json, text: &mut String) {
-    let Some(properties) = document.properties(schema) else { return };
-    let _ = writeln!(text, "### `[{path}]`\n");
+/// [`keys`] of a variant, with its line of documentation under the heading.
+pub fn variant_keys(root: &Json, path: &str, variant: &Variant<'_>) -> String {
+    let document = Document { root };
+    let (suffix, inner) = inner_table(document, variant.schema).unwrap_or(("", variant.schema));
+    let mut text = String::new();
+    section(document, &format!("{path}.{}{suffix}", variant.name), inner, variant.description, &mut text);
+    text
+}
+
+/// A table of keys with its heading: `[path]`, or `[[path]]` where a list of such tables is written.
+fn section(document: Document<'_>, path: &str, schema: &Json, description: &str, text: &mut String) {
+    let _ = match path.strip_suffix("[]") {
+        Some(path) => writeln!(text, "### `[[{path}]]`\n"),
+        None => writeln!(text, "### `[{path}]`\n"),
+    };
+    if !description.is_empty() {
+        let _ = writeln!(text, "{description}\n");
+    }
+    let none = Map::new();
+    let properties = document.properties(schema).unwrap_or(&none);
     if properties.is_empty() {
         text.push_str("No keys.\n\n");
         return;
@@ -67,7 +91,7 @@ fn section(document: Document<'_>, path: &str, schema: &Json, text: &mut String)
     }
     text.push('\n');
     for (path, inner) in within {
-        section(document, &path, inner, text);
+        section(document, &path, inner, "", text);
     }
 }
 
@@ -253,7 +277,7 @@ mod tests {
 | `inner` | list of table | required | More. |
 | `perhaps` | table |  | Or none. |
 
-### `[method.one-way.inner[]]`
+### `[[method.one-way.inner]]`
 
 | key | type | default | meaning |
 |---|---|---|---|
@@ -268,5 +292,47 @@ mod tests {
 "
         );
         assert!(variants(&root, "missing").is_empty());
+        let with = variant_keys(&root, "method", &found[1]);
+        assert!(with.starts_with("### `[method.other]`\n\nThe second.\n\n| key |"), "{with}");
+    }
+
+    /// A value that is no table, a table that may be left out, a list of tables, a variant without keys.
+    #[derive(JsonSchema)]
+    #[expect(dead_code, reason = "only its schema is looked at")]
+    struct Shapes {
+        list: Vec<String>,
+        perhaps: Option<Three>,
+        many: Vec<Two>,
+        reward: Reward,
+    }
+
+    #[derive(JsonSchema)]
+    #[serde(rename_all = "kebab-case")]
+    #[expect(dead_code, reason = "only its schema is looked at")]
+    enum Reward {
+        /// Nothing to set.
+        Bare(Bare),
+        /// Several.
+        Sum(Vec<Two>),
+    }
+
+    #[derive(JsonSchema)]
+    struct Bare {}
+
+    #[test]
+    fn every_shape_of_a_key_has_its_form() {
+        let root = crate::schema::<Shapes>();
+        let of = |key: &str| keys(&root, key, &root["properties"][key]);
+        assert_eq!(of("list"), "`list = …`: list of string.\n\n");
+        assert!(of("perhaps").starts_with("### `[perhaps]`\n\n| key |"));
+        assert!(of("many").starts_with("### `[[many]]`\n\n| key |"));
+        let [bare, sum] = &variants(&root, "reward")[..] else { panic!("two variants") };
+        assert_eq!(
+            variant_keys(&root, "reward", bare),
+            "### `[reward.bare]`\n\nNothing to set.\n\nNo keys.\n\n"
+        );
+        assert!(
+            variant_keys(&root, "reward", sum).starts_with("### `[[reward.sum]]`\n\nSeveral.\n\n| key |")
+        );
     }
 }

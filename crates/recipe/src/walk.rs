@@ -214,6 +214,12 @@ impl<'s> Walker<'s> {
             {
                 Some("write it without quotes".to_owned())
             }
+            (Value::String(text), "an array") => {
+                Some(format!("write `[{text:?}]`: a list needs its brackets"))
+            }
+            (Value::Table(_), "an array") => {
+                Some(format!("write `[[{path}]]`, once for each item, and not `[{path}]`"))
+            }
             _ => None,
         };
         self.report(&node.origin, path, ProblemKind::WrongType, message, hint);

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use io::atomic;
-use recipe::reference::{Variant, keys, variants};
+use recipe::reference::{Variant, keys, variant_keys, variants};
 use serde_json::Value as Json;
 
 use crate::error::Error;
@@ -110,18 +110,78 @@ fn tables(training: &Json, test_time: &Json) -> String {
             let description = property.get("description").and_then(Json::as_str).unwrap_or_default();
             let _ = writeln!(text, "## `{key}`\n\n{description}\n");
             for kind in &kinds {
-                let _ = writeln!(text, "{}\n", kind.description);
-                text.push_str(&keys(root, &format!("{key}.{}", kind.name), kind.schema));
+                text.push_str(&variant_keys(root, key, kind));
             }
             if kinds.is_empty() {
                 text.push_str(&keys(root, key, property));
             }
         }
     }
+    text.push_str(&pipelines());
     text.truncate(text.trim_end().len());
     text.push('\n');
     text
 }
+
+/// The tables that a recipe of several stages has besides.
+fn pipelines() -> String {
+    let root = recipe::pipeline_schema::<Recipe>();
+    let properties = &root["properties"];
+    let of = |key: &str| properties[key]["description"].as_str().unwrap_or_default();
+    let stage = &properties["stages"]["items"]["properties"];
+    let mut text = format!("## Pipelines\n\n{PIPELINES}\n\n### `[[stages]]`\n\n{}\n\n", of("stages"));
+    text.push_str("| key | meaning |\n|---|---|\n");
+    for key in ["name", "recipe", "set", "sweep"] {
+        let meaning = stage[key]["description"].as_str().unwrap_or_default();
+        let _ = writeln!(text, "| `{key}` | {meaning} |");
+    }
+    let _ = writeln!(text, "\nBesides these a stage has the tables of a recipe, as `[stages.method.arm]`.\n");
+    let _ = writeln!(
+        text,
+        "### `[stages.sweep]`\n\n{}\n\n{SWEEP}\n",
+        stage["sweep"]["description"].as_str().unwrap_or_default()
+    );
+    let _ = writeln!(text, "### `[defaults]`\n\n{} It has the tables of a recipe.\n", of("defaults"));
+    text.push_str(&keys(&root, "smoke", &properties["smoke"]));
+    let _ = writeln!(text, "{} `train RECIPE --smoke` applies them.", of("smoke"));
+    text
+}
+
+/// What a pipeline is.
+const PIPELINES: &str = "\
+A recipe with `[[stages]]` runs them one after the other; each is an ordinary recipe. A later stage names what an earlier one made by
+`stage:NAME`, where a model or data is wanted.
+
+```toml
+[run]
+name = \"quickstart\"
+
+[[stages]]
+name = \"pool\"
+recipe = \"pool.toml\"        # beside this file
+set = [\"optim.steps=10\"]    # as after --set
+
+[[stages]]
+name = \"arm\"                # or the recipe itself, under the stage
+[stages.data]
+path = \"stage:pool\"
+[stages.method.arm]
+beta = 0.1
+```
+
+A stage's settings are laid over each other in this order: `[defaults]`; the file that `recipe` names; the pipeline's `[run]` but for
+its name; `set`; the tables under the stage, and with them `--set stages.NAME.optim.steps=3` of the command line.";
+
+/// How the values of a sweep are written.
+const SWEEP: &str = "\
+```toml
+[stages.sweep]
+method.vbon.n = [2, 4, 8]
+run.seed = [0, 1, 2]           # vbon-n2-seed0, vbon-n2-seed1, …
+```
+
+A value that is no number, text or switch is written `{ label = \"…\", value = … }`. A later stage that lists models names all of them by
+one item whose `path` is `sweep:NAME`.";
 
 fn index(trained: &[Entry], sampled: &[Entry]) -> String {
     let mut text =
@@ -167,6 +227,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_methods_that_inference_sends_here_are_all_there_are() {
+        assert_eq!(METHODS.map(|info| info.name), inference::TRAINING);
+    }
+
+    #[test]
     fn every_method_has_a_page_with_its_keys() {
         let folder = tempfile::tempdir().expect("a folder");
         write(folder.path()).expect("room");
@@ -181,6 +246,22 @@ mod tests {
             assert!(read("README.md").contains(&format!("(inference/{}.md)", info.name)));
         }
         assert!(read("train/vbon.md").contains("| `pool_samples` | integer, ≥ 2, ≤ 1048576 | `16` |"));
-        assert!(read("tables.md").contains("### `[reward.lexicon]`"));
+        let tables = read("tables.md");
+        for part in [
+            "### `[reward.lexicon]`",
+            "### `[reward.brevity]`",
+            "### `[reward.sentiment]`",
+            "### `[[reward.sum]]`",
+            "### `[draft]`",
+            "`rollout = …`: string",
+            "`arms = …`: list of string",
+            "`models = …`: table",
+            "### `[[stages]]`",
+            "### `[stages.sweep]`",
+            "### `[defaults]`",
+            "### `[smoke]`",
+        ] {
+            assert!(tables.contains(part), "{part}");
+        }
     }
 }

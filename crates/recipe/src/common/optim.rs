@@ -38,11 +38,11 @@ pub struct Optim {
     /// The learning rate at the end, as a share of its peak; for the schedules that fall.
     #[schemars(range(min = 0, max = 1))]
     pub min_lr_ratio: f64,
-    /// Optimiser steps; instead of `epochs`.
+    /// Optimiser steps. This or `epochs` is required where something is trained.
     #[schemars(range(min = 1))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<usize>,
-    /// Passes over the data; instead of `steps`.
+    /// Passes over the data. This or `steps` is required where something is trained.
     #[schemars(extend("exclusiveMinimum" = 0))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epochs: Option<f64>,
