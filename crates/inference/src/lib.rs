@@ -24,7 +24,9 @@
 //! The laws that the methods sample from are tested against exact enumeration on the tabular policy
 //! (`tests/laws.rs`, `tests/search.rs`, and the folders `tests/chains`, `tests/products`, `tests/pool_rules`).
 
+mod candidate;
 pub mod chain;
+pub mod console;
 pub mod diagnostics;
 mod error;
 mod filter;
@@ -37,11 +39,12 @@ pub mod selection;
 pub mod setup;
 mod single;
 
+pub use candidate::Candidate;
 pub use error::{Error, Problem};
 pub use filter::Filter;
 pub use method::{Access, Embed, EndsStep, Extract, Further, Info, Method, Need, Parts, Similarity, Tools};
 pub use pooled::{PoolMethod, PoolTrace, pool_asks};
-pub use registry::{METHODS, MethodConfig, list};
+pub use registry::{METHODS, MethodConfig, TRAINING, list};
 pub use search::{RoundTrace, SearchTrace, WalkTrace};
 pub use selection::{Divergence, PoolLaw, PoolRule, PoolView};
 pub use single::SingleTrace;

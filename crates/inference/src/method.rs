@@ -158,8 +158,8 @@ pub enum Further {
     Any,
 }
 
-/// Reads the final answer out of a completion of a prompt. The empty string stands for no answer: it is an ordinary
-/// class of its own, which can win a vote.
+/// Reads the final answer out of a completion of a prompt. The empty string stands for no answer,
+/// which takes no part in a vote.
 pub type Extract = Arc<dyn Fn(&Prompt, &[TokenId]) -> String>;
 
 /// Whether a token ends a step of a solution, such as a line.
@@ -191,6 +191,8 @@ pub struct Tools {
     pub embed: Option<Embed>,
     /// Tells where steps end.
     pub ends_step: Option<EndsStep>,
+    /// Whether traces are to hold what there was to choose from.
+    pub candidates: bool,
 }
 
 impl Tools {
@@ -206,7 +208,15 @@ impl Tools {
             similarity: Some(similarity),
             embed: None,
             ends_step: None,
+            candidates: false,
         }
+    }
+
+    /// Asks for [`Candidate`](crate::Candidate)s in traces.
+    #[must_use]
+    pub fn with_candidates(mut self) -> Self {
+        self.candidates = true;
+        self
     }
 
     /// Says that the services have a reward.

@@ -4,6 +4,7 @@ use generate::schedule::{Answer, Ask, Machine, NoNext, Reply};
 use generate::{Chance, Completion, Error, Prompt, SampleAsk, Scheduled, Stream, TextMethod, TokenId};
 use serde::{Deserialize, Serialize};
 
+use crate::candidate::Candidate;
 use crate::error::{Error as MethodError, Problem};
 use crate::method::{Embed, Extract, Info, Method, Need, Tools, check};
 use crate::selection::{PoolRule, PoolView, Similarities, SimilarityTable};
@@ -38,6 +39,9 @@ pub struct PoolTrace {
     pub votes: Vec<(String, f64)>,
     /// Why there is no estimate of the divergence to the base.
     pub kl_reason: Option<String>,
+    /// The samples, where they were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<Candidate>,
 }
 
 /// A method that draws `n` independent completions and chooses one by its rule: what is its own.
@@ -84,6 +88,7 @@ impl<M: PoolMethod> Method for M {
             reward: given(Need::Reward),
             extract: tools.extract.clone().filter(|_| given(Need::AnswerExtractor)),
             embed: tools.embed.clone().filter(|_| given(Need::Embedding)),
+            candidates: tools.candidates,
             rule: self.clone(),
         }))
     }
@@ -104,6 +109,8 @@ struct Pooled<R> {
     extract: Option<Extract>,
     /// Set where the rule looks at embeddings.
     embed: Option<Embed>,
+    /// Whether the trace is to hold the samples.
+    candidates: bool,
     rule: R,
 }
 
@@ -171,6 +178,8 @@ impl<R: PoolRule> Running<R> {
         // Samples have the stream's children; the choice among them has the stream itself.
         let picked = law.draw(chance.of(&mut self.stream.clone()));
         let rewards = view.rewards;
+        let candidates =
+            if self.method.candidates { self.candidates(&rewards, &answers) } else { Vec::new() };
         let lengths = self.pool.iter().map(|sample| sample.ids.len()).collect();
         let chosen = self.pool.swap_remove(picked);
         // KL to the raw law = KL to the law drawn from + the mean of the log-ratio of the two under the rule's own law,
@@ -184,9 +193,20 @@ impl<R: PoolRule> Running<R> {
             probabilities: law.probabilities,
             votes: law.votes,
             kl_reason: divergence.reason().map(str::to_owned),
+            candidates,
         };
         let trace = serde_json::to_value(trace).map_err(|error| Error::Backend(Box::new(error)))?;
         Ok(Ask::Done(Answer { ids: chosen.ids, end: chosen.end, kl, trace }))
+    }
+
+    fn candidates(&self, rewards: &[f64], answers: &[String]) -> Vec<Candidate> {
+        let one = |(place, sample): (usize, &Completion)| Candidate {
+            ids: sample.ids.clone(),
+            reward: rewards.get(place).copied(),
+            answer: answers.get(place).filter(|answer| !answer.is_empty()).cloned(),
+            weight: 1.0,
+        };
+        self.pool.iter().enumerate().map(one).collect()
     }
 
     /// The similarities that the rule looks at; `None` for rules that look at none.

@@ -55,6 +55,34 @@ pub static METHODS: [&Info; 34] = [
     &random_cut::INFO,
 ];
 
+/// The methods of the program `train`, which is where their recipes belong.
+pub const TRAINING: [&str; 24] = [
+    "pretrain",
+    "sft",
+    "reward",
+    "arm",
+    "parm",
+    "dpo",
+    "ipo",
+    "bon-sft",
+    "bonbon",
+    "qrpo",
+    "sppo",
+    "quantile",
+    "prefix-scorer",
+    "soup",
+    "vbon",
+    "rl",
+    "ctrl",
+    "bond",
+    "j-bond",
+    "wind",
+    "bon-aware",
+    "parl",
+    "pool",
+    "compare",
+];
+
 /// A method with its settings, as a recipe has it: `[method.best-of-n] n = 16`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]

@@ -101,9 +101,26 @@ impl Source {
         if let Some(root) = &mut self.root
             && root.at(&KeyPath::dotted(key)).is_none()
         {
-            fill(root, key, value, &origin);
+            fill(root, key, Value::String(value.to_owned()), &origin);
         }
         self
+    }
+
+    /// Fills in a value of TOML (dotted key) where the recipe leaves it out, such as a setting that a model brings.
+    #[must_use]
+    pub fn set_default_value(mut self, key: &str, value: &str) -> Self {
+        let origin = Origin::Default(self.file.clone());
+        if let Some(root) = &mut self.root
+            && root.at(&KeyPath::dotted(key)).is_none()
+        {
+            fill(root, key, Node::parse_value(value, &origin).value, &origin);
+        }
+        self
+    }
+
+    /// Whether the recipe says anything under a dotted key.
+    pub fn has(&self, key: &str) -> bool {
+        self.root.as_ref().is_some_and(|root| root.at(&KeyPath::dotted(key)).is_some())
     }
 
     /// The file's name without its extension.
@@ -172,15 +189,15 @@ impl<R> Loaded<R> {
     }
 }
 
-/// Sets a string, making tables on the way; what is in the way stays, for the walk to report.
-pub(crate) fn fill(root: &mut Node, key: &str, value: &str, origin: &Origin) {
+/// Sets a value, making tables on the way; what is in the way stays, for the walk to report.
+pub(crate) fn fill(root: &mut Node, key: &str, value: Value, origin: &Origin) {
     let mut node = root;
     let keys: Vec<&str> = key.split('.').collect();
     for (depth, key) in keys.iter().enumerate() {
         let Value::Table(table) = &mut node.value else { return };
         let last = depth + 1 == keys.len();
         if last || table.get(key).is_none() {
-            let value = if last { Value::String(value.to_owned()) } else { Value::Table(Table::default()) };
+            let value = if last { value.clone() } else { Value::Table(Table::default()) };
             let node = Node { value, origin: origin.clone() };
             table.put(Entry { key: (*key).to_owned(), origin: origin.clone(), node });
         }

@@ -61,7 +61,7 @@ pub use implicit::{Discount, ImplicitReward};
 pub use pool::{Pool, PoolError, PoolKey, PoolSample, RewardColumn, RewardId, prompts_hash};
 pub use sequence::{Limits, SequenceModel};
 pub use verifier::{
-    Brevity, Check, Decode, Extract, FinalAnswer, Lexicon, Occurrences, Pattern, PerText, Scope, Sentiment,
-    Subject, Verifier, last_number, last_number_place,
+    Brevity, Check, Decode, FinalAnswer, Form, Lexicon, NotReadable, Occurrences, Pattern, PerText, Scope,
+    Sentiment, Subject, Verifier, last_number_place, number,
 };
 pub use vocabulary::VocabularyModel;

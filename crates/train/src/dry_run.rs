@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use data::render::Example;
-use inference::setup::{self, Loaded, ModelTable};
+use inference::setup::{self, Loaded, ModelTable, RewardTable};
 use model::{Config, DeviceName, Head};
 
 use crate::error::Error;
@@ -17,6 +17,7 @@ use crate::recipe::{Method, Recipe};
 /// The plan of a job as text. What is not on this machine, or comes from an earlier stage, is said so and left out.
 pub fn describe(job: &Job) -> Result<String, Error> {
     let recipe = &job.recipe;
+    check_right_answers(job)?;
     let mut text = format!("{}: {} -> {}\n", job.title, recipe.method.name(), job.folder.display());
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "  {name:<12} {value}");
@@ -168,6 +169,19 @@ pub fn describe(job: &Job) -> Result<String, Error> {
         }
     }
     Ok(text)
+}
+
+/// Refuses rows whose right answers the recipe's rewards cannot compare with.
+fn check_right_answers(job: &Job) -> Result<(), Error> {
+    let recipe = &job.recipe;
+    let mut tables: Vec<_> = recipe.reward.iter().collect();
+    match &recipe.method {
+        Method::Compare(compare) => tables.extend(std::iter::once(&compare.gold).chain(&compare.proxy)),
+        Method::Pool(pool) => tables.extend(pool.objectives.iter().map(|objective| &objective.reward)),
+        _ => {}
+    }
+    let check = |table: &&RewardTable| table.check_rows(&recipe.data, &job.places, recipe.run.seed);
+    tables.iter().try_for_each(check).map_err(Error::other)
 }
 
 struct Rows {

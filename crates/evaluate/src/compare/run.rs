@@ -62,6 +62,18 @@ struct PolicyPool {
     proxy: Option<RewardId>,
 }
 
+/// How many samples of a policy have no final answer, where some have none.
+fn without_answer(policy: &str, answers: &[Vec<String>]) -> Option<String> {
+    let all = answers.iter().flatten();
+    let (count, none) = (all.clone().count(), all.filter(|answer| answer.is_empty()).count());
+    (none > 0).then(|| {
+        format!(
+            "{policy}: {:.1} % of {count} samples have no answer to read: they are wrong, and take no part in votes.",
+            100.0 * none as f64 / count as f64
+        )
+    })
+}
+
 /// Runs the comparison; `None` when it was stopped. Pools that were drawn are kept and found again.
 pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Report>, Error> {
     let (places, device) = (settings.places, settings.device);
@@ -86,8 +98,13 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
     let room = base.decoder.config.max_position_embeddings.saturating_sub(settings.max_new_tokens);
     let prompts = setup::prompts(settings.data, places, base, settings.seed, room)?;
     let (too_long, prompts) = (prompts.too_long, prompts.rows);
-    let gold = setup::build(&compare.gold, places, base, device)?;
-    let proxy = compare.proxy.as_ref().map(|table| setup::build(table, places, base, device)).transpose()?;
+    for table in std::iter::once(&compare.gold).chain(&compare.proxy) {
+        table.check_rows(settings.data, places, settings.seed)?;
+    }
+    let stop = &settings.sampling.stop;
+    let build = |table| setup::build(table, places, base, device).map(|set| set.with_stop(base, stop));
+    let (gold, proxy) = (build(&compare.gold)?, compare.proxy.as_ref().map(build).transpose()?);
+    let decode = setup::decode_of(base);
     let Some(accuracies) = pairs::accuracies(compare, base, proxy.as_ref(), settings)? else {
         return Ok(None);
     };
@@ -100,6 +117,7 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
             policy: &policies[place],
             policy_hash: &loaded[place].hash,
             tokenizer_hash: base.tokenizer.hash(),
+            decode: &decode,
             reference: (place > 0).then_some(&policies[0]),
             prompts: &prompts,
             sampling: settings.sampling,
@@ -122,9 +140,9 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
 
     let form = compare.gold.answers();
     let gold_is_accuracy = form.is_some();
-    let extract = setup::answer_of(base, form.unwrap_or_default());
+    let extract = setup::answer_of(base, form.unwrap_or_default(), stop);
     let context = Context { compare, loaded: base, prompts: &prompts };
-    let mut scored = Vec::new();
+    let (mut scored, mut unanswered) = (Vec::new(), Vec::new());
     for (policy, table) in pools.iter().zip(&compare.policies) {
         let pool = &policy.pool;
         let answers: Option<Vec<Vec<String>>> = gold_is_accuracy.then(|| {
@@ -132,6 +150,7 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
                 |place: usize| pool.samples(place).iter().map(|s| extract(&prompts[place], &s.ids)).collect();
             (0..pool.len()).map(of).collect()
         });
+        unanswered.extend(answers.as_deref().and_then(|answers| without_answer(&table.name, answers)));
         let Some(alike) = similarities(&context, table, pool, answers.as_deref(), settings)? else {
             return Ok(None);
         };
@@ -196,6 +215,9 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
         if let Some(rounding) = loaded.rounding(&prompts)? {
             comparison.note(format!("{}: {rounding}.", table.name));
         }
+    }
+    for note in unanswered {
+        comparison.note(note);
     }
     if !accuracies.is_empty() {
         for (name, accuracy) in &accuracies {

@@ -373,7 +373,10 @@ impl Run {
         }
         let slot = self.state.slots.get(choice.slot);
         let (ids, end) = (slot.ids.clone(), slot.end);
-        let (kl, trace) = self.state.report(&self.plan, choice, stopped)?;
+        let (kl, mut trace) = self.state.report(&self.plan, choice, stopped)?;
+        if self.tools.candidates {
+            trace.candidates = self.state.record.tally.candidates(&self.state.slots);
+        }
         let trace = serde_json::to_value(trace).map_err(|error| Error::Backend(Box::new(error)))?;
         Ok(Ask::Done(Answer { ids, end, kl, trace }))
     }

@@ -126,6 +126,7 @@ impl State {
             curve: record.curve.clone(),
             moves: record.moves.clone(),
             warnings,
+            candidates: Vec::new(),
         };
         Ok((divergence.kl, trace))
     }

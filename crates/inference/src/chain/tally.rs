@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::law::{Law, Scored};
 use super::plan::{AnswerBy, Plan};
 use super::slots::Slots;
+use crate::candidate::Candidate;
 use crate::method::Tools;
 use crate::selection::{best_of_n, mbr, vote};
 
@@ -55,6 +56,17 @@ impl Tally {
             self.order.push(slot);
             self.weights.push(weight);
         }
+    }
+
+    /// What there was to choose from.
+    pub(super) fn candidates(&self, slots: &Slots) -> Vec<Candidate> {
+        let one = |(slot, weight): (&usize, &f64)| Candidate {
+            ids: slots.get(*slot).ids.clone(),
+            reward: slots.get(*slot).reward,
+            answer: Some(slots.answer(*slot).to_owned()).filter(|answer| !answer.is_empty()),
+            weight: *weight,
+        };
+        self.order.iter().zip(&self.weights).map(one).collect()
     }
 
     /// Completions with weight.

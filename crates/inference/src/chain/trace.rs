@@ -4,6 +4,7 @@ use generate::TokenId;
 use generate::completion::End;
 use serde::{Deserialize, Serialize};
 
+use crate::candidate::Candidate;
 use crate::diagnostics::Diagnostic;
 use crate::selection::Importance;
 
@@ -136,4 +137,7 @@ pub struct Trace {
     pub moves: Vec<Move>,
     /// What the reader of the numbers should know.
     pub warnings: Vec<String>,
+    /// The distinct states that counted, in the order in which they first did, where they were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<Candidate>,
 }

@@ -1,5 +1,6 @@
 //! Majority vote, also called self-consistency: of `n` independent completions the first with the most frequent final
-//! answer. Of equally frequent answers the one that appears first wins; completions without an answer are one class.
+//! answer. Of equally frequent answers the one that appears first wins; completions without an
+//! answer take no part, and where none has one the first is given.
 
 use objective::error::InputError;
 use schemars::JsonSchema;

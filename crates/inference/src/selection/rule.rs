@@ -14,7 +14,7 @@ pub struct PoolView<'a> {
     pub size: usize,
     /// Their rewards.
     pub rewards: Vec<f64>,
-    /// Their final answers; the empty string is an ordinary answer.
+    /// Their final answers; the empty string where there is none, which takes no part in a vote.
     pub answers: Vec<&'a str>,
     /// Their natural log-probabilities under the raw law that divergences refer to: `ln π_ref(y)`, summed over tokens.
     pub log_probs: Vec<f64>,

@@ -66,7 +66,9 @@ impl SimilarityTable {
             Self::Exact => Ok(Similarities::equal(tokens)),
             Self::Answer => {
                 same_length("answers of the pool", tokens.len(), answers.len())?;
-                Ok(Similarities::equal(answers))
+                // Two texts without an answer do not agree in it.
+                let agree = |i: usize, j: usize| !answers[i].is_empty() && answers[i] == answers[j];
+                Ok(Similarities::symmetric(answers.len(), |i, j| f64::from(u8::from(agree(i, j)))))
             }
             Self::Embedding(_) => {
                 same_length("embeddings of the pool", tokens.len(), embeddings.len())?;
@@ -219,7 +221,8 @@ mod tests {
         for table in tables {
             let all = table.of(&tokens, &answers, &embeddings).expect("aligned");
             for i in 0..4 {
-                assert_eq!(all.at(i, i), 1.0, "{table}");
+                let answers_nothing = table == SimilarityTable::Answer && answers[i].is_empty();
+                assert_eq!(all.at(i, i), if answers_nothing { 0.0 } else { 1.0 }, "{table}");
                 assert_eq!(all.at(0, 2), 1.0, "{table}");
                 for j in 0..4 {
                     assert_eq!(all.at(i, j), all.at(j, i), "{table}");

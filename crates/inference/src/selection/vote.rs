@@ -20,7 +20,7 @@ pub struct Vote {
 
 /// The answer of greatest total weight. Weights are finite and not negative.
 ///
-/// The empty string is an ordinary answer. Totals are summed in an order that depends on the weights alone, so that
+/// The empty string is no answer: samples without one take no part. Where none has an answer the first sample is given. Totals are summed in an order that depends on the weights alone, so that
 /// answers with equal weights tie exactly, and then the one that appears first wins.
 pub fn vote(answers: &[&str], weights: &[f64]) -> Result<Vote, InputError> {
     not_empty("answers of the pool", answers.len())?;
@@ -28,12 +28,16 @@ pub fn vote(answers: &[&str], weights: &[f64]) -> Result<Vote, InputError> {
     numbers("weights of the vote", weights, false)?;
     let mut places: BTreeMap<&str, usize> = BTreeMap::new();
     let mut classes: Vec<(usize, Vec<f64>)> = Vec::new();
-    for (index, (answer, weight)) in answers.iter().zip(weights).enumerate() {
+    let voting = answers.iter().zip(weights).enumerate().filter(|(_, (answer, _))| !answer.is_empty());
+    for (index, (answer, weight)) in voting {
         let place = *places.entry(*answer).or_insert_with(|| {
             classes.push((index, Vec::new()));
             classes.len() - 1
         });
         classes[place].1.push(*weight);
+    }
+    if classes.is_empty() {
+        return Ok(Vote { index: 0, answer: String::new(), totals: Vec::new() });
     }
     let (firsts, totals): (Vec<usize>, Vec<f64>) =
         classes.into_iter().map(|(first, weights)| (first, ordered_sum(weights))).unzip();
@@ -45,8 +49,8 @@ pub fn vote(answers: &[&str], weights: &[f64]) -> Result<Vote, InputError> {
 /// The most frequent answer (self-consistency, Wang et al. 2023).
 ///
 /// ```
-/// let vote = inference::selection::majority(&["7", "", "12", ""])?;
-/// assert_eq!((vote.index, vote.answer.as_str()), (1, ""));
+/// let vote = inference::selection::majority(&["", "7", "", "12", "7"])?;
+/// assert_eq!((vote.index, vote.answer.as_str()), (1, "7"));
 /// # Ok::<(), objective::error::InputError>(())
 /// ```
 pub fn majority(answers: &[&str]) -> Result<Vote, InputError> {
@@ -100,6 +104,18 @@ mod tests {
         let (answers, rewards) = (["7", "7", "9"], [0.0, 0.1, 1.0]);
         assert_eq!(weighted_majority(&answers, &rewards, 1e-300).expect("a pool").answer, "9");
         assert_eq!(weighted_majority(&answers, &rewards, 1e9).expect("a pool").answer, "7");
+    }
+
+    #[test]
+    fn samples_without_an_answer_take_no_part() {
+        let answers = ["", "7", "", "9", "9", ""];
+        let vote = majority(&answers).expect("a pool");
+        assert_eq!((vote.index, vote.answer.as_str()), (3, "9"));
+        assert_eq!(vote.totals, [("7".to_owned(), 1.0), ("9".to_owned(), 2.0)]);
+        let rewards = [9.0, 1.0, 9.0, 0.0, 0.0, 9.0];
+        assert_eq!(weighted_majority(&answers, &rewards, 0.1).expect("a pool").answer, "7");
+        let none = majority(&["", ""]).expect("a pool");
+        assert_eq!((none.index, none.answer.as_str(), none.totals.len()), (0, "", 0));
     }
 
     #[test]

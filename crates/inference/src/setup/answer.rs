@@ -58,7 +58,8 @@ pub fn answer(
     let places = Places::default();
     let sampling = sampling_of(&recipe.sampling);
     suits(&recipe.method, &places, &recipe.arms, &sampling)?;
-    let reward = recipe.reward.as_ref().map(|table| build(table, &places, loaded, device)).transpose()?;
+    let built = recipe.reward.as_ref().map(|table| build(table, &places, loaded, device)).transpose()?;
+    let reward = built.map(|set| set.with_stop(loaded, &sampling.stop));
     let named = Named {
         method: &recipe.method,
         arms: &recipe.arms,
@@ -67,7 +68,7 @@ pub fn answer(
         rollout: recipe.rollout.as_ref(),
         draft: recipe.draft.as_ref(),
     };
-    let given = Outfit::load(&named, &places, loaded, device)?.run(Run {
+    let given = Outfit::load(&named, &places, loaded, device)?.with_candidates().run(Run {
         policy: &loaded.policy(loaded.name.clone()),
         reward: reward.as_ref(),
         sampling,

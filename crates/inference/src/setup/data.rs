@@ -170,9 +170,9 @@ impl Validate for DataTable {
         let endless = matches!(self.path.location(), DataLocation::Wordmath);
         rules.check(&["split"], known_split(&self.split));
         if endless {
-            rules.check(&["limit"], wordmath_needs_a_limit(self.limit));
+            rules.check(&["limit", "path"], wordmath_needs_a_limit(self.limit));
             rules.check(&["objective", "path"], wordmath_has_no_objectives(self.objective.as_deref()));
-            rules.check(&["wordmath"], generator_accepts(&self.wordmath));
+            rules.check(&["wordmath", "path"], generator_accepts(&self.wordmath));
         }
         if self.limit > 0 {
             rules.check(&["held_out", "limit"], held_out_leaves_rows(self));

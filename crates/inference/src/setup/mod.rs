@@ -5,6 +5,7 @@ mod data;
 mod draft;
 mod embedding;
 mod further;
+mod generation;
 mod labelled;
 mod models;
 mod outfit;
@@ -12,6 +13,7 @@ mod pools;
 mod recipe;
 mod rewards;
 mod score;
+mod text;
 mod values;
 
 pub use self::recipe::{Recipe, rollout_is_there, value_is_there};
@@ -20,6 +22,7 @@ pub use data::{Columns, DataTable, Loading, Wordmath, examples, pairs, prompts, 
 pub use draft::DraftTable;
 pub use embedding::{Embedder, embedder};
 pub use further::{FurtherModels, fits, load_arm, load_beside, scales, suits};
+pub use generation::generation_defaults;
 pub use labelled::{LabelledPair, labelled};
 pub use models::{
     Dtype, Loaded, ModelTable, Places, Rounding, load, load_any, load_for_score, load_preferring, seconds_in,
@@ -28,6 +31,7 @@ pub use outfit::{Named, Outfit, Run};
 pub use pools::{PoolPlan, pool, prompt_stream, score};
 pub use rewards::{AnswerForm, Extract, RewardSet, RewardTable, answer_of, build, decode_of, ends_step_of};
 pub use score::score_file;
+pub use text::CompletionText;
 pub use values::{DiscountName, ImplicitTable, ValueSet, ValueTable, build_value, prompts_at_once};
 
 /// Why something that a recipe names cannot be had.

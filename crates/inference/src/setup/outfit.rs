@@ -15,6 +15,7 @@ use super::draft::DraftTable;
 use super::embedding::{Embedder, embedder};
 use super::further::{FurtherModels, load_beside};
 use super::rewards::{AnswerForm, RewardSet, answer_of, decode_of, ends_step_of};
+use super::text::{BeforeStop, CompletionText};
 use super::values::{ValueSet, ValueTable, build_value, prompts_at_once};
 use super::{Error, Loaded, Places};
 use crate::selection::SimilarityTable;
@@ -47,6 +48,7 @@ pub struct Outfit<'a> {
     ahead: Option<Policy>,
     draft: Option<(Policy, &'a DraftTable)>,
     embedder: Option<Rc<Embedder>>,
+    candidates: bool,
 }
 
 /// A run of a method on prompts.
@@ -101,12 +103,21 @@ impl<'a> Outfit<'a> {
             ahead: named.rollout.map(beside).transpose()?,
             draft: named.draft.map(|table| Ok::<_, Error>((beside(&table.path)?, table))).transpose()?,
             embedder: alike.map(|name| embedder(name, places, loaded, device)).transpose()?.map(Rc::new),
+            candidates: false,
         })
+    }
+
+    /// Keeps what there was to choose from in the traces of answers.
+    #[must_use]
+    pub fn with_candidates(mut self) -> Self {
+        self.candidates = true;
+        self
     }
 
     /// Answers the prompts of `run`, and says what that cost; `None` when it was stopped.
     pub fn run(&self, run: Run<'_, '_>) -> Result<Option<(Vec<Answer>, Ledger)>, Error> {
         let parts = self.further.parts(run.policy);
+        let stop = run.sampling.stop.clone();
         let decode = decode_of(self.loaded);
         let mut rollout = match &self.ahead {
             Some(policy) => {
@@ -136,6 +147,9 @@ impl<'a> Outfit<'a> {
         if run.reward.is_some() {
             tools = tools.with_reward();
         }
+        if self.candidates {
+            tools = tools.with_candidates();
+        }
         if self.value.is_some() {
             tools = tools.with_value();
         }
@@ -143,15 +157,23 @@ impl<'a> Outfit<'a> {
             tools = tools.with_rollout();
         }
         if let Some(form) = run.answers {
-            let extract = answer_of(self.loaded, form);
+            let extract = answer_of(self.loaded, form, &stop);
             tools = tools.with_extract(move |prompt, ids| extract(prompt, ids));
         }
         if let Some(model) = self.embedder.clone() {
-            tools = tools.with_embed(move |prompt, completions| model.embed(prompt, completions));
+            let text = CompletionText::new(self.loaded, &stop);
+            tools = tools.with_embed(move |prompt, completions| {
+                let seen: Vec<_> = completions.iter().map(|ids| text.ids(ids)).collect();
+                model.embed(prompt, &seen.iter().map(|ids| &**ids).collect::<Vec<_>>())
+            });
         }
         let machine = self.method.machine(&tools)?;
         let mut chooser = run.reward.map(RewardSet::open).transpose()?;
         let mut judge = self.value.as_ref().map(ValueSet::open).transpose()?;
+        if !stop.is_empty() {
+            let text = || CompletionText::new(self.loaded, &stop);
+            judge = judge.map(|value| Box::new(BeforeStop::new(value, text())) as Box<dyn PrefixReward + '_>);
+        }
         let stream = |prompt: &Prompt| Stream::new(run.seed, Purpose::Method, 0, prompt.index as u64);
         let streams: Vec<Stream> = run.prompts.iter().map(stream).collect();
         let mut ledger = run.saved.as_ref().map_or_else(Ledger::default, |saved| saved.ledger);

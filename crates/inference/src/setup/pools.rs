@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ::reward::{Pool, PoolKey, RewardId, prompts_hash};
+use ::reward::{Decode, Pool, PoolKey, RewardId, prompts_hash};
 use generate::engine::Limits;
 use generate::{Chance, Completion, Engine, Prompt, Purpose, Sample, Sampling, Source, Step, Stream};
 use model::Policy;
@@ -15,7 +15,8 @@ use crate::pool_asks;
 const COMPLETIONS_AT_ONCE: usize = 256;
 
 /// What a pool is drawn from.
-#[derive(Debug, Clone, Copy)]
+#[expect(missing_debug_implementations, reason = "a function has nothing to show")]
+#[derive(Clone, Copy)]
 pub struct PoolPlan<'a> {
     /// Where pools are kept.
     pub folder: &'a Path,
@@ -25,6 +26,8 @@ pub struct PoolPlan<'a> {
     pub policy_hash: &'a str,
     /// Hash of its tokenizer.
     pub tokenizer_hash: &'a str,
+    /// Turns its tokens into text, where stop strings are looked for.
+    pub decode: &'a Decode,
     /// The model that divergences refer to, if it is another.
     pub reference: Option<&'a Policy>,
     /// The prompts.
@@ -67,7 +70,8 @@ pub fn pool(plan: &PoolPlan<'_>, watch: &mut dyn FnMut(f64) -> bool) -> Result<O
     let mut sources = vec![Source { policy: plan.policy as &dyn Step, weight: 1.0 }];
     sources.extend(plan.reference.map(|policy| Source { policy: policy as &dyn Step, weight: 0.0 }));
     let engine = Engine::product(sources, usize::from(plan.reference.is_some()), plan.sampling.clone())?;
-    let mut engine = engine.with_limits(plan.limits);
+    let decode = plan.decode.clone();
+    let mut engine = engine.with_limits(plan.limits).with_decode(move |ids| decode(ids));
     let folder = plan.folder.join("parts");
     let mut parts: Vec<Pool> = Vec::new();
     let mut done = 0;
@@ -148,12 +152,14 @@ mod tests {
         let prompts: Vec<Prompt> =
             (0..10).map(|index| Prompt::from_ids(index, vec![2 + index as u32])).collect();
         let sampling = Sampling::default();
+        let decode: Decode = std::sync::Arc::new(|ids| format!("{ids:?}"));
         let drawn = |folder: &Path, watch: &mut dyn FnMut(f64) -> bool| {
             let plan = PoolPlan {
                 folder,
                 policy: &policy,
                 policy_hash: "random",
                 tokenizer_hash: "none",
+                decode: &decode,
                 reference: None,
                 prompts: &prompts,
                 sampling: &sampling,

@@ -19,16 +19,18 @@ pub struct Recipe {
     /// The policy.
     #[serde(default)]
     pub model: ModelTable,
-    /// Autoregressive reward models, in the order of the method's weights.
+    /// Autoregressive reward models, in the order of the method's weights: `arms = ["checkpoints/arm/latest"]`.
     #[serde(default)]
     pub arms: Vec<ModelName>,
-    /// Further models of the method by what they are for, as `tuned` and `untuned` of `eft`.
+    /// Further models of the method by what they are for, as `models = { tuned = "…", untuned = "…" }` of `eft`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub models: BTreeMap<String, ModelName>,
     /// The prompts.
     #[serde(default)]
     pub data: DataTable,
-    /// How completions are drawn.
+    /// How completions are drawn. Where the recipe is silent, the model's `generation_config.json` decides (temperature, top_k,
+    /// top_p, min_p, repetition_penalty, no_repeat_ngram_size, max_new_tokens), and the run says so; training and comparisons do
+    /// not read it, since their divergences are to the model at temperature 1.
     #[serde(default)]
     pub sampling: Sampling,
     /// What the method chooses by.
@@ -37,7 +39,7 @@ pub struct Recipe {
     /// What judges completions that have not ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<ValueTable>,
-    /// The policy that looks ahead.
+    /// The policy that looks ahead, of methods that need one: `rollout = "checkpoints/small/latest"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<ModelName>,
     /// How many rows are decoded at once.

@@ -1,20 +1,23 @@
 //! Rewards by name.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::Device;
+use data::rows::Kind;
 use generate::{PrefixReward, Prompt, Reward, TokenId};
 use model::{Head, Policy};
 use recipe::{ModelName, Rules, Validate, Violation};
 use reward::{
-    AutoregressiveModel, Brevity, Decode, FinalAnswer, Lexicon, Occurrences, Pattern, PerText, Sentiment,
-    SequenceModel, Verifier, VocabularyModel, WeightedSum, last_number,
+    AutoregressiveModel, Brevity, Decode, FinalAnswer, Form, Lexicon, Occurrences, Pattern, PerText,
+    Sentiment, SequenceModel, Verifier, VocabularyModel, WeightedSum,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Dtype, Error, Loaded, Places, load, load_any};
+use super::text::{BeforeStop, CompletionText};
+use super::{DataTable, Dtype, Error, Loaded, Places, load, load_any};
 
 /// A reward of a recipe, such as `[reward.model]` or `[gold.answer]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -24,17 +27,19 @@ pub enum RewardTable {
     Model(RewardModelTable),
     /// An autoregressive reward model: β_r times its log-probability of the completion.
     Arm(ArmTable),
-    /// 1 where the final answer (`#### 42`, or the last number) is the column `answer`, else 0.
+    /// 1 where the final answer (`#### 42`, the last number, `\boxed{…}`, or a letter) is the column `answer`, else 0. Numbers are
+    /// compared by value: `19.0` is `19`, `1,250` is `1250`.
     Answer(AnswerTable),
-    /// Minus the number of tokens.
+    /// Minus the number of tokens: `[reward.brevity]`.
     Brevity(BrevityTable),
     /// Whether, or how often, a regular expression occurs.
     Pattern(PatternTable),
     /// Weights of the words that occur.
     Lexicon(LexiconTable),
-    /// VADER's compound sentiment, between −1 and 1.
+    /// VADER's compound sentiment, between −1 and 1: `[reward.sentiment]`.
     Sentiment(SentimentTable),
-    /// A weighted sum of rewards, for several objectives.
+    /// A weighted sum of rewards, for several objectives: a table `[[reward.sum]]` for each part, with `weight = 1.0` and
+    /// `reward = { brevity = {} }` or another.
     Sum(Vec<SumPart>),
 }
 
@@ -86,11 +91,37 @@ pub struct AnswerTable {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AnswerForm {
-    /// The whole number after the last `####`, and nothing beside it: lm-evaluation-harness's strict match on GSM8K.
+    /// The number after the first `#### `, as the filter `strict-match` of lm-evaluation-harness's GSM8K reads it
+    /// (`#### (\-?[0-9\.\,]+)`); the rest of the line is free. A gold answer is a number, or a solution that ends in one so marked.
     #[default]
     Marked,
-    /// The last number of the text, wherever it stands: its flexible match.
+    /// The last number of the text, as its filter `flexible-extract` reads it (the last match of
+    /// `(-?[$0-9.,]{2,})|(-?[0-9]+)`); no answer where that match is no number. A gold answer is as for `marked`.
     LastNumber,
+    /// What stands in the last `\boxed{}`: a number by its value, anything else as it is written but for blanks. A gold answer
+    /// is the expression, or a solution that ends in one so boxed.
+    Boxed,
+    /// A letter from A to J: in the last box; else where the text says that it is the answer (`Answer: B`, `the answer is (B)`), the
+    /// last time; else alone or before the text of a choice (`B`, `(B)`, `B. Paris`) at the beginning; else the last in brackets.
+    /// A gold answer is a letter.
+    Choice,
+}
+
+impl From<AnswerForm> for Form {
+    fn from(form: AnswerForm) -> Self {
+        match form {
+            AnswerForm::Marked => Self::Marked,
+            AnswerForm::LastNumber => Self::LastNumber,
+            AnswerForm::Boxed => Self::Boxed,
+            AnswerForm::Choice => Self::Choice,
+        }
+    }
+}
+
+impl fmt::Display for AnswerForm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(Form::from(*self).name())
+    }
 }
 
 impl AnswerForm {
@@ -98,11 +129,13 @@ impl AnswerForm {
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
+}
 
-    fn of(self, text: &str) -> Option<String> {
-        match self {
-            Self::Marked => data::wordmath::extract_answer(text).map(|answer| answer.to_string()),
-            Self::LastNumber => last_number(text),
+impl AnswerTable {
+    fn check(&self) -> FinalAnswer {
+        match &self.column {
+            Some(column) => FinalAnswer::with_column(self.form.into(), column.clone()),
+            None => FinalAnswer::new(self.form.into()),
         }
     }
 }
@@ -196,6 +229,47 @@ impl RewardTable {
         }
     }
 
+    /// The right answer of a prompt, where the reward compares with one and the prompt has it.
+    pub fn gold(&self, prompt: &Prompt) -> Option<String> {
+        match self {
+            Self::Answer(table) => table.check().expected(&prompt.columns).ok(),
+            _ => None,
+        }
+    }
+
+    /// The comparisons with columns that it and its parts make.
+    fn answer_checks(&self) -> Vec<FinalAnswer> {
+        match self {
+            Self::Answer(table) => vec![table.check()],
+            Self::Sum(parts) => parts.iter().flat_map(|part| part.reward.answer_checks()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Refuses rows whose right answer is missing or cannot be compared with, before anything is drawn. All rows are looked at; files
+    /// of the hub or of an earlier stage that are not there yet are not.
+    pub fn check_rows(&self, data: &DataTable, places: &Places, seed: u64) -> Result<(), Error> {
+        let checks = self.answer_checks();
+        let files = if checks.is_empty() { None } else { data.files(places, "prompts.jsonl", false)? };
+        let Some(files) = files.filter(|files| files.iter().all(|file| file.exists())) else { return Ok(()) };
+        drop(files);
+        let rows = data.read(places, Kind::Prompt, "prompts.jsonl", seed)?.rows;
+        let wrong = |row: &data::rows::Row| {
+            let problem = checks.iter().find_map(|check| check.expected(&row.extra).err())?;
+            Some((format!("{}:{}", row.file, row.line), problem))
+        };
+        let mut wrong = rows.iter().filter_map(wrong);
+        let Some((what, problem)) = wrong.next() else { return Ok(()) };
+        let more = match wrong.count() {
+            0 => String::new(),
+            more => format!(
+                "\n  {more} more of {} rows have a right answer that cannot be compared with",
+                rows.len()
+            ),
+        };
+        Err(Error::Data { what, message: format!("reward answer: {problem}{more}") })
+    }
+
     /// The models it needs.
     pub fn models(&self) -> Vec<&ModelName> {
         match self {
@@ -223,7 +297,9 @@ pub struct RewardSet {
     model: Option<Policy>,
     /// The parts of a sum.
     parts: Vec<(f64, RewardSet)>,
-    decode: DecodeOf,
+    text: CompletionText,
+    /// Whether stop strings may end completions.
+    stops: bool,
     /// What identifies it among the rewards of a pool.
     pub identity: String,
 }
@@ -231,25 +307,17 @@ pub struct RewardSet {
 /// Extracts the final answer of a text; the empty string where there is none.
 pub type Extract = Arc<dyn Fn(&Prompt, &[TokenId]) -> String + Send + Sync>;
 
-#[derive(Clone)]
-struct DecodeOf(Decode);
-
-impl std::fmt::Debug for DecodeOf {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("decode")
-    }
-}
-
 /// Turns ids of `loaded`'s tokenizer into text without special tokens.
 pub fn decode_of(loaded: &Loaded) -> Decode {
     let tokenizer = loaded.tokenizer.clone();
     Arc::new(move |ids| tokenizer.decode(ids, true).unwrap_or_default())
 }
 
-/// The final answer of completions of `loaded`, as votes count it.
-pub fn answer_of(loaded: &Loaded, form: AnswerForm) -> Extract {
-    let decode = decode_of(loaded);
-    Arc::new(move |_, ids| form.of(&decode(ids)).unwrap_or_default())
+/// The final answer of completions of `loaded` that were drawn with the stop strings `stop`, as votes count it.
+pub fn answer_of(loaded: &Loaded, form: AnswerForm, stop: &[String]) -> Extract {
+    let text = CompletionText::new(loaded, stop);
+    let form = Form::from(form);
+    Arc::new(move |_, ids| form.read(&text.of(ids)).unwrap_or_default())
 }
 
 /// Whether a token of `loaded`'s tokenizer has a line break: where steps of a solution end.
@@ -266,6 +334,10 @@ pub fn build(
     device: &Device,
 ) -> Result<RewardSet, Error> {
     let mut identity = serde_json::to_string(table).unwrap_or_default();
+    if matches!(table, RewardTable::Answer(_)) {
+        // Scores in pools of earlier versions are of another reading of answers.
+        identity.push_str(", compared by value");
+    }
     let mut parts = Vec::new();
     let model = match (table, &table.models()[..]) {
         (RewardTable::Sum(all), _) => {
@@ -295,10 +367,21 @@ pub fn build(
             Some(scorer.policy(scorer.name.clone()))
         }
     };
-    Ok(RewardSet { table: table.clone(), model, parts, decode: DecodeOf(decode_of(loaded)), identity })
+    let text = CompletionText::new(loaded, &[]);
+    Ok(RewardSet { table: table.clone(), model, parts, text, stops: false, identity })
 }
 
 impl RewardSet {
+    /// The same of completions that were drawn with stop strings: it sees them without what the first of these ended. `loaded` is the
+    /// policy that it was built for.
+    #[must_use]
+    pub fn with_stop(mut self, loaded: &Loaded, stop: &[String]) -> Self {
+        self.text = CompletionText::new(loaded, stop);
+        self.stops = !stop.is_empty();
+        self.parts = self.parts.into_iter().map(|(w, part)| (w, part.with_stop(loaded, stop))).collect();
+        self
+    }
+
     /// The reward.
     pub fn open(&self) -> Result<Box<dyn Reward + '_>, Error> {
         Ok(self.open_value()?)
@@ -306,7 +389,17 @@ impl RewardSet {
 
     /// The reward, which judges partial texts as they stand too.
     pub fn open_value(&self) -> Result<Box<dyn PrefixReward + '_>, Error> {
-        let decode = || self.decode.0.clone();
+        let reward = self.open_whole()?;
+        // Verifiers read the text, and the parts of a sum see to themselves.
+        let reads_ids = self.model.is_some() || matches!(self.table, RewardTable::Brevity(_));
+        if !self.stops || !reads_ids {
+            return Ok(reward);
+        }
+        Ok(Box::new(BeforeStop::new(reward, self.text.clone())))
+    }
+
+    fn open_whole(&self) -> Result<Box<dyn PrefixReward + '_>, Error> {
+        let decode = || self.text.decode();
         Ok(match (&self.table, &self.model) {
             (RewardTable::Sum(_), _) => {
                 let mut parts = Vec::with_capacity(self.parts.len());
@@ -320,15 +413,7 @@ impl RewardSet {
             }
             (RewardTable::Model(_), Some(model)) => Box::new(SequenceModel::new(model)?),
             (RewardTable::Arm(table), Some(model)) => Box::new(AutoregressiveModel::new(model, table.beta)?),
-            (RewardTable::Answer(table), _) => {
-                let form = table.form;
-                let extract: reward::Extract = Arc::new(move |text| form.of(text));
-                let check = match &table.column {
-                    Some(column) => FinalAnswer::with_column(extract, column.clone()),
-                    None => FinalAnswer::new(extract),
-                };
-                Box::new(Verifier::new(check, decode()))
-            }
+            (RewardTable::Answer(table), _) => Box::new(Verifier::new(table.check(), decode())),
             (RewardTable::Pattern(table), _) => {
                 let occurrences = if table.count { Occurrences::Count } else { Occurrences::Any };
                 Box::new(Verifier::new(Pattern::new(&table.pattern, occurrences)?, decode()))

@@ -92,6 +92,7 @@ impl Assembly<'_> {
         }
         root.origin = item.origin.clone();
         if let Some((name, _)) = name_of(item) {
+            let name = Value::String(name.to_owned());
             fill(&mut root, "run.name", name, &Origin::Default(self.file.clone()));
         }
         Some(root)

@@ -1,16 +1,12 @@
 //! Right or wrong: the final answer of a completion against a column of its prompt.
 
-use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 
-use generate::{Error, Prompt};
-use serde_json::Value;
+use generate::Error;
+use serde_json::{Map, Value};
 
+use super::form::Form;
 use super::{Check, Subject};
-
-/// Finds the final answer in a text, in one spelling for equal answers; `None` where there is none.
-pub type Extract = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// Where the last number of a text stands: digits, with commas and points between digits, and a minus sign before them that
 /// is no operator.
@@ -29,93 +25,70 @@ pub fn last_number_place(text: &str) -> Option<Range<usize>> {
     Some(if signed && !operator { start - 1..end } else { start..end })
 }
 
-/// The last number of a text, in one spelling for equal numbers: no commas, no zeros at the end of a fraction.
-///
-/// ```
-/// use reward::last_number;
-///
-/// assert_eq!(last_number("She pays $1,250.00 in all.").as_deref(), Some("1250"));
-/// assert_eq!(last_number("7 - 9 = -2").as_deref(), Some("-2"));
-/// assert_eq!(last_number("It is 2.50, not more").as_deref(), Some("2.5"));
-/// assert_eq!(last_number("none"), None);
-/// ```
-pub fn last_number(text: &str) -> Option<String> {
-    let plain = text[last_number_place(text)?].replace(',', "");
-    let (sign, digits) = plain.strip_prefix('-').map_or(("", plain.as_str()), |digits| ("-", digits));
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    let whole = whole.trim_start_matches('0');
-    let whole = if whole.is_empty() { "0" } else { whole };
-    let fraction = fraction.trim_end_matches('0');
-    let point = if fraction.is_empty() { "" } else { "." };
-    let sign = if whole == "0" && fraction.is_empty() { "" } else { sign };
-    Some(format!("{sign}{whole}{point}{fraction}"))
-}
-
-/// 1 where the extracted answer equals the prompt's, else 0.
-#[derive(Clone)]
+/// 1 where the final answer of a completion equals the prompt's, else 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FinalAnswer {
-    extract: Extract,
+    form: Form,
     column: String,
 }
 
 impl FinalAnswer {
     /// Compares with the column `answer`.
-    pub fn new(extract: Extract) -> Self {
-        Self::with_column(extract, "answer")
+    pub fn new(form: Form) -> Self {
+        Self::with_column(form, "answer")
     }
 
     /// Compares with another column.
-    pub fn with_column(extract: Extract, column: impl Into<String>) -> Self {
-        Self { extract, column: column.into() }
+    pub fn with_column(form: Form, column: impl Into<String>) -> Self {
+        Self { form, column: column.into() }
     }
 
     /// The answer that a completion's text gives.
     pub fn answer(&self, text: &str) -> Option<String> {
-        (self.extract)(text)
+        self.form.read(text)
     }
 
-    /// The right answer of `prompt`. A column that holds a worked solution (as GSM8K's `answer` does) goes through the
-    /// extractor as completions do; one in which it finds nothing is the answer itself.
+    /// The right answer that a row's columns hold.
     ///
     /// # Errors
-    /// The column is missing, or neither text nor number.
-    pub fn expected(&self, prompt: &Prompt) -> Result<String, Error> {
-        let refuse = |problem: String| Error::Reward { name: self.name().into(), message: problem };
-        let text = match prompt.columns.get(&self.column) {
-            Some(Value::String(text)) => text.clone(),
-            Some(Value::Number(number)) => number.to_string(),
-            Some(other) => {
-                return Err(refuse(format!(
-                    "column `{}` of prompt {} is {other}\n  hint: a text or a number is needed",
-                    self.column, prompt.index
-                )));
-            }
-            None => {
-                let columns: Vec<&str> = prompt.columns.keys().map(String::as_str).collect();
-                let have = if columns.is_empty() { "none".into() } else { columns.join(", ") };
-                return Err(refuse(format!(
-                    "prompt {} has no column `{}`\n  hint: its columns besides the prompt: {have}",
-                    prompt.index, self.column
-                )));
-            }
+    /// What is wrong with it, and the remedy: the column is missing, or holds no answer of the form.
+    pub fn expected(&self, columns: &Map<String, Value>) -> Result<String, String> {
+        let column = &self.column;
+        let Some(value) = columns.get(column) else {
+            let names: Vec<&str> = columns.keys().map(String::as_str).collect();
+            let have = if names.is_empty() { "none".into() } else { names.join(", ") };
+            return Err(format!(
+                "there is no column `{column}`\n  hint: name the one with the right answer by `column`; besides the prompt there are: {have}"
+            ));
         };
-        Ok((self.extract)(&text).unwrap_or_else(|| text.trim().to_owned()))
+        self.form.gold(value).map_err(|needed| {
+            format!(
+                "column `{column}` is {}, which the form `{}` cannot compare with\n  hint: {needed}; other forms are in the reference, under [reward.answer]",
+                shortened(&value.to_string()),
+                self.form.name()
+            )
+        })
     }
 }
 
-impl fmt::Debug for FinalAnswer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FinalAnswer").field("column", &self.column).finish_non_exhaustive()
+/// The beginning of a long text.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(80) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
 impl Check for FinalAnswer {
     fn name(&self) -> &'static str {
-        "final-answer"
+        "answer"
     }
 
     fn score(&self, subject: &Subject<'_>) -> Result<f64, Error> {
-        let expected = self.expected(subject.prompt)?;
+        let expected = self.expected(&subject.prompt.columns).map_err(|problem| Error::Reward {
+            name: self.name().into(),
+            message: format!("prompt {}: {problem}", subject.prompt.index),
+        })?;
         Ok(if self.answer(&subject.text()) == Some(expected) { 1.0 } else { 0.0 })
     }
 
@@ -126,18 +99,12 @@ impl Check for FinalAnswer {
 
 #[cfg(test)]
 mod tests {
+    use generate::Prompt;
     use serde_json::json;
 
     use super::super::Scope;
     use super::*;
     use crate::fake;
-
-    fn check() -> FinalAnswer {
-        FinalAnswer::new(Arc::new(|text| {
-            let (_, answer) = text.rsplit_once("####")?;
-            Some(answer.trim().replace(',', ""))
-        }))
-    }
 
     fn prompt(answer: Value) -> Prompt {
         let mut prompt = Prompt::from_ids(3, vec![1]);
@@ -150,34 +117,29 @@ mod tests {
 
     fn score(answer: Value, text: &str) -> Result<f64, Error> {
         let (prompt, ids) = (prompt(answer), fake::encode(text));
-        check().score(&Subject::new(&prompt, &ids, Scope::Completion, &fake::decode))
+        let check = FinalAnswer::new(Form::Marked);
+        check.score(&Subject::new(&prompt, &ids, Scope::Completion, &fake::decode))
     }
 
     #[test]
-    fn equal_last_numbers_have_one_spelling() {
-        for (text, want) in [
-            ("#### 72", "72"),
-            ("is 0072.", "72"),
-            ("1,250", "1250"),
-            ("3-4", "4"),
-            ("3 -4", "-4"),
-            ("(-4)", "-4"),
-            ("-0", "0"),
-            ("-0.50", "-0.5"),
-            ("½ of 3 is 1.5!", "1.5"),
-            ("1.2.", "1.2"),
-            ("a 7, b", "7"),
-        ] {
-            assert_eq!(last_number(text).as_deref(), Some(want), "{text}");
-        }
-        assert_eq!(last_number("…"), None);
+    fn the_last_number_is_found_for_replacing() {
         assert_eq!(last_number_place("12 and 3,4x"), Some(7..10));
+        assert_eq!(last_number_place("3 -4"), Some(2..4));
+        assert_eq!(last_number_place("3-4"), Some(2..3));
+        assert_eq!(last_number_place("…"), None);
     }
 
     #[test]
     fn right_is_one_and_wrong_or_missing_is_zero() {
-        for answer in [json!("1250"), json!(1250), json!(" 1250\n"), json!("5 · 250 = 1250\n#### 1,250")] {
+        for answer in [
+            json!("1250"),
+            json!(1250),
+            json!(1250.0),
+            json!(" 1,250\n"),
+            json!("5 · 250 = 1250\n#### 1,250"),
+        ] {
             assert_eq!(score(answer.clone(), "also ∑ …\n#### 1,250").expect("a score"), 1.0, "{answer}");
+            assert_eq!(score(answer.clone(), "#### 1250.00").expect("a score"), 1.0, "{answer}");
             assert_eq!(score(answer.clone(), "#### 125").expect("a score"), 0.0, "{answer}");
             assert_eq!(score(answer.clone(), "1250").expect("a score"), 0.0, "{answer}");
             assert_eq!(score(answer.clone(), "").expect("a score"), 0.0, "{answer}");
@@ -185,14 +147,17 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_without_an_answer_is_an_error() {
+    fn a_prompt_without_an_answer_is_an_error_that_names_the_recipe_s_word() {
         assert_eq!(
             score(Value::Null, "#### 1").unwrap_err().to_string(),
-            "reward final-answer: prompt 3 has no column `answer`\n  hint: its columns besides the prompt: level"
+            "reward answer: prompt 3: there is no column `answer`\n  hint: name the one with the right answer by `column`; besides the prompt there are: level"
         );
-        assert_eq!(
-            score(json!([1]), "#### 1").unwrap_err().to_string(),
-            "reward final-answer: column `answer` of prompt 3 is [1]\n  hint: a text or a number is needed"
+        let refused = score(json!([1]), "#### 1").unwrap_err().to_string();
+        assert!(
+            refused.starts_with(
+                "reward answer: prompt 3: column `answer` is [1], which the form `marked` cannot"
+            ),
+            "{refused}"
         );
     }
 }

@@ -2,7 +2,9 @@
 
 mod brevity;
 mod final_answer;
+mod form;
 mod lexicon;
+mod number;
 mod pattern;
 mod sentiment;
 
@@ -13,8 +15,10 @@ use std::time::Instant;
 use generate::{Candidate, Error, Ledger, Prefix, PrefixReward, Prompt, Reward, TokenId};
 
 pub use brevity::Brevity;
-pub use final_answer::{Extract, FinalAnswer, last_number, last_number_place};
+pub use final_answer::{FinalAnswer, last_number_place};
+pub use form::{Form, NotReadable};
 pub use lexicon::{Lexicon, PerText};
+pub use number::number;
 pub use pattern::{Occurrences, Pattern};
 pub use sentiment::Sentiment;
 

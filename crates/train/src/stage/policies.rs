@@ -5,7 +5,7 @@ use inference::setup;
 use model::{Head, Policy};
 use objective::rank::CachedRewards;
 
-use super::pools::{Drawn, scored_pool};
+use super::pools::{Drawn, built, scored_pool};
 use super::{Ended, Site, learner, load, load_for_score, mark_trained, room, train};
 use crate::calibration::{self, Wanted};
 use crate::error::Error;
@@ -23,7 +23,7 @@ pub(super) fn on_policy(
 ) -> Result<Ended, Error> {
     let Some(table) = &recipe.reward else { return Ok(Ended::Done) };
     let loaded = load(recipe, &recipe.model.path, site, device)?;
-    let reward = setup::build(table, &site.places, &loaded, device).map_err(Error::other)?;
+    let reward = built(table, recipe, site, &loaded, device)?;
     let reference = Policy::new(loaded.hash.clone(), &loaded.decoder);
     let raw = generate::Sampling::default();
     let samples = settings.pool_samples();
@@ -86,7 +86,7 @@ pub(super) fn by_turns(
     let Some(table) = &recipe.reward else { return Ok(Ended::Done) };
     let seed = recipe.run.seed;
     let loaded = load(recipe, &recipe.model.path, site, device)?;
-    let gold = setup::build(table, &site.places, &loaded, device).map_err(Error::other)?;
+    let gold = built(table, recipe, site, &loaded, device)?;
     let name = settings.reward_model.as_ref().unwrap_or(&recipe.model.path);
     let judge = load_for_score(recipe, name, Head::Score, site, device)?;
     if judge.tokenizer.hash() != loaded.tokenizer.hash() {

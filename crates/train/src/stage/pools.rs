@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use ::recipe::ModelName;
 use burn::tensor::Device;
-use inference::setup::{self, Loaded, PoolPlan, RewardSet};
+use inference::setup::{self, CompletionText, Loaded, PoolPlan, RewardSet, RewardTable};
 use io::atomic;
 use model::Policy;
 use reward::{Pool, RewardId};
@@ -24,6 +24,19 @@ pub(super) struct Drawn {
     pub(super) prompts: Vec<generate::Prompt>,
     pub(super) samples: Pool,
     pub(super) id: RewardId,
+}
+
+/// A reward of what a recipe draws, after all right answers that it compares with were looked at.
+pub(super) fn built(
+    table: &RewardTable,
+    recipe: &Recipe,
+    site: &Site<'_>,
+    loaded: &Loaded,
+    device: &Device,
+) -> Result<RewardSet, Error> {
+    table.check_rows(&recipe.data, &site.places, recipe.run.seed).map_err(Error::other)?;
+    let reward = setup::build(table, &site.places, loaded, device).map_err(Error::other)?;
+    Ok(reward.with_stop(loaded, &recipe.sampling.stop))
 }
 
 /// Draws and scores a pool, or finds it; `None` when stopped.
@@ -55,11 +68,13 @@ fn sampled_pool(
     let prompts = setup::prompts(&recipe.data, &site.places, loaded, recipe.run.seed, room(loaded, recipe))
         .map_err(Error::other)?
         .rows;
+    let decode = setup::decode_of(loaded);
     let plan = PoolPlan {
         folder: &site.pools,
         policy,
         policy_hash: &loaded.hash,
         tokenizer_hash: loaded.tokenizer.hash(),
+        decode: &decode,
         reference: None,
         prompts: &prompts,
         sampling,
@@ -92,14 +107,15 @@ pub(super) fn draw_pool(
         return draw_labelled(recipe, settings, site, &loaded, &policy, device);
     }
     let Some(table) = &recipe.reward else { return Ok(Ended::Done) };
-    let reward = setup::build(table, &site.places, &loaded, device).map_err(Error::other)?;
+    let reward = built(table, recipe, site, &loaded, device)?;
     write_run(recipe, site, &json!({ "base": loaded.name }))?;
     let Some(Drawn { prompts, samples, id }) =
         scored_pool(recipe, site, &loaded, &policy, &reward, &law, settings.samples)?
     else {
         return Ok(Ended::Interrupted);
     };
-    let decode = |ids: &[u32]| loaded.tokenizer.decode(ids, true).unwrap_or_default();
+    let text = CompletionText::new(&loaded, &recipe.sampling.stop);
+    let decode = |ids: &[u32]| text.of(ids);
     let (hash, seed) = (loaded.tokenizer.hash(), recipe.run.seed);
     let drawn = match &settings.task {
         None => pool::pairs(settings, &samples, &id, &prompts, hash, &decode, seed)?,
@@ -129,7 +145,7 @@ fn draw_labelled(
     device: &Device,
 ) -> Result<Ended, Error> {
     let rewards = settings.objectives.iter().map(|objective| {
-        let set = setup::build(&objective.reward, &site.places, loaded, device).map_err(Error::other)?;
+        let set = built(&objective.reward, recipe, site, loaded, device)?;
         Ok((objective.name.clone(), set))
     });
     let rewards = rewards.collect::<Result<Vec<_>, Error>>()?;
@@ -145,7 +161,8 @@ fn draw_labelled(
         means.push(format!("{name} {:.4}", mean_reward(&samples, &id)?));
         objectives.push((name.clone(), id));
     }
-    let decode = |ids: &[u32]| loaded.tokenizer.decode(ids, true).unwrap_or_default();
+    let text = CompletionText::new(loaded, &recipe.sampling.stop);
+    let decode = |ids: &[u32]| text.of(ids);
     let hash = loaded.tokenizer.hash();
     let drawn =
         pool::labelled_pairs(settings, &samples, &objectives, &prompts, hash, &decode, recipe.run.seed)?;
@@ -210,7 +227,7 @@ pub(super) fn pooled_rows<M: Pooled>(
 ) -> Result<Option<FromPool<M::Row>>, Error> {
     let Some(table) = &recipe.reward else { return Ok(None) };
     let loaded = load(recipe, name, site, device)?;
-    let reward = setup::build(table, &site.places, &loaded, device).map_err(Error::other)?;
+    let reward = built(table, recipe, site, &loaded, device)?;
     let policy = Policy::new(loaded.hash.clone(), &loaded.decoder);
     let law = sampling(&recipe.sampling);
     let Some(Drawn { prompts, samples, id }) =
