@@ -74,7 +74,7 @@ fn write(level: &str, text: &str) {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         eprintln!("{}", json!({ "time": time, "level": level, "message": text }));
     } else {
-        eprintln!("{text}");
+        eprintln!("{}", io::printable(text));
     }
 }
 

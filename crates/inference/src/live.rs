@@ -2,12 +2,12 @@
 
 use std::io::Write;
 
-use data::tokenizer::Tokenizer;
 use generate::engine::Drawn;
 use generate::{Ledger, TokenId};
 use serde_json::json;
 
-use super::print;
+use inference::console::print;
+use inference::setup::CompletionText;
 
 /// How the running answer is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub(crate) enum Show {
 /// The running answer of one prompt.
 #[derive(Debug)]
 pub(crate) struct Live<'a> {
-    tokenizer: &'a Tokenizer,
+    text: &'a CompletionText,
     show: Show,
     /// What was drawn for the first ask of this round.
     drawn: Vec<TokenId>,
@@ -34,8 +34,8 @@ pub(crate) struct Live<'a> {
 }
 
 impl<'a> Live<'a> {
-    pub(crate) fn new(tokenizer: &'a Tokenizer, show: Show) -> Self {
-        Self { tokenizer, show, drawn: Vec::new(), answered: false, shown: String::new() }
+    pub(crate) fn new(text: &'a CompletionText, show: Show) -> Self {
+        Self { text, show, drawn: Vec::new(), answered: false, shown: String::new() }
     }
 
     /// Takes a token as it is drawn.
@@ -44,7 +44,7 @@ impl<'a> Live<'a> {
             return;
         }
         self.drawn.push(drawn.token);
-        let text = self.text(&self.drawn);
+        let text = self.text.so_far(&self.drawn);
         self.change(text, drawn.ledger);
     }
 
@@ -53,7 +53,7 @@ impl<'a> Live<'a> {
         self.drawn.clear();
         let (Some(running), true) = (running, self.show != Show::Nothing) else { return };
         self.answered = true;
-        let text = self.text(&running);
+        let text = self.text.so_far(&running);
         self.change(text, ledger);
     }
 
@@ -65,14 +65,10 @@ impl<'a> Live<'a> {
         }
     }
 
-    /// Tokens as text, without the beginning of a character that goes on in the next token.
-    fn text(&self, ids: &[TokenId]) -> Option<String> {
-        let text = self.tokenizer.decode(ids, true).ok()?;
-        Some(text.trim_end_matches(char::REPLACEMENT_CHARACTER).to_owned())
-    }
-
-    fn change(&mut self, text: Option<String>, ledger: &Ledger) {
-        let Some(text) = text.filter(|text| *text != self.shown) else { return };
+    fn change(&mut self, text: String, ledger: &Ledger) {
+        if text == self.shown {
+            return;
+        }
         match self.show {
             Show::Nothing => return,
             Show::Lines => print(&json!({ "text": text, "ledger": ledger }).to_string()),

@@ -2,29 +2,35 @@
 
 mod finished;
 mod live;
+mod plan;
+mod rows;
+mod summary;
 mod unfinished;
 
 use std::cell::RefCell;
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 use data::chat::Message;
 use data::rows::Text;
 use generate::engine::Drawn;
 use generate::schedule::Progress;
 use generate::{Ledger, Prompt};
-use inference::setup::{self, Places, Recipe};
+use inference::console::{self, Console, print, say};
+use inference::setup::{self, CompletionText, Places, Recipe, RewardTable};
 use inference::{Method as _, MethodConfig, list};
 use io::atomic::write;
 use live::{Live, Show};
 use model::DeviceName;
 use recipe::{ModelName, RecipeErrors, Source, schema_text};
-use serde_json::{Value, json};
+use rows::Rows;
+use serde_json::json;
+use summary::Mean;
 use unfinished::Unfinished;
 
 /// How often a run is saved while it goes on.
@@ -33,22 +39,39 @@ const SAVE_EVERY: Duration = Duration::from_mins(1);
 #[global_allocator]
 static ALLOCATOR: kernels::memory::Allocator = kernels::memory::Allocator;
 
+const AFTER_HELP: &str = "\
+Examples:
+  inference recipes/qalign/toy.toml --dry-run
+  inference RECIPE --set model.path=hf://org/name --set data.limit=10
+  inference generate --model MODEL --prompt 'What is 12 + 7?' --method majority --set reward.answer.form=last-number
+  echo 'What is 12 + 7?' | inference generate --model MODEL --prompt-file -
+  inference score --model MODEL --input rows.jsonl --output - --end false
+
+Values after --set are TOML, or else text: n=8, stop='[\"\\n\"]', path=tiny and path='\"tiny\"' alike. A list needs its brackets: \
+arms='[\"checkpoints/arm/latest\"]'.
+A MODEL is `tiny`, `hf://org/name[@revision]` or a directory; that of a training run is RUN/latest, or one of its checkpoints.
+A run writes recipe.toml (all settings), answers.jsonl (a line for each prompt), moves.jsonl (of chains with `record`) and ledger.json \
+(what it cost) into [run] out/name.
+`inference --schema` prints a JSON Schema; an editor with a TOML language server checks recipes by it after a first line \
+`#:schema PATH`.
+
+Exit codes: 0 done, 1 the run failed, 2 the recipe or the command line is wrong, 130 interrupted: the same command goes on.";
+
 /// Runs a test-time method on the prompts of a recipe, answers one prompt, or scores a file.
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
-#[command(
-    after_help = "Exit codes: 0 done, 1 the run failed, 2 the recipe is wrong, 130 interrupted: the same command goes on."
-)]
+#[command(version = console::version(), args_conflicts_with_subcommands = true, after_help = AFTER_HELP)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     /// The recipe, a TOML file.
     #[arg(required_unless_present_any = ["list", "schema"])]
     recipe: Option<PathBuf>,
+    #[command(flatten)]
+    console: Console,
     /// Overrides a key, as in `--set method.qalign.steps=10`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Checks the recipe and prints what it would do.
+    /// Checks the recipe and prints what it would do, with the first prompt as the model reads it.
     #[arg(long)]
     dry_run: bool,
     /// Replaces finished answers of another recipe, which are otherwise refused.
@@ -76,8 +99,14 @@ struct Generate {
     #[arg(long)]
     model: String,
     /// The prompt. A model with a chat template gets it as the user's message.
-    #[arg(long)]
-    prompt: String,
+    #[arg(long, required_unless_present = "prompt_file")]
+    prompt: Option<String>,
+    /// A file with the prompt, or `-` for standard input; a line break at its end is left out.
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    prompt_file: Option<PathBuf>,
+    /// The system message before it, for a model with a chat template.
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    system: Option<String>,
     /// Gives the prompt to the model as it is, without the chat template.
     #[arg(long)]
     raw: bool,
@@ -98,12 +127,17 @@ struct Score {
     /// `tiny`, a directory, or `hf://org/name[@revision]`.
     #[arg(long)]
     model: String,
-    /// JSON lines of `prompt` and `completion`, or of `prompt_ids` and `completion_ids`.
+    /// JSON lines of `prompt` and `completion`, or of `prompt_ids` and `completion_ids`; `-` is standard input.
     #[arg(long)]
     input: PathBuf,
-    /// Where the scored lines go.
+    /// Where the scored lines go; `-` is standard output.
     #[arg(long)]
     output: PathBuf,
+    /// Whether the end-of-sequence token is scored behind completions that are text, as training and generation have it. Off
+    /// (`--end false`) for completions that go on, such as the letters of multiple choice: then `log_prob` is that of the
+    /// text alone, as lm-evaluation-harness has it.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
+    end: bool,
     /// The device.
     #[arg(long, default_value = "auto")]
     device: String,
@@ -111,6 +145,8 @@ struct Score {
 
 enum Failure {
     Recipe(RecipeErrors),
+    /// What was asked for makes no sense.
+    Usage(String),
     Run(Box<dyn std::error::Error>),
 }
 
@@ -124,6 +160,7 @@ fn main() -> ExitCode {
     kernels::memory::keep_nothing();
     io::survive_file_size_limit();
     let arguments = Arguments::parse();
+    arguments.console.apply();
     let done = match &arguments.command {
         Some(Command::Generate(generate)) => answer_one(generate),
         Some(Command::Score(score)) => score_file(score),
@@ -141,24 +178,19 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(130),
         Err(Failure::Recipe(errors)) => {
-            say(&errors.to_string());
+            console::error(&errors.to_string());
+            plan::point_elsewhere(&errors);
+            ExitCode::from(2)
+        }
+        Err(Failure::Usage(message)) => {
+            console::error(&format!("error: {message}"));
             ExitCode::from(2)
         }
         Err(Failure::Run(error)) => {
-            say(&format!("error: {error}"));
+            console::error(&format!("error: {error}"));
             ExitCode::FAILURE
         }
     }
-}
-
-#[allow(clippy::print_stderr, reason = "messages are for the person at the terminal")]
-fn say(text: &str) {
-    eprintln!("{}", io::printable(text));
-}
-
-/// A result, on standard output. A reader that went away is no failure.
-fn print(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
 }
 
 fn load(source: Source) -> Result<Recipe, Failure> {
@@ -169,25 +201,11 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
     let path = arguments.recipe.clone().unwrap_or_default();
     let source = Source::read(&path).map_err(Failure::Recipe)?.set_all(&arguments.set);
     let stem = source.stem();
-    let recipe = load(source.set_default("run.name", &stem))?;
+    let source = source.set_default("run.name", &stem);
+    let recipe = load(source.clone())?;
     let places = Places::default();
     if arguments.dry_run {
-        let note = |name: &ModelName| -> Result<&str, Failure> {
-            Ok(if places.model(name, false)?.is_some() { "" } else { " (not on this machine)" })
-        };
-        let draft = recipe.draft.iter().map(|draft| &draft.path);
-        for name in recipe.arms.iter().chain(recipe.models.values()).chain(draft) {
-            print(&format!("further model {name}{}", note(name)?));
-        }
-        let note = note(&recipe.model.path)?;
-        print(&format!(
-            "{} on {}{note}: {} completions of each prompt of {}, at most {} new tokens",
-            recipe.method.info().name,
-            recipe.model.path,
-            recipe.method.samples(),
-            recipe.data.path,
-            recipe.sampling.max_new_tokens
-        ));
+        print(&plan::describe(&source, &recipe, &places)?);
         return Ok(true);
     }
     // Asked once, a run stops when machines next have their turn; asked again, within a pass.
@@ -198,12 +216,16 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
             say("stopping; what is done is kept, and once more stops at once");
         }
     })?;
+    if let Some(reward) = &recipe.reward {
+        reward.check_rows(&recipe.data, &places, recipe.run.seed)?;
+    }
     let folder = recipe.run.folder();
-    let text = recipe::resolved(&recipe)?;
     let _lock = io::RunLock::take(&folder)?;
-    finished::check_recipe(&folder, &text, arguments.overwrite)?;
     let device = recipe.run.device.to_string().parse::<DeviceName>()?.open()?;
     let mut loaded = setup::load(&places, &recipe.model.path, &device)?.with_dtype(recipe.model.dtype)?;
+    let recipe = plan::with_defaults(&source, &loaded, &mut say)?;
+    let text = recipe::resolved(&recipe)?;
+    finished::check_recipe(&folder, &text, arguments.overwrite)?;
     let room = loaded.decoder.config.max_position_embeddings.saturating_sub(recipe.sampling.max_new_tokens);
     let prompts = setup::prompts(&recipe.data, &places, &loaded, recipe.run.seed, room)?;
     if let Some(rounding) = loaded.rounding(&prompts.rows)? {
@@ -249,66 +271,75 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
         }
         return Ok(false);
     };
-    let (mut lines, mut moves) = (String::new(), String::new());
-    for (place, (prompt, answer)) in prompts.rows.iter().zip(&mut given.answers).enumerate() {
-        for mut step in moves_of(&mut answer.trace) {
-            let ids: Vec<u32> = serde_json::from_value(step["proposal"].take())?;
-            step["proposal"] = json!(loaded.tokenizer.decode(&ids, true)?);
-            step["proposal_ids"] = json!(ids);
-            step["prompt"] = json!(place);
-            moves.push_str(&step.to_string());
-            moves.push('\n');
-        }
-        let mut row = json!({
-            "prompt": prompt.text,
-            "completion": loaded.tokenizer.decode(&answer.ids, true)?,
-            "completion_ids": answer.ids,
-            "end": answer.end,
-            "kl": answer.kl,
-            "trace": answer.trace,
-        });
-        if let Some(rewards) = &given.rewards {
-            row["reward"] = json!(rewards[place]);
-        }
-        lines.push_str(&row.to_string());
-        lines.push('\n');
-    }
+    let mut rows = Rows::new(&recipe, CompletionText::new(&loaded, &recipe.sampling.stop));
+    rows.add_all(&prompts.rows, &mut given)?;
     write(&folder.join("recipe.toml"), text.as_bytes())?;
-    write(&folder.join("answers.jsonl"), lines.as_bytes())?;
-    if !moves.is_empty() {
-        write(&folder.join("moves.jsonl"), moves.as_bytes())?;
+    write(&folder.join("answers.jsonl"), rows.lines.as_bytes())?;
+    if !rows.moves.is_empty() {
+        write(&folder.join("moves.jsonl"), rows.moves.as_bytes())?;
     }
     write(&folder.join("ledger.json"), serde_json::to_string_pretty(&given.ledger)?.as_bytes())?;
     finished::mark(&folder, unfinished.identity())?;
     unfinished.remove()?;
-    if let Some(rewards) = &given.rewards {
-        print(&format!("mean reward {:.4} of {total} prompts", rewards.iter().sum::<f64>() / total as f64));
+    for line in summary_of(&recipe, given.rewards.as_deref(), &rows) {
+        print(&line);
     }
     print(&ledger_text(&given.ledger));
     print(&folder.join("answers.jsonl").display().to_string());
     Ok(true)
 }
 
+/// The prompt that `generate` is given, of the command line, a file or standard input.
+fn prompt_of(arguments: &Generate) -> Result<String, Failure> {
+    let text = match (&arguments.prompt, &arguments.prompt_file) {
+        (Some(prompt), _) => return Ok(prompt.clone()),
+        (None, Some(path)) if path == Path::new("-") => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text)?;
+            text
+        }
+        (None, Some(path)) => fs_err::read_to_string(path)?,
+        (None, None) => String::new(),
+    };
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
+}
+
 fn answer_one(arguments: &Generate) -> Result<bool, Failure> {
     let quoted = |text: &str| serde_json::to_string(text).unwrap_or_default();
     let Some(method) = MethodConfig::named(&arguments.method) else {
         let names: Vec<&str> = inference::METHODS.iter().map(|info| info.name).collect();
-        let message = format!("no method `{}`\n  hint: methods are {}", arguments.method, names.join(", "));
-        return Err(Failure::Run(message.into()));
+        let hint = if inference::TRAINING.contains(&arguments.method.as_str()) {
+            "that is a method of the program `train`: write a recipe, and `train RECIPE` runs it".to_owned()
+        } else {
+            format!("methods are {}", names.join(", "))
+        };
+        let message = format!("no method `{}`\n  hint: {hint}", arguments.method);
+        return Err(Failure::Usage(message));
     };
     // The data table is not read here; wordmath asks for a limit.
     let model = quoted(&arguments.model);
     let text = format!("[model]\npath = {model}\n[data]\nlimit = 1\n[method.{}]\n", method.info().name);
-    let recipe = load(Source::from_text("generate", text).set_all(&arguments.set))?;
+    let source = Source::from_text("generate", text).set_all(&arguments.set);
+    let recipe = load(source.clone())?;
+    let asked = prompt_of(arguments)?;
     let device = recipe.run.device.to_string().parse::<DeviceName>()?.open()?;
     let mut loaded =
         setup::load(&Places::default(), &recipe.model.path, &device)?.with_dtype(recipe.model.dtype)?;
+    let recipe = plan::with_defaults(&source, &loaded, &mut say)?;
     let renderer = loaded.renderer()?;
     let chat = loaded.tokenizer.chat_template().is_some() && !arguments.raw;
+    if arguments.system.is_some() && !chat {
+        let message = format!("{} has no chat template, and so no place for a system message", loaded.name);
+        return Err(Failure::Usage(format!(
+            "{message}\n  hint: leave --system out, and write it into the prompt"
+        )));
+    }
     let text = if chat {
-        Text::Chat(vec![Message::user(arguments.prompt.clone())])
+        let system = arguments.system.iter().map(|text| Message::new("system", text.clone()));
+        Text::Chat(system.chain([Message::user(asked)]).collect())
     } else {
-        Text::Plain(arguments.prompt.clone())
+        Text::Plain(asked)
     };
     let rendered = renderer.prompt(&text)?;
     let prompt =
@@ -325,7 +356,8 @@ fn answer_one(arguments: &Generate) -> Result<bool, Failure> {
         (false, 1) => Show::Growth,
         (false, _) => Show::Nothing,
     };
-    let live = RefCell::new(Live::new(&loaded.tokenizer, show));
+    let completion = CompletionText::new(&loaded, &recipe.sampling.stop);
+    let live = RefCell::new(Live::new(&completion, show));
     let mut on_token = |drawn: Drawn<'_>| {
         live.borrow_mut().token(&drawn);
         true
@@ -337,7 +369,7 @@ fn answer_one(arguments: &Generate) -> Result<bool, Failure> {
     let given = setup::answer(&recipe, &loaded, &prompts, &device, None, &mut on_token, &mut on_round)?;
     let Some(given) = given else { return Ok(false) };
     let Some(answer) = given.answers.first() else { return Ok(false) };
-    let text = loaded.tokenizer.decode(&answer.ids, true)?;
+    let text = completion.of(&answer.ids);
     if arguments.stream {
         let mut last = json!({ "text": text, "ledger": given.ledger, "end": answer.end, "kl": answer.kl });
         if let Some([reward]) = given.rewards.as_deref() {
@@ -358,18 +390,38 @@ fn score_file(arguments: &Score) -> Result<bool, Failure> {
     kernels::memory::keep();
     let name: ModelName = arguments.model.parse()?;
     let device = arguments.device.parse::<DeviceName>()?.open()?;
-    let text = setup::score_file(&name, &arguments.input, &device)?;
+    let text = setup::score_file(&name, &arguments.input, arguments.end, &device)?;
+    if arguments.output == Path::new("-") {
+        print(&text);
+        say(&format!("{} rows scored", text.lines().count()));
+        return Ok(true);
+    }
     write(&arguments.output, text.as_bytes())?;
     print(&format!("{} rows scored: {}", text.lines().count(), arguments.output.display()));
     Ok(true)
 }
 
-/// Takes the recorded moves out of a trace: they have a file of their own.
-fn moves_of(trace: &mut Value) -> Vec<Value> {
-    match trace.as_object_mut().and_then(|trace| trace.remove("moves")) {
-        Some(Value::Array(moves)) => moves,
-        _ => Vec::new(),
+/// The means of a run, and how many completions have no final answer.
+fn summary_of(recipe: &Recipe, rewards: Option<&[f64]>, rows: &Rows<'_>) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(rewards) = rewards {
+        let count = rewards.len();
+        lines.push(match recipe.reward.as_ref().and_then(RewardTable::answers) {
+            Some(form) => format!(
+                "mean reward {} of {count} prompts: accuracy, by the form `{form}`; 95 % interval",
+                Mean::of_shares(rewards)
+            ),
+            None => format!("mean reward {} of {count} prompts; 95 % interval", Mean::of_values(rewards)),
+        });
     }
+    if rows.unanswered > 0.0 {
+        lines.push(format!(
+            "{:.1} % of {} completions have no answer to read: they are wrong, and take no part in votes",
+            100.0 * rows.unanswered / rows.looked_at,
+            rows.looked_at
+        ));
+    }
+    lines
 }
 
 fn ledger_text(ledger: &Ledger) -> String {

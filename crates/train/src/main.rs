@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Parser, Subcommand};
+use inference::console::{self, Console};
 use recipe::{RecipeErrors, Source, pipeline_schema_text, schema_text};
 use train::pipeline::{self, Before, Job};
 use train::progress::Progress;
@@ -16,20 +17,38 @@ use train::{Error, dry_run};
 #[global_allocator]
 static ALLOCATOR: kernels::memory::Allocator = kernels::memory::Allocator;
 
+const AFTER_HELP: &str = "\
+Examples:
+  train recipes/quickstart.toml --smoke
+  train recipes/dpo.toml --dry-run
+  train RECIPE --set model.path=hf://org/name --set data.path=rows.jsonl --set optim.steps=100
+  train RECIPE --resume
+  train --schema > recipe.schema.json
+
+Values after --set are TOML, or else text: steps=10, path=tiny and path='\"tiny\"' alike. A list needs its brackets: \
+targets='[\"q_proj\",\"v_proj\"]'. A stage of a pipeline is named: stages.NAME.optim.steps=10.
+A run writes into [run] out/name: recipe.toml (all settings), run.json, metrics.jsonl, tb (TensorBoard) and its checkpoints; `latest` \
+leads to the last of these, which is what `inference generate --model` takes.
+An editor with a TOML language server checks recipes by the schema after a first line `#:schema PATH`.
+
+Exit codes: 0 done, 1 the run failed, 2 the recipe or the command line is wrong, 130 interrupted (go on with --resume).";
+
 /// Runs a recipe: trains a model, distils a policy, draws a pool, compares methods; or a pipeline of such stages.
 #[derive(Debug, Parser)]
 #[command(
-    version,
+    version = console::version(),
     args_conflicts_with_subcommands = true,
-    after_help = "Exit codes: 0 done, 1 the run failed, 2 the recipe is wrong, 130 interrupted (go on with --resume)."
+    after_help = AFTER_HELP
 )]
 #[expect(clippy::struct_excessive_bools, reason = "they are switches of the command line")]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     /// The recipe, a TOML file.
-    #[arg(required_unless_present_any = ["list", "schema", "reference"])]
+    #[arg(required_unless_present_any = ["list", "schema", "pipeline", "reference"])]
     recipe: Option<PathBuf>,
+    #[command(flatten)]
+    console: Console,
     /// Overrides a key, as in `--set optim.steps=10` or `--set stages.arm.optim.steps=10`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -45,11 +64,11 @@ struct Arguments {
     /// Replaces a run of another recipe, or one that stopped, which is otherwise refused.
     #[arg(long, conflicts_with = "resume")]
     overwrite: bool,
-    /// Prints the JSON Schema of recipes (with `--pipeline`, of pipelines).
+    /// Prints the JSON Schema of recipes (`--pipeline`: of pipelines).
     #[arg(long)]
     schema: bool,
-    /// With `--schema`: the schema of pipelines.
-    #[arg(long, requires = "schema")]
+    /// Prints the JSON Schema of pipelines, with `--schema` or without.
+    #[arg(long)]
     pipeline: bool,
     /// Lists the methods.
     #[arg(long)]
@@ -86,6 +105,7 @@ fn main() -> ExitCode {
     kernels::memory::keep();
     io::survive_file_size_limit();
     let arguments = Arguments::parse();
+    arguments.console.apply();
     if let Some(Command::Oracle(oracle)) = &arguments.command {
         return foretell(oracle);
     }
@@ -98,7 +118,7 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    if arguments.schema {
+    if arguments.schema || arguments.pipeline {
         Progress::print(&if arguments.pipeline {
             pipeline_schema_text::<Recipe>()
         } else {
@@ -110,7 +130,7 @@ fn main() -> ExitCode {
         return match train::reference::write(folder) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                Progress::say(&format!("error: {error}"));
+                console::error(&format!("error: {error}"));
                 ExitCode::FAILURE
             }
         };
@@ -123,14 +143,25 @@ fn main() -> ExitCode {
         Ok(Ended::Done) => ExitCode::SUCCESS,
         Ok(Ended::Interrupted) => ExitCode::from(130),
         Err(error) => {
-            Progress::say(&format!("error: {error}"));
+            console::error(&format!("error: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
 fn wrong(errors: &RecipeErrors) -> ExitCode {
-    Progress::say(&errors.to_string());
+    console::error(&errors.to_string());
+    for info in inference::METHODS {
+        let key = format!("method.{}", info.name);
+        let named =
+            |problem: &::recipe::Problem| problem.key == key || problem.key.ends_with(&format!(".{key}"));
+        if errors.problems().iter().any(named) {
+            console::say(&format!(
+                "  hint: `{}` is a method of the program `inference`: `inference RECIPE` runs it, and [method.compare] compares it",
+                info.name
+            ));
+        }
+    }
     ExitCode::from(2)
 }
 
@@ -143,7 +174,7 @@ fn foretell(oracle: &Oracle) -> ExitCode {
         match train::oracle::describe(recipe, oracle.n) {
             Ok(text) => Progress::print(&format!("[{name}] {}", text.trim_end())),
             Err(error) => {
-                Progress::say(&format!("error: stage {name}: {error}"));
+                console::error(&format!("error: stage {name}: {error}"));
                 return ExitCode::FAILURE;
             }
         }

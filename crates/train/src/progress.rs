@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use inference::console;
 
 /// A bar on a terminal, a line every few seconds elsewhere.
 #[derive(Debug)]
@@ -18,7 +19,7 @@ pub struct Progress {
 impl Progress {
     /// Begins.
     pub fn new(title: &str) -> Self {
-        let terminal = std::io::stderr().is_terminal();
+        let terminal = std::io::stderr().is_terminal() && !console::is_quiet() && !console::is_json();
         let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(1000), target);
         if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {percent}% {msg}") {
@@ -29,7 +30,6 @@ impl Progress {
     }
 
     /// Says how much of `what` is done; always true, so that callers can join a stop flag to it.
-    #[allow(clippy::print_stderr, reason = "progress is for the person at the terminal")]
     pub fn at(&mut self, what: &str, share: f64) -> bool {
         self.bar.set_position((share * 1000.0) as u64);
         if self.begun.as_ref().is_none_or(|(_, _, before)| before != what) {
@@ -47,7 +47,8 @@ impl Progress {
                     let done = ((share - from) * 1e6).max(0.0) as usize;
                     pace(since.elapsed(), done, ((1.0 - share) * 1e6).max(0.0) as usize)
                 });
-                eprintln!("{} {what} {:.0}%  {}", self.title, 100.0 * share, pace.unwrap_or_default());
+                let pace = pace.unwrap_or_default();
+                console::say(&format!("{} {what} {:.0}%  {pace}", self.title, 100.0 * share));
             }
         }
         true
@@ -59,9 +60,8 @@ impl Progress {
     }
 
     /// A line for the person at the terminal.
-    #[allow(clippy::print_stderr, reason = "messages are for the person at the terminal")]
     pub fn say(text: &str) {
-        eprintln!("{}", io::printable(text));
+        console::say(text);
     }
 
     /// A result, on standard output. A reader that went away is no failure.

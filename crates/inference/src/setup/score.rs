@@ -28,8 +28,8 @@ struct Row {
 /// with `log_prob` and `token_log_probs` (natural logarithms under the raw law), or with `reward`.
 ///
 /// Rows of token ids are scored as they are; rows of text as training and generation read them, with the end-of-sequence
-/// token behind the completion. A directory without a tokenizer scores rows of token ids.
-pub fn score_file(name: &ModelName, input: &Path, device: &Device) -> Result<String, Error> {
+/// token behind the completion where `end` says so. The input `-` is standard input. A directory without a tokenizer scores rows of token ids.
+pub fn score_file(name: &ModelName, input: &Path, end: bool, device: &Device) -> Result<String, Error> {
     let places = Places::default();
     let Some(directory) = places.model(name, true)? else {
         return Err(Error::Data { what: name.to_string(), message: "there is no such model".into() });
@@ -42,9 +42,13 @@ pub fn score_file(name: &ModelName, input: &Path, device: &Device) -> Result<Str
     };
     let renderer = tokenizer.as_ref().map(renderer_of).transpose()?;
     let mut rows = Vec::new();
-    for object in Objects::open(input)? {
+    let standard = input == Path::new("-");
+    let objects =
+        if standard { Objects::new(std::io::stdin(), "standard input")? } else { Objects::open(input)? };
+    let ends = tokenizer.as_ref().filter(|_| !end).map_or(&[][..], Tokenizer::stop_ids);
+    for object in objects {
         let (line, map) = object?;
-        rows.push(row(map, line, input, renderer.as_ref())?);
+        rows.push(row(map, line, input, renderer.as_ref(), ends)?);
     }
     let policy = Policy::new(name.to_string(), &decoder);
     let mut text = String::new();
@@ -95,6 +99,7 @@ fn row(
     line: usize,
     input: &Path,
     renderer: Option<&Renderer<'_>>,
+    left_out: &[u32],
 ) -> Result<Row, Error> {
     let place = format!("{}:{line}", input.display());
     let refuse = |message: String| Error::Data { what: place.clone(), message };
@@ -125,6 +130,11 @@ fn row(
         ));
     };
     let example = renderer.completion(&prompt, &completion)?;
-    let (prompt, completion) = example.ids.split_at(example.prompt_len());
+    let (prompt, mut completion) = example.ids.split_at(example.prompt_len());
+    if let [before @ .., last] = completion
+        && left_out.contains(last)
+    {
+        completion = before;
+    }
     Ok(Row { prompt: prompt.to_vec(), completion: completion.to_vec(), map })
 }
