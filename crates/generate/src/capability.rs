@@ -406,6 +406,11 @@ pub trait Step: Score {
     /// Tokens that end a sequence.
     fn eos(&self) -> &[TokenId];
 
+    /// Its parameters, which every token runs through; 0 where they are not known.
+    fn parameters(&self) -> u64 {
+        0
+    }
+
     /// Bytes that a token takes in a session's cache; 0 where nothing is cached.
     fn token_bytes(&self) -> u64 {
         0

@@ -237,6 +237,18 @@ impl<'a> Engine<'a> {
         Ok(outputs.into_iter().flatten().collect())
     }
 
+    /// Counts so many tokens of every model that runs for the draw.
+    fn count_decoded(&mut self, tokens: usize) {
+        self.ledger.decode_tokens += (self.mixer.driving() * tokens) as u64;
+        self.ledger.parameter_tokens += tokens as f64 * self.parameters();
+    }
+
+    /// Parameters of the models that run for the draw.
+    fn parameters(&self) -> f64 {
+        let lanes = self.lanes.iter().enumerate().filter(|(lane, _)| self.mixer.rule.drives(*lane));
+        lanes.map(|(_, lane)| lane.policy.parameters() as f64).sum()
+    }
+
     /// Why a completion that has just got its last token ends by itself. Its tokens are `kept` and `new`, which is not empty.
     fn stops(&self, kept: &[TokenId], new: &[TokenId]) -> Option<End> {
         if self.lanes[0].policy.eos().contains(&new[new.len() - 1]) {
@@ -292,6 +304,8 @@ impl<'a> Engine<'a> {
                     ledger.cached_tokens += cached as u64;
                     ledger.decode_tokens += drawn as u64;
                     ledger.prefill_tokens += (prefix.len() - cached - drawn) as u64;
+                    ledger.parameter_tokens +=
+                        ((prefix.len() - cached) as u64 * lane.policy.parameters()) as f64;
                 }
                 (row, cached)
             })

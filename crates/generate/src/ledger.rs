@@ -25,6 +25,10 @@ pub struct Ledger {
     /// Those of them that were accepted.
     #[serde(default)]
     pub accepted_tokens: u64,
+    /// Tokens run through any model, each times the model's parameters, which tells tokens of a large model from those of a
+    /// small one; models of unknown size add nothing. Two floating-point operations each, attention apart.
+    #[serde(default)]
+    pub parameter_tokens: f64,
     /// Wall-clock seconds inside models and rewards.
     pub seconds: f64,
 }
@@ -51,6 +55,7 @@ impl AddAssign for Ledger {
         self.cached_tokens += other.cached_tokens;
         self.drafted_tokens += other.drafted_tokens;
         self.accepted_tokens += other.accepted_tokens;
+        self.parameter_tokens += other.parameter_tokens;
         self.seconds += other.seconds;
     }
 }
@@ -75,6 +80,7 @@ impl Sub for Ledger {
             cached_tokens: self.cached_tokens - other.cached_tokens,
             drafted_tokens: self.drafted_tokens - other.drafted_tokens,
             accepted_tokens: self.accepted_tokens - other.accepted_tokens,
+            parameter_tokens: self.parameter_tokens - other.parameter_tokens,
             seconds: self.seconds - other.seconds,
         }
     }

@@ -225,6 +225,10 @@ impl Step for Policy {
         &self.decoder.config.eos
     }
 
+    fn parameters(&self) -> u64 {
+        self.decoder.config.parameters() as u64
+    }
+
     fn token_bytes(&self) -> u64 {
         let config = &self.decoder.config;
         let bytes = if self.decoder.cache_precision() == Precision::F32 { 4 } else { 2 };

@@ -88,7 +88,7 @@ impl<'a> Runner<'a> {
             return Err(SetupError::NotAutoregressive { model: model.name().into() });
         }
         let mut runner = Self::from_scores(model.name(), model, beta)?;
-        runner.model = Source::Cached(Cached::new(model.session(), Limits::default()));
+        runner.model = Source::Cached(Cached::new(model.session(), model.parameters(), Limits::default()));
         runner.bounds = Some((model.context(), model.width()));
         Ok(runner)
     }

@@ -23,6 +23,8 @@ struct Kept {
 /// A session with the texts that it has seen last.
 pub(crate) struct Cached<'a> {
     session: Box<dyn Session + 'a>,
+    /// Of its model.
+    parameters: u64,
     kept: VecDeque<Kept>,
     tokens: usize,
     limits: Limits,
@@ -51,8 +53,8 @@ impl Open<'_> {
 }
 
 impl<'a> Cached<'a> {
-    pub(crate) fn new(session: Box<dyn Session + 'a>, limits: Limits) -> Self {
-        Self { session, kept: VecDeque::new(), tokens: 0, limits }
+    pub(crate) fn new(session: Box<dyn Session + 'a>, parameters: u64, limits: Limits) -> Self {
+        Self { session, parameters, kept: VecDeque::new(), tokens: 0, limits }
     }
 
     /// Sets the limits; what is cached is dropped.
@@ -141,7 +143,9 @@ impl<'a> Cached<'a> {
         let given = self.session.log_probs(&rows, &targets);
         ledger.seconds += started.elapsed().as_secs_f64();
         ledger.forward_passes += 1;
-        ledger.reward_tokens += rows.iter().map(|(_, ids)| ids.len() as u64).sum::<u64>();
+        let tokens = rows.iter().map(|(_, ids)| ids.len() as u64).sum::<u64>();
+        ledger.reward_tokens += tokens;
+        ledger.parameter_tokens += (tokens * self.parameters) as f64;
         for (place, log_probs) in wanting.into_iter().zip(given?) {
             open[place].held = open[place].text.ids.len() - 1;
             open[place].known.extend(log_probs);
@@ -170,7 +174,9 @@ impl<'a> Cached<'a> {
         let outcome = self.session.extend(&items);
         ledger.seconds += started.elapsed().as_secs_f64();
         ledger.forward_passes += 1;
-        ledger.reward_tokens += items.iter().map(|(_, ids)| ids.len() as u64).sum::<u64>();
+        let tokens = items.iter().map(|(_, ids)| ids.len() as u64).sum::<u64>();
+        ledger.reward_tokens += tokens;
+        ledger.parameter_tokens += (tokens * self.parameters) as f64;
         outcome?;
         for group in &mut groups {
             let common = group[0].text.prompt_len - 1;
@@ -230,7 +236,7 @@ mod tests {
             (Limits { kept_tokens: 0, ..Limits::default() }, 3),
         ] {
             let (fake, naive) = (Fake::new(90), Fake::new(90));
-            let mut cached = Cached::new(fake.session(), limits);
+            let mut cached = Cached::new(fake.session(), 0, limits);
             let mut stream = Stream::new(7, Purpose::Sample, 0, 0);
             for round in 0..60 {
                 let mut texts: Vec<Text> = (0..4)
@@ -267,7 +273,7 @@ mod tests {
     #[test]
     fn a_growing_text_costs_its_new_tokens() {
         let fake = Fake::new(50);
-        let mut cached = Cached::new(fake.session(), Limits::default());
+        let mut cached = Cached::new(fake.session(), 0, Limits::default());
         let mut ledger = Ledger::default();
         let ids = [7, 8, 9, 0];
         for count in 1..=4 {

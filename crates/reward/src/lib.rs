@@ -43,6 +43,7 @@ mod autoregressive;
 mod cached;
 mod calibration;
 mod combine;
+mod counting;
 mod error;
 #[cfg(test)]
 mod fake;
@@ -56,6 +57,7 @@ mod vocabulary;
 pub use autoregressive::AutoregressiveModel;
 pub use calibration::{Calibration, CalibrationError};
 pub use combine::{Calibrated, Clipped, WeightedSum};
+pub use counting::Counting;
 pub use error::SetupError;
 pub use implicit::{Discount, ImplicitReward};
 pub use pool::{Pool, PoolError, PoolKey, PoolSample, RewardColumn, RewardId, prompts_hash};

@@ -212,7 +212,9 @@ impl Runner<'_> {
         let outcome = self.session.extend(items);
         ledger.seconds += started.elapsed().as_secs_f64();
         ledger.forward_passes += 1;
-        ledger.reward_tokens += items.iter().map(|(_, ids)| ids.len() as u64).sum::<u64>();
+        let tokens = items.iter().map(|(_, ids)| ids.len() as u64).sum::<u64>();
+        ledger.reward_tokens += tokens;
+        ledger.parameter_tokens += (tokens * self.model.parameters()) as f64;
         outcome
     }
 }

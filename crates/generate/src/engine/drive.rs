@@ -111,7 +111,7 @@ impl Engine<'_> {
             rows.push(row.rows.clone());
             tokens.push(vec![vec![last]; self.lanes.len()]);
             readers.push(vec![row.ask]);
-            self.ledger.decode_tokens += self.mixer.driving() as u64;
+            self.count_decoded(1);
         }
         for (prefix, filling) in &joining {
             if self.mixer.reads_text() {

@@ -187,6 +187,7 @@ impl<'a> Engine<'a> {
                 let rows = self.admit(text, 0);
                 // The last token is decoded.
                 self.ledger.prefill_tokens -= self.mixer.driving() as u64;
+                self.ledger.parameter_tokens -= self.parameters();
                 room = room
                     .saturating_sub(text.len() - rows.iter().map(|(_, cached)| *cached).min().unwrap_or(0));
                 opened.push((&text[..text.len() - 1], places, rows));
@@ -230,7 +231,7 @@ impl<'a> Engine<'a> {
                 texts.extend((row.text.len()..=text.len()).map(|end| text[..end].to_vec()));
             }
             tokens.push(row.target.pending(&text));
-            self.ledger.decode_tokens += (self.mixer.driving() * counts[counts.len() - 1]) as u64;
+            self.count_decoded(counts[counts.len() - 1]);
         }
         let logits = self.pass(&rows, &tokens, Some(&counts))?;
         let started = Instant::now();
@@ -325,7 +326,7 @@ impl Draft<'_> {
                 texts.push(text);
             }
             let run: usize = tokens.iter().map(|lanes: &Vec<Vec<TokenId>>| lanes[0].len()).sum();
-            engine.ledger.decode_tokens += (engine.mixer.driving() * run) as u64;
+            engine.count_decoded(run);
             let logits = engine.pass(&rows, &tokens, None)?;
             let started = Instant::now();
             let choices = engine.mixer.choices(&logits, drafting.len(), &texts);

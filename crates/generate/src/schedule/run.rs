@@ -1,5 +1,7 @@
 //! The rounds.
 
+use std::time::Instant;
+
 use super::saved::{Progress, Saved, SavedPrompt};
 use super::{Answer, Ask, Machine, Reply, Scheduled};
 use crate::capability::{Error, PrefixReward, Reward, Sample, SampleAsk, Score};
@@ -20,6 +22,8 @@ pub struct Services<'a> {
     pub reward: Option<&'a mut dyn Reward>,
     /// Gives values of prefixes.
     pub value: Option<&'a mut dyn PrefixReward>,
+    /// What log-probabilities have cost: their giver counts nothing itself.
+    pub scored: Ledger,
     /// The most prompts that run together. A search keeps prefixes of all of them alive; more than the caches hold are
     /// run again and again. Answers do not depend on it.
     pub at_once: usize,
@@ -28,7 +32,8 @@ pub struct Services<'a> {
 impl<'a> Services<'a> {
     /// A sampler and nothing else.
     pub fn new(sampler: &'a mut dyn Sample) -> Self {
-        Self { sampler, rollout: None, scorer: None, reward: None, value: None, at_once: usize::MAX }
+        let (scored, at_once) = (Ledger::default(), usize::MAX);
+        Self { sampler, rollout: None, scorer: None, reward: None, value: None, scored, at_once }
     }
 
     /// Adds log-probabilities.
@@ -68,7 +73,7 @@ impl<'a> Services<'a> {
 
     /// What all of them have cost.
     fn ledger(&self) -> Ledger {
-        let mut total = *self.sampler.ledger();
+        let mut total = *self.sampler.ledger() + self.scored;
         if let Some(rollout) = &self.rollout {
             total += *rollout.ledger();
         }
@@ -174,14 +179,18 @@ pub fn resume(
         scorer: services.scorer,
         reward: services.reward.as_deref_mut(),
         value: services.value.as_deref_mut(),
+        scored: services.scored,
     };
     let (at_once, sampler) = (services.at_once, &mut *services.sampler);
     let mut run = Running { method, prompts, streams, places, others, at_once, spent, before, watch };
-    match run.finish(sampler, chance) {
+    let finished = run.finish(sampler, chance);
+    let (places, scored) = (run.places, run.others.scored);
+    services.scored = scored;
+    match finished {
         Err(Error::Stopped) => return Ok(None),
         done => done?,
     }
-    let answers = run.places.into_iter().filter_map(|place| match place {
+    let answers = places.into_iter().filter_map(|place| match place {
         Place::Done(answer) => Some(answer),
         _ => None,
     });
@@ -194,6 +203,7 @@ struct Others<'r, 'a> {
     scorer: Option<&'a dyn Score>,
     reward: Option<&'r mut (dyn Reward + 'a)>,
     value: Option<&'r mut (dyn PrefixReward + 'a)>,
+    scored: Ledger,
 }
 
 impl Others<'_, '_> {
@@ -201,7 +211,7 @@ impl Others<'_, '_> {
         let rollout = self.rollout.iter().map(|rollout| *rollout.ledger());
         let reward = self.reward.iter().map(|reward| *reward.ledger());
         let value = self.value.iter().map(|value| *value.ledger());
-        rollout.chain(reward).chain(value).fold(Ledger::default(), |total, ledger| total + ledger)
+        rollout.chain(reward).chain(value).fold(self.scored, |total, ledger| total + ledger)
     }
 }
 
@@ -371,7 +381,15 @@ impl Running<'_, '_> {
             let scorer = others.scorer.ok_or_else(|| missing("log-probabilities"))?;
             let items: Vec<(&[TokenId], &[TokenId])> =
                 asks.iter().map(|(prefix, continuation)| (&prefix[..], &continuation[..])).collect();
-            scorer.score(&items)
+            let started = Instant::now();
+            let given = scorer.score(&items);
+            others.scored.seconds += started.elapsed().as_secs_f64();
+            others.scored.forward_passes += 1;
+            // Whole texts are run, as a prefix is.
+            let tokens =
+                |(prefix, continuation): &(&[TokenId], &[TokenId])| prefix.len() + continuation.len();
+            others.scored.prefill_tokens += items.iter().map(tokens).sum::<usize>() as u64;
+            given
         })?;
         reward.serve(places, Reply::Rewards, |asks: Vec<(usize, Vec<TokenId>, End)>| {
             let service = others.reward.as_deref_mut().ok_or_else(|| missing("a reward"))?;

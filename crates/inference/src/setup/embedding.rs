@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use burn::tensor::Device;
-use generate::{Ledger, Prompt, TokenId};
+use generate::{Ledger, Prompt, Step, TokenId};
 use model::Policy;
 use recipe::ModelName;
 
@@ -68,10 +68,17 @@ impl Embedder {
         let mut ledger = self.ledger.get();
         ledger.seconds += started.elapsed().as_secs_f64();
         ledger.forward_passes += u64::from(!items.is_empty());
-        ledger.reward_tokens += items.iter().map(|(a, b)| (a.len() + b.len()) as u64).sum::<u64>();
+        let tokens = items.iter().map(|(a, b)| (a.len() + b.len()) as u64).sum::<u64>();
+        ledger.reward_tokens += tokens;
+        ledger.parameter_tokens += (tokens * self.parameters()) as f64;
         self.ledger.set(ledger);
         known.vectors.extend(new.into_iter().map(<[TokenId]>::to_vec).zip(vectors));
         Ok(completions.iter().map(|ids| known.vectors[*ids].clone()).collect())
+    }
+
+    /// Parameters of its model.
+    pub fn parameters(&self) -> u64 {
+        self.policy.parameters()
     }
 
     /// What embedding has cost so far, as tokens of rewards.

@@ -213,6 +213,7 @@ impl Sample for Mute<'_> {
             cached_tokens: 0,
             drafted_tokens: 0,
             accepted_tokens: 0,
+            parameter_tokens: 0.0,
             seconds: 0.0,
         };
         NONE
