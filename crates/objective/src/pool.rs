@@ -56,12 +56,57 @@ impl Pool {
         Ok(self.weighted(&self.worst_of(n)?))
     }
 
-    /// Estimate of `KL(best-of-n || base)` in nats from the masses of the tie classes:
-    /// `sum over classes of q log(q / c)` with `q = F<=^n - F<^n` at the pool's frequencies.
+    /// Mean of `value(best, other)`, where `best` is the best of `n` distinct samples of the pool and `other` one of those
+    /// that are not among them, each alike: an unbiased estimate of the mean over `n + 1` independent draws. `None` where all
+    /// are among them, `n = M`.
+    pub fn best_of_against_rest(
+        &self,
+        n: usize,
+        value: impl Fn(usize, usize) -> f64,
+    ) -> Result<Option<f64>, InputError> {
+        self.check_n(n)?;
+        let size = self.size();
+        if n == size {
+            return Ok(None);
+        }
+        // Without the other sample one less is left, and those above it stand one place lower.
+        let mut below = vec![0.0];
+        for weight in best_of_weights(size - 1, n) {
+            below.push(below[below.len() - 1] + weight);
+        }
+        let mean = |from: usize, to: usize| (below[to] - below[from]) / (to - from).max(1) as f64;
+        let mut total = Sum::default();
+        let mut start = 0;
+        for (rank, class) in self.classes.iter().enumerate() {
+            let end = start + class.len();
+            for &best in class {
+                let against = |classes: &[Vec<usize>]| {
+                    let others = classes.iter().flatten().filter(|other| **other != best);
+                    sum(others.map(|other| value(best, *other)))
+                };
+                if start > 0 {
+                    total.add(mean(start - 1, end - 1) * against(&self.classes[..rank]));
+                }
+                if class.len() > 1 {
+                    total.add(mean(start, end - 1) * against(&self.classes[rank..=rank]));
+                }
+                if end < size {
+                    total.add(mean(start, end) * against(&self.classes[rank + 1..]));
+                }
+            }
+            start = end;
+        }
+        Ok(Some(total.value() / size as f64))
+    }
+
+    /// Estimate of `KL(best-of-n || base)` in nats from the tie classes of the pool.
     ///
-    /// Within a class best-of-n follows the base, so nothing is lost by looking at classes only. Equal outputs have equal
-    /// rewards, so short outputs that repeat in the pool are accounted for, which the formula `log n - (n-1)/n` ignores.
-    /// Draws are with replacement, as in the sampler; the estimate stays close to the truth up to `n` near `M`.
+    /// A reward that several samples have is an atom of the base of the pool's frequency: within it best-of-n follows the
+    /// base, and it adds `q log(q / c)` with `q = F<=^n - F<^n`. A reward that one sample has says nothing of an atom; it
+    /// stands for rewards without ties between its neighbours, and adds the integral of `f log f` with the density
+    /// `f(u) = n u^(n-1)` over its share of the ranks. Without ties the sum is `log n - (n-1)/n` for every `M >= n`, the value
+    /// that holds then; with ties it is below. Equal outputs have equal rewards, so short outputs that repeat in the pool are
+    /// accounted for.
     pub fn kl_best_of(&self, n: usize) -> Result<f64, InputError> {
         self.check_n(n)?;
         let m = self.size() as f64;
@@ -69,10 +114,15 @@ impl Pool {
         let mut total = Sum::default();
         for class in &self.classes {
             let at_most = below + class.len();
-            let q = (at_most as f64 / m).powf(n as f64) - (below as f64 / m).powf(n as f64);
-            // A far lower class can underflow to probability zero, where q log q is zero.
-            if q > 0.0 {
-                total.add(q * (q * m / class.len() as f64).ln());
+            let (from, to) = (below as f64 / m, at_most as f64 / m);
+            if class.len() == 1 {
+                total.add(untied(to, n as f64) - untied(from, n as f64));
+            } else {
+                let q = to.powf(n as f64) - from.powf(n as f64);
+                // A far lower class can underflow to probability zero, where q log q is zero.
+                if q > 0.0 {
+                    total.add(q * (q * m / class.len() as f64).ln());
+                }
             }
             below = at_most;
         }
@@ -120,6 +170,12 @@ impl Pool {
         }
         Ok(weights)
     }
+}
+
+/// The integral of `f log f` from 0 to `u`, where `f(u) = n u^(n-1)` is the density of best-of-n at rank `u` of the base.
+fn untied(u: f64, n: f64) -> f64 {
+    let mass = u.powf(n);
+    if mass > 0.0 { mass * (n.ln() + (n - 1.0) * u.ln() - (n - 1.0) / n) } else { 0.0 }
 }
 
 /// `C(j-1, n-1) / C(m, n)` for `j = 1..=m`, from the top down: `w_m = n/m`, `w_{j-1} = w_j (j-n) / (j-1)`. No factorials,
@@ -216,10 +272,48 @@ mod tests {
     }
 
     #[test]
-    fn kl_of_distinct_rewards_nears_the_continuous_limit() {
-        let pool = Pool::new((0..256).map(f64::from).collect()).expect("pool");
-        for n in [2, 4, 16] {
-            assert!((pool.kl_best_of(n).expect("n") - bon::kl_bound(n as f64)).abs() < 0.03);
+    fn kl_of_distinct_rewards_is_that_without_ties_even_from_the_n_samples_alone() {
+        for (samples, n) in [(2, 2), (4, 4), (8, 2), (8, 8), (256, 16), (256, 256)] {
+            let pool = Pool::new((0..samples).map(f64::from).collect()).expect("pool");
+            let (estimate, exact) = (pool.kl_best_of(n).expect("n"), bon::kl_bound(n as f64));
+            assert!((estimate - exact).abs() < 1e-12, "{n} of {samples}: {estimate} and not {exact}");
+        }
+        // A tie lowers it, and where all tie nothing is left.
+        let tied = Pool::new(vec![0.0, 1.0, 1.0, 2.0]).expect("pool").kl_best_of(4).expect("n");
+        assert!(tied > 0.0 && tied < bon::kl_bound(4.0), "{tied}");
+    }
+
+    #[test]
+    fn the_best_against_the_rest_is_the_mean_over_all_draws_of_one_more() {
+        let value = |best: usize, other: usize| (best * 10 + other) as f64;
+        let pool = Pool::new(REWARDS.to_vec()).expect("pool");
+        for n in 1..7 {
+            let want = Exhaustive::mean(|draw| {
+                let mut left: Vec<usize> = (0..REWARDS.len()).collect();
+                let drawn: Vec<usize> = (0..=n).map(|_| left.remove(draw.below(left.len()))).collect();
+                let mut best = drawn[0];
+                for &i in &drawn[..n] {
+                    if REWARDS[i] > REWARDS[best] {
+                        best = i;
+                    }
+                }
+                vec![value(best, drawn[n])]
+            })
+            .expect("finite")[0];
+            let got = pool.best_of_against_rest(n, value).expect("n").expect("a rest");
+            assert!((got - want).abs() < 1e-11, "best of {n}: {got} and not {want}");
+        }
+        assert_eq!(pool.best_of_against_rest(7, value), Ok(None), "nothing is left");
+        assert!(pool.best_of_against_rest(8, value).is_err());
+    }
+
+    #[test]
+    fn without_ties_the_best_of_n_wins_n_of_n_plus_one_times() {
+        let pool = Pool::new((0..8).map(f64::from).collect()).expect("pool");
+        for n in 1..8 {
+            let won = pool.best_of_against_rest(n, |best, other| f64::from(u8::from(best > other)));
+            let won = won.expect("n").expect("a rest");
+            assert!((won - bon::win_rate_bound(n as f64)).abs() < 1e-12, "best of {n}: {won}");
         }
     }
 

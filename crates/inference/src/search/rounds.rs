@@ -61,7 +61,9 @@ pub(crate) trait Plan: Clone + 'static {
 /// The places of the `count` greatest scores (of equals the first), ascending: order decides later ties, so it is kept.
 pub(crate) fn best_first(pool: &[Standing], count: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..pool.len()).collect();
-    order.sort_by(|a, b| pool[*b].score.total_cmp(&pool[*a].score));
+    // 0.0 and -0.0 are equal, and NaN, which no value is, has a place of its own.
+    let ties = |a: f64, b: f64| if a == b { std::cmp::Ordering::Equal } else { a.total_cmp(&b) };
+    order.sort_by(|a, b| ties(pool[*b].score, pool[*a].score));
     order.truncate(count.max(1));
     order.sort_unstable();
     order

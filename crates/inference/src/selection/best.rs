@@ -4,7 +4,7 @@ use generate::Stream;
 use objective::error::InputError;
 use objective::pool::Pool;
 
-use super::rule::{Divergence, PoolLaw, PoolRule, PoolView, selection_weights};
+use super::rule::{Divergence, PoolLaw, PoolRule, PoolView, against_rest_of_subsets, selection_weights};
 use super::{first_greatest, not_empty, numbers};
 
 /// A rule that chooses the sample of greatest score, of equals the first. Where the score is a function of the text alone,
@@ -42,6 +42,21 @@ impl<R: BestBy> PoolRule for R {
             return selection_weights(|view| Ok(self.law(view)?.probabilities), pool, n, subsets, stream);
         }
         ranked(&self.scores(pool)?)?.best_of(n)
+    }
+
+    fn against_rest(
+        &self,
+        pool: &PoolView<'_>,
+        n: usize,
+        subsets: usize,
+        stream: Stream,
+        value: &dyn Fn(usize, usize) -> f64,
+    ) -> Result<Option<f64>, InputError> {
+        if self.over_pool().is_some() {
+            let choose = |view: &PoolView<'_>| Ok(self.law(view)?.probabilities);
+            return against_rest_of_subsets(choose, pool, n, subsets, stream, value);
+        }
+        ranked(&self.scores(pool)?)?.best_of_against_rest(n, value)
     }
 }
 
