@@ -290,6 +290,11 @@ pub trait Method {
     /// How many completions of a prompt it draws or proposes.
     fn samples(&self) -> usize;
 
+    /// The numbers of completions after which it gives an answer: the points of its curve, the last of which is its end.
+    fn counts(&self) -> Vec<usize> {
+        vec![self.samples()]
+    }
+
     /// The most prefixes of a prompt that a search comes back to, which the caches must hold for all prompts that run
     /// together; 0 where completions are drawn in one piece.
     fn rows(&self) -> usize {

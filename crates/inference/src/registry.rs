@@ -11,20 +11,21 @@ use crate::error::{Error, Problem};
 use crate::method::{Further, Info, Method, Need, Parts, Tools};
 use crate::methods::{
     args, beam, best_of_n, cbs, cd, cd_blockwise, contrastive, eft, genarm, genarm_smc, greedy,
-    independence_mh, majority, mbr, mbr_bon, multi_objective, parm, pessimism, power, qalign, quest,
-    random_cut, rbon_kl, rbon_l, sample, soft_best_of_n, speculative_rejection, srbon_kl, srbon_wd,
+    independence_mh, likeliest_of_n, majority, mbr, mbr_bon, multi_objective, parm, pessimism, power, qalign,
+    quest, random_cut, rbon_kl, rbon_l, sample, soft_best_of_n, speculative_rejection, srbon_kl, srbon_wd,
     transfer_q, treebon, twisted_smc, weighted_majority, worst_of_n,
 };
 use crate::selection::PoolRule;
 
 /// What each method is, in the order of a listing.
-pub static METHODS: [&Info; 34] = [
+pub static METHODS: [&Info; 35] = [
     &sample::INFO,
     &greedy::INFO,
     &best_of_n::INFO,
     &majority::INFO,
     &weighted_majority::INFO,
     &worst_of_n::INFO,
+    &likeliest_of_n::INFO,
     &soft_best_of_n::INFO,
     &mbr::INFO,
     &mbr_bon::INFO,
@@ -99,6 +100,8 @@ pub enum MethodConfig {
     WeightedMajority(weighted_majority::WeightedMajority),
     /// The completion of least reward out of n.
     WorstOfN(worst_of_n::WorstOfN),
+    /// The likeliest completion out of n.
+    LikeliestOfN(likeliest_of_n::LikeliestOfN),
     /// A completion out of n, drawn by softmax of the rewards.
     SoftBestOfN(soft_best_of_n::SoftBestOfN),
     /// The completion out of n most alike to all.
@@ -171,6 +174,7 @@ impl MethodConfig {
             "majority" => Self::Majority(majority::Majority::default()),
             "weighted-majority" => Self::WeightedMajority(weighted_majority::WeightedMajority::default()),
             "worst-of-n" => Self::WorstOfN(worst_of_n::WorstOfN::default()),
+            "likeliest-of-n" => Self::LikeliestOfN(likeliest_of_n::LikeliestOfN::default()),
             "soft-best-of-n" => Self::SoftBestOfN(soft_best_of_n::SoftBestOfN::default()),
             "mbr" => Self::Mbr(mbr::Mbr::default()),
             "mbr-bon" => Self::MbrBon(mbr_bon::MbrBon::default()),
@@ -214,6 +218,7 @@ impl MethodConfig {
             Self::Majority(method) => method,
             Self::WeightedMajority(method) => method,
             Self::WorstOfN(method) => method,
+            Self::LikeliestOfN(method) => method,
             Self::SoftBestOfN(method) => method,
             Self::Mbr(method) => method,
             Self::MbrBon(method) => method,
@@ -255,6 +260,9 @@ impl Method for MethodConfig {
     }
     fn samples(&self) -> usize {
         self.method().samples()
+    }
+    fn counts(&self) -> Vec<usize> {
+        self.method().counts()
     }
     fn rows(&self) -> usize {
         self.method().rows()

@@ -61,6 +61,7 @@ fn settings() -> Vec<(&'static str, Value)> {
         ("best-of-2", json!({ "best-of-n": { "n": 2 } })),
         ("best-of-3", json!({ "best-of-n": { "n": 3 } })),
         ("worst-of-2", json!({ "worst-of-n": { "n": 2 } })),
+        ("likeliest of 3", json!({ "likeliest-of-n": { "n": 3 } })),
         ("soft-best-of-3, β 0.5", json!({ "soft-best-of-n": { "n": 3, "beta": 0.5 } })),
         ("majority of 3", json!({ "majority": { "n": 3 } })),
         ("weighted-majority of 3, β 0.5", json!({ "weighted-majority": { "n": 3, "beta": 0.5 } })),

@@ -89,6 +89,13 @@ impl Plan {
         self.samples_after(self.common.steps)
     }
 
+    /// [`Plan::samples_after`] at the points of the curve: the steps that are marked, and the end.
+    pub(crate) fn counts(&self) -> Vec<usize> {
+        let Common { steps, ref at, .. } = self.common;
+        let marked = at.iter().copied().filter(|at| *at < steps).chain([steps]);
+        marked.map(|steps| self.samples_after(steps)).collect()
+    }
+
     /// Whether completions are scored.
     pub(crate) fn scores(&self) -> bool {
         self.law.uses_rewards() || self.common.answer == AnswerBy::Best || self.vote_beta.is_some()

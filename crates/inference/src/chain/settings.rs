@@ -81,6 +81,10 @@ macro_rules! chain_settings {
                 self.plan().samples()
             }
 
+            fn counts(&self) -> Vec<usize> {
+                self.plan().counts()
+            }
+
             fn needs(&self) -> Vec<$crate::Need> {
                 self.plan().needs()
             }

@@ -12,6 +12,7 @@ pub mod genarm;
 pub mod genarm_smc;
 pub mod greedy;
 pub mod independence_mh;
+pub mod likeliest_of_n;
 pub mod majority;
 pub mod mbr;
 pub mod mbr_bon;

@@ -105,6 +105,7 @@ pub(crate) fn rules(n: usize) -> Vec<Rule> {
             Box::new(|t| t.first_best(|i| t.r[i] - 1.7 / t.ids[i].len() as f64)),
         ),
     ];
+    all.push((json!({ "likeliest-of-n": { "n": n } }), Box::new(|t| t.first_best(|i| t.log_p[i]))));
     for beta in [0.2, 1.3] {
         all.push((
             json!({ "soft-best-of-n": { "n": n, "beta": beta } }),

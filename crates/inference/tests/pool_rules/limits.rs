@@ -64,6 +64,10 @@ fn rules_that_score_the_text_alone_are_best_of_n_by_that_score() {
     let likeliest = objective::bon::law(&base, &base, 3.0).expect("a law");
     let got = toy.law_of(&method(json!({ "rbon-kl": { "n": 3, "beta": 1e9 } })));
     assert_law("rbon-kl", &got, &likeliest, TOLERANCE);
+    // Which needs no reward, and is the control of `rbon-kl`.
+    let control = method(json!({ "likeliest-of-n": { "n": 3 } }));
+    assert!(control.needs().is_empty());
+    assert_law("likeliest-of-n", &toy.law_of(&control), &likeliest, TOLERANCE);
 }
 
 #[test]

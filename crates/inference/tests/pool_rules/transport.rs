@@ -131,6 +131,7 @@ fn divergences_of_large_pools_are_those_of_the_laws() {
         let cases = [
             (json!({ "worst-of-n": {} }), best(&|i| -toy.rewards[i], n)),
             (json!({ "rbon-kl": { "beta": 0.3 } }), best(&|i| toy.rewards[i] + 0.3 * log_p[i], n)),
+            (json!({ "likeliest-of-n": {} }), best(&|i| log_p[i], n)),
             (
                 json!({ "rbon-l": { "beta": 1.0 } }),
                 best(&|i| toy.rewards[i] - 1.0 / sequences[i].len() as f64, n),
