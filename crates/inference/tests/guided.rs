@@ -239,6 +239,24 @@ fn transfer_q_has_the_law_of_its_lookahead() {
 }
 
 #[test]
+fn the_divergence_given_the_lookahead_is_an_upper_bound_and_called_one() {
+    let toy = aligned();
+    for decode in ["sample", "greedy"] {
+        let settings = json!({ "k": 0, "decode": decode, "rollout_tokens": 0 });
+        let lookahead = method(json!({ "transfer-q": settings }));
+        let mean = Exhaustive::mean(|draw| {
+            let answer = toy.replay(&lookahead, draw);
+            assert_eq!(answer.kl, None);
+            assert!(answer.trace["kl_reason"].as_str().expect("a reason").contains("upper bound"));
+            vec![answer.trace["kl_at_most"].as_f64().expect("a bound")]
+        });
+        let (bound, base) = (mean.expect("finite")[0], toy.base.lm().law().expect("a law"));
+        let exact = kl(&toy.law_of(&lookahead), &base);
+        assert!(bound > exact + 1e-3, "{decode}: {bound} bounds {exact}");
+    }
+}
+
+#[test]
 fn self_normalised_weights_do_not_see_offsets() {
     // So large that the weights do not decide everything.
     const SCALE: f64 = 2.0;

@@ -12,7 +12,7 @@ use generate::{
 use inference::chain::Trace;
 use inference::selection::{majority, mbr, rouge1_f1, weighted_majority};
 use inference::{Access, METHODS, Method, MethodConfig};
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn prompts(indices: impl IntoIterator<Item = usize>) -> Vec<Prompt> {
     indices.into_iter().map(|index| Prompt::from_ids(index, vec![(index % 3) as u32])).collect()
@@ -286,7 +286,7 @@ fn chains_that_cannot_have_mixed_say_so() {
 }
 
 #[test]
-fn one_base_sample_gives_no_divergence() {
+fn one_base_sample_says_nothing_of_the_target() {
     let toy = toys().remove(0);
     let mut seen = 0;
     for index in 0..20 {
@@ -294,11 +294,30 @@ fn one_base_sample_gives_no_divergence() {
             .answers(&method(json!({ "qalign": { "steps": 1 } })), &prompts([index]), &mut Chance::Streams)
             .remove(0);
         let trace: Trace = serde_json::from_value(answer.trace).expect("a trace");
-        assert_eq!(answer.kl.is_none(), trace.kl_reason.is_some());
-        assert_eq!(answer.kl.is_none(), trace.importance.is_none());
-        seen += usize::from(answer.kl.is_none());
+        assert!(answer.kl.is_none() && trace.kl_reason.is_some());
+        seen += usize::from(trace.importance.is_none());
     }
     assert!(seen > 0 && seen < 20, "a move that keeps nothing is a second base sample");
+}
+
+#[test]
+fn no_divergence_of_another_law_is_given_for_the_answer_of_a_chain() {
+    let toy = toys().remove(0);
+    let reasons: [(Value, &str); 6] = [
+        (json!({ "qalign": { "steps": 8 } }), "an answer, not a text"),
+        (json!({ "qalign": { "steps": 8, "answer": "mbr" } }), "compares samples"),
+        (json!({ "qalign": { "steps": 8, "answer": "best" } }), "no draw from the target"),
+        (json!({ "independence-mh": { "steps": 8, "answer": "last" } }), "nearly the target"),
+        (json!({ "random-cut": { "steps": 8, "answer": "vote", "beta": 0.5 } }), "an answer, not a text"),
+        (json!({ "power": { "steps": 8, "answer": "last" } }), "nearly the target"),
+    ];
+    for (settings, why) in reasons {
+        let answer = toy.answers(&method(settings.clone()), &prompts([0]), &mut Chance::Streams).remove(0);
+        let trace: Trace = serde_json::from_value(answer.trace).expect("a trace");
+        assert_eq!(answer.kl, None, "{settings}");
+        assert!(trace.kl_reason.expect("a reason").contains(why), "{settings}");
+        assert!(trace.target.is_some(), "{settings}");
+    }
 }
 
 /// A reward with an infinity.

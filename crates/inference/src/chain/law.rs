@@ -1,5 +1,7 @@
 //! The laws that chains have as targets, relative to the law drawn from.
 
+use serde::{Deserialize, Serialize};
+
 /// What a target looks at of a completion.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Scored {
@@ -16,7 +18,8 @@ pub struct Scored {
 }
 
 /// The target of a chain that draws from `q`, on the support of `q`.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Law {
     /// `q(y) exp(r(y) / beta) / Z`.
     Tilted {

@@ -12,7 +12,7 @@ use super::state::{Proposal, Stage, State};
 use super::tally::Choice;
 use super::trace::{Move, Point};
 use crate::method::Tools;
-use crate::pooled::{log_ratio, pool_asks, unexpected};
+use crate::pooled::{pool_asks, unexpected};
 
 /// Label of the stream of a move that decides about swaps; tries have those from 0.
 const SWAP: u64 = u64::MAX;
@@ -187,7 +187,7 @@ impl Run {
         }
         let slot = self.state.slots.intern(slot);
         if cut == 0 {
-            self.state.record.base.push((slot, log_ratio(completion)));
+            self.state.record.base.push(slot);
         }
         Ok(slot)
     }
@@ -225,7 +225,7 @@ impl Run {
     /// Sets the rungs of this prompt, from all first draws.
     fn freeze(&mut self) -> Result<(), Error> {
         let Some(budget) = &self.plan.budget else { return Ok(()) };
-        let reward = |(slot, _): &(usize, f64)| self.state.slots.scored(*slot).reward;
+        let reward = |slot: &usize| self.state.slots.scored(*slot).reward;
         let rewards: Vec<f64> = self.state.record.base.iter().map(reward).collect();
         let floor = self.state.rungs[0];
         let beta = budget.beta(&rewards, floor).map_err(|error| self.refused(&error.to_string()))?;
@@ -373,11 +373,12 @@ impl Run {
         }
         let slot = self.state.slots.get(choice.slot);
         let (ids, end) = (slot.ids.clone(), slot.end);
-        let (kl, mut trace) = self.state.report(&self.plan, choice, stopped)?;
+        let mut trace = self.state.report(&self.plan, choice, stopped)?;
         if self.tools.candidates {
             trace.candidates = self.state.record.tally.candidates(&self.state.slots);
         }
         let trace = serde_json::to_value(trace).map_err(|error| Error::Backend(Box::new(error)))?;
-        Ok(Ask::Done(Answer { ids, end, kl, trace }))
+        // The answer is no draw from a law whose divergence is known: the trace says why.
+        Ok(Ask::Done(Answer { ids, end, kl: None, trace }))
     }
 }

@@ -9,7 +9,7 @@ use super::state::State;
 use super::tally::{Choice, Tally};
 use super::trace::{Move, Point, Rates, Rung, Trace};
 use crate::diagnostics::{Diagnostic, effective_sample_size, split_rhat};
-use crate::selection::{Importance, importance};
+use crate::selection::{Divergence, Importance, importance};
 
 /// Above this R̂ chains are called unmixed.
 const RHAT_LIMIT: f64 = 1.1;
@@ -28,8 +28,8 @@ pub(super) struct Record {
     /// Swaps of each rung with the next.
     pub(super) swaps: Vec<Rates>,
     pub(super) by_cut: [Rates; 10],
-    /// Independent draws of the base: their slot and `ln(law drawn from / raw law)`.
-    pub(super) base: Vec<(usize, f64)>,
+    /// Slots of the independent draws of the base.
+    pub(super) base: Vec<usize>,
     pub(super) samples: usize,
     pub(super) drawn_tokens: u64,
     pub(super) reward_calls: u64,
@@ -55,21 +55,27 @@ impl Record {
     }
 }
 
-/// Divergence of the target to the raw law, with the importance weights behind it.
-struct Divergence {
-    importance: Option<Importance>,
-    kl: Option<f64>,
-    reason: Option<String>,
+impl AnswerBy {
+    /// Why the divergence of the answer to the base is not known.
+    fn kl_reason(self) -> &'static str {
+        match self {
+            Self::Vote => Divergence::OF_ANSWERS.reason(),
+            Self::Mbr => Divergence::OF_SIMILARITIES.reason(),
+            Self::Best => Some("the best of the states is no draw from the target"),
+            Self::Last => None,
+        }
+        .unwrap_or("the last state is a draw from nearly the target, and how nearly is not known")
+    }
 }
 
 impl State {
-    /// The estimate of the divergence (to the raw law) and the trace; `decided_at` is the step of a decided vote.
+    /// The trace; `decided_at` is the step of a decided vote.
     pub(super) fn report(
         &self,
         plan: &Plan,
         choice: Choice,
         decided_at: Option<usize>,
-    ) -> Result<(Option<f64>, Trace), Error> {
+    ) -> Result<Trace, Error> {
         let record = &self.record;
         let statistic = |slot: &usize| {
             let scored = self.slots.scored(*slot);
@@ -96,20 +102,21 @@ impl State {
         let mean_at =
             |t: usize| objective::numeric::sum(values.iter().map(|chain| chain[t])) / values.len() as f64;
         let law = plan.law.with(self.rungs[0]);
-        let divergence = self.divergence(plan, law)?;
+        let importance = self.importance(plan, law)?;
         let rhat = Diagnostic::new(split_rhat(&counted));
-        let warnings = self.warnings(plan, law, divergence.importance.as_ref(), &rhat);
+        let warnings = self.warnings(plan, law, importance.as_ref(), &rhat);
         let rung = |(number, parameter): (usize, &f64)| Rung {
             parameter: *parameter,
             rates: record.rungs[number],
             swaps: record.swaps.get(number).copied(),
         };
         let ladder = if self.rungs.len() > 1 { &self.rungs[..] } else { &[] };
-        let trace = Trace {
+        Ok(Trace {
             chains: plan.common.chains,
             steps: self.step,
             decided_at,
             parameter: law.parameter(),
+            target: Some(law),
             rates: record.rungs[0],
             by_cut: record.by_cut.to_vec(),
             rungs: ladder.iter().enumerate().map(rung).collect(),
@@ -121,34 +128,27 @@ impl State {
             unique_texts: record.tally.distinct(),
             unique_answers: is_vote.then_some(choice.votes.len()),
             votes: choice.votes,
-            importance: divergence.importance,
-            kl_reason: divergence.reason,
+            importance,
+            kl_reason: Some(plan.common.answer.kl_reason().to_owned()),
             curve: record.curve.clone(),
             moves: record.moves.clone(),
             warnings,
             candidates: Vec::new(),
-        };
-        Ok((divergence.kl, trace))
+        })
     }
 
-    fn divergence(&self, plan: &Plan, law: Law) -> Result<Divergence, Error> {
+    /// What the independent draws of the base say of the target; one of them says nothing.
+    fn importance(&self, plan: &Plan, law: Law) -> Result<Option<Importance>, Error> {
         let base = &self.record.base;
         if base.len() < 2 {
-            let reason = "one base sample says nothing about the target; run more chains".to_owned();
-            return Ok(Divergence { importance: None, kl: None, reason: Some(reason) });
+            return Ok(None);
         }
-        let first = self.slots.scored(base[0].0);
+        let first = self.slots.scored(base[0]);
         let logs: Vec<f64> =
-            base.iter().map(|(slot, _)| law.log_ratio(&first, &self.slots.scored(*slot))).collect();
-        let (weights, summary) = importance(&logs, 1.0)
+            base.iter().map(|slot| law.log_ratio(&first, &self.slots.scored(*slot))).collect();
+        let weighed = importance(&logs, 1.0)
             .map_err(|error| Error::Method { method: plan.method, message: error.to_string() })?;
-        if plan.common.answer == AnswerBy::Best {
-            let reason = "the best of the states is no draw from the target".to_owned();
-            return Ok(Divergence { importance: Some(summary), kl: None, reason: Some(reason) });
-        }
-        // KL to the raw law = KL to the law drawn from + the target's mean of the log-ratio of the two.
-        let ratio: f64 = weights.iter().zip(base).map(|(weight, (_, ratio))| weight * ratio).sum();
-        Ok(Divergence { importance: Some(summary), kl: Some(summary.kl + ratio), reason: None })
+        Ok(Some(weighed.1))
     }
 
     fn warnings(
@@ -167,7 +167,7 @@ impl State {
             if *samples >= JUDGED_SAMPLES && far {
                 warnings.push(format!(
                     "{samples} base samples are worth {ess:.2} of the target: {} steps at {} = {parameter} cannot have \
-                     mixed, and kl is too small; {}",
+                     mixed; {}",
                     self.step,
                     law.key(),
                     law.easier()

@@ -4,6 +4,7 @@ use generate::TokenId;
 use generate::completion::End;
 use serde::{Deserialize, Serialize};
 
+use super::law::Law;
 use crate::candidate::Candidate;
 use crate::diagnostics::Diagnostic;
 use crate::selection::Importance;
@@ -103,6 +104,9 @@ pub struct Trace {
     pub decided_at: Option<usize>,
     /// `beta` or `alpha` of the target, as it was frozen for this prompt; `None` without a target.
     pub parameter: Option<f64>,
+    /// The target, with that parameter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Law>,
     /// All moves of the chains of the target.
     pub rates: Rates,
     /// Proposals by relative cut position: entry `k` has those with `i / n` in `[k/10, (k+1)/10)`.
@@ -126,9 +130,9 @@ pub struct Trace {
     /// Total weight of each answer in the order of first appearance, where the rule is a vote.
     pub votes: Vec<(String, f64)>,
     /// Importance weights of the independent base samples that the run has made: the chains' first draws and the
-    /// proposals that kept nothing. `kl` is to the law drawn from.
+    /// proposals that kept nothing. `kl` is that of the target to the law drawn from, far too small where these are few.
     pub importance: Option<Importance>,
-    /// Why there is no estimate of the divergence to the base.
+    /// Why there is no divergence of the answer to the base.
     pub kl_reason: Option<String>,
     /// The answer after the numbers of steps that were asked for, and at the end.
     pub curve: Vec<Point>,

@@ -114,9 +114,20 @@ pub struct SmcTrace {
     pub lengths: Vec<usize>,
     /// Different completions among the particles.
     pub distinct: usize,
+    /// Estimate of the divergence of the target to the base, in nats. That of the answer nears it as particles are added;
+    /// with few it is between that of `genarm` and this, or neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kl_target: Option<f64>,
+    /// Why there is no divergence of the answer to the base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kl_reason: Option<String>,
     /// What speaks against the answer.
     pub warnings: Vec<String>,
 }
+
+/// Why the divergence of the answer is not known.
+const KL_REASON: &str =
+    "the distribution of the answer nears the target as particles are added, and how nearly is not known";
 
 impl Method for GenArmSmc {
     fn info(&self) -> &'static Info {
@@ -341,11 +352,13 @@ impl Run {
             weights: weights.to_vec(),
             lengths: self.particles.iter().map(|particle| particle.ids.len()).collect(),
             distinct,
+            kl_target: Some(mean - log_z),
+            kl_reason: Some(KL_REASON.to_owned()),
             warnings,
         };
         let trace = serde_json::to_value(trace).map_err(|error| generate::Error::Backend(Box::new(error)))?;
         let chosen = self.particles.swap_remove(picked);
-        Ok(Ask::Done(Answer { ids: chosen.ids, end: chosen.end, kl: Some(mean - log_z), trace }))
+        Ok(Ask::Done(Answer { ids: chosen.ids, end: chosen.end, kl: None, trace }))
     }
 }
 

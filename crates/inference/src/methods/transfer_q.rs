@@ -9,6 +9,9 @@
 //! no part. 2. `r_BL` is a reward of its own; there both are one model, and indirect is direct. 3. The weights are
 //! self-normalised; there `exp(r_2 − r_1) r_2` is summed as it is, and a constant added to the reward changes the choice.
 //! 4. Several lookaheads for a candidate, and texts that end are not continued.
+//!
+//! The distribution of the answer averages over the continuations. The trace has the divergence given those drawn,
+//! `kl_at_most`; since divergence is convex its mean is an upper bound of that of the answer.
 
 use generate::schedule::{Ask, Machine, Reply};
 use generate::{Chance, End, Engine, Error as Failure, NextToken, Prompt, SampleAsk, Sampling};
@@ -23,6 +26,9 @@ use crate::pooled::unexpected;
 use crate::search::{Walk, finite};
 
 pub use crate::search::Decode;
+
+/// Why the divergence of the answer is not known.
+const KL_REASON: &str = "the distribution of the answer averages over the continuations; given those drawn, the divergence is an upper bound";
 
 /// The listing.
 pub static INFO: Info = Info {
@@ -150,7 +156,8 @@ struct Lookahead {
 
 impl Scheduled for Lookahead {
     fn start(&self, prompt: &Prompt, stream: Stream) -> Box<dyn Machine> {
-        let walk = Walk::new(prompt, stream, self.horizon);
+        let mut walk = Walk::new(prompt, stream, self.horizon);
+        walk.trace.kl_reason = Some(KL_REASON.to_owned());
         Box::new(Running {
             config: self.config,
             walk,

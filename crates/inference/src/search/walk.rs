@@ -30,6 +30,13 @@ pub struct WalkTrace {
     pub candidates: u64,
     /// Tokens drawn by the second policy.
     pub rollout_tokens: u64,
+    /// Where chance besides the answer's tokens decides, such as that of continuations: the divergence given that chance, in
+    /// nats. Its mean is an upper bound of the divergence of the answer, which averages over the chance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kl_at_most: Option<f64>,
+    /// Why there is no divergence of the answer to the base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kl_reason: Option<String>,
 }
 
 /// A completion that grows by one token a step.
@@ -47,7 +54,14 @@ pub(crate) struct Walk {
 impl Walk {
     /// Begins at the prompt; the first child of `stream` draws the tokens.
     pub(crate) fn new(prompt: &Prompt, stream: Stream, horizon: usize) -> Self {
-        let trace = WalkTrace { log_prob: 0.0, raw_log_prob: 0.0, candidates: 0, rollout_tokens: 0 };
+        let trace = WalkTrace {
+            log_prob: 0.0,
+            raw_log_prob: 0.0,
+            candidates: 0,
+            rollout_tokens: 0,
+            kl_at_most: None,
+            kl_reason: None,
+        };
         let (prompt, stream) = (prompt.clone(), stream.child(0));
         Self { prompt, ids: Vec::new(), trace, horizon, stream, kl: 0.0, end: None }
     }
@@ -117,8 +131,11 @@ impl Walk {
     /// The answer, once it has ended.
     pub(crate) fn answer(&self) -> Result<Option<Ask>, Error> {
         let Some(end) = self.end else { return Ok(None) };
-        let trace = serde_json::to_value(&self.trace).map_err(|error| Error::Backend(Box::new(error)))?;
-        Ok(Some(Ask::Done(Answer { ids: self.ids.clone(), end, kl: Some(self.kl), trace })))
+        let known = self.trace.kl_reason.is_none();
+        let trace = WalkTrace { kl_at_most: (!known).then_some(self.kl), ..self.trace.clone() };
+        let trace = serde_json::to_value(&trace).map_err(|error| Error::Backend(Box::new(error)))?;
+        let kl = known.then_some(self.kl);
+        Ok(Some(Ask::Done(Answer { ids: self.ids.clone(), end, kl, trace })))
     }
 }
 

@@ -97,9 +97,10 @@ fn many_particles_have_the_law_of_the_optimum_and_report_its_divergence() {
     let log_z = mean(&|answer| trace(answer).log_z);
     assert!((log_z - want.log_partition).abs() < 0.02, "{log_z} against {}", want.log_partition);
     let divergence = kl(&want.law, &toy.base.lm().law().expect("a law"));
-    let estimate = mean(&|answer| answer.kl.expect("known"));
+    let estimate = mean(&|answer| trace(answer).kl_target.expect("estimated"));
     assert!((estimate - divergence).abs() < 0.03, "{estimate} against {divergence}");
     for answer in &answers[..50] {
+        assert_eq!(answer.kl, None, "the target's divergence is not that of the answer");
         let trace = trace(answer);
         assert!((trace.weights.iter().sum::<f64>() - 1.0).abs() < 1e-12 && trace.ess >= 1.0);
         assert_eq!(trace.lengths[trace.picked], answer.ids.len());
