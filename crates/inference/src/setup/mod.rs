@@ -29,7 +29,9 @@ pub use models::{
 };
 pub use outfit::{Named, Outfit, Run};
 pub use pools::{PoolPlan, pool, prompt_stream, score};
-pub use rewards::{AnswerForm, Extract, RewardSet, RewardTable, answer_of, build, decode_of, ends_step_of};
+pub use rewards::{
+    AnswerForm, CountingSet, Extract, RewardSet, RewardTable, answer_of, build, decode_of, ends_step_of,
+};
 pub use score::score_file;
 pub use text::CompletionText;
 pub use values::{DiscountName, ImplicitTable, ValueSet, ValueTable, build_value, prompts_at_once};

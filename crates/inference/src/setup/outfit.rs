@@ -1,12 +1,16 @@
 //! What a method runs with beside the policy, and its run: the same for a recipe of its own and for a comparison.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use burn::tensor::Device;
 use generate::engine::Limits;
 use generate::schedule::{self, Answer, Saved, Services};
-use generate::{Chance, Engine, Ledger, PrefixReward, Prompt, Purpose, Reward, Sample, Sampling, Stream};
+use generate::{
+    Candidate, Chance, Engine, Ledger, Prefix, PrefixReward, Prompt, Purpose, Reward, Sample, Sampling,
+    Stream,
+};
 use model::Policy;
 use recipe::ModelName;
 
@@ -168,16 +172,11 @@ impl<'a> Outfit<'a> {
             });
         }
         let machine = self.method.machine(&tools)?;
-        let mut chooser = run.reward.map(RewardSet::open).transpose()?;
-        let mut judge = self.value.as_ref().map(ValueSet::open).transpose()?;
-        if !stop.is_empty() {
-            let text = || CompletionText::new(self.loaded, &stop);
-            judge = judge.map(|value| Box::new(BeforeStop::new(value, text())) as Box<dyn PrefixReward + '_>);
-        }
+        let (mut chooser, mut judge) = self.readers(run.reward, &stop)?;
         let stream = |prompt: &Prompt| Stream::new(run.seed, Purpose::Method, 0, prompt.index as u64);
         let streams: Vec<Stream> = run.prompts.iter().map(stream).collect();
         let mut ledger = run.saved.as_ref().map_or_else(Ledger::default, |saved| saved.ledger);
-        let given = {
+        let (given, scored) = {
             let mut services = Services::new(&mut engine)
                 .with_scorer(run.policy)
                 .with_reward(chooser.as_deref_mut().map(|reward| reward as &mut dyn Reward))
@@ -185,7 +184,7 @@ impl<'a> Outfit<'a> {
                 .with_rollout(rollout.as_mut().map(|engine| engine as &mut dyn Sample))
                 .at_once(prompts_at_once(self.method, run.prompts, run.max_new_tokens));
             let chance = &mut Chance::Streams;
-            schedule::resume(
+            let given = schedule::resume(
                 &*machine,
                 run.prompts,
                 &streams,
@@ -193,10 +192,11 @@ impl<'a> Outfit<'a> {
                 chance,
                 run.saved,
                 run.on_round,
-            )?
+            )?;
+            (given, services.scored)
         };
         let Some(answers) = given else { return Ok(None) };
-        ledger += *engine.ledger();
+        ledger += *engine.ledger() + scored;
         if let Some(reward) = &chooser {
             ledger += *reward.ledger();
         }
@@ -210,5 +210,98 @@ impl<'a> Outfit<'a> {
             ledger += *rollout.ledger();
         }
         Ok(Some((answers, ledger)))
+    }
+
+    /// What chooses and what judges. Where both are one reward, they read as one: what one has read the other need not run.
+    fn readers<'r>(&'r self, reward: Option<&'r RewardSet>, stop: &[String]) -> Result<Readers<'r>, Error> {
+        let one = self.value.as_ref().zip(reward).filter(|(value, reward)| value.is(reward));
+        if let Some((_, reward)) = one {
+            let one = Shared::new(reward.open_value()?);
+            return Ok((Some(Box::new(one.clone())), Some(Box::new(one))));
+        }
+        let mut judge = self.value.as_ref().map(ValueSet::open).transpose()?;
+        if !stop.is_empty() {
+            let text = || CompletionText::new(self.loaded, stop);
+            judge = judge.map(|value| Box::new(BeforeStop::new(value, text())) as Box<dyn PrefixReward + '_>);
+        }
+        Ok((reward.map(RewardSet::open).transpose()?, judge))
+    }
+}
+
+/// What chooses a text and what judges a prefix.
+type Readers<'r> = (Option<Box<dyn Reward + 'r>>, Option<Box<dyn PrefixReward + 'r>>);
+
+/// A reward that two parts of a run read by; each part counts what it has asked for.
+#[derive(Clone)]
+struct Shared<'a> {
+    reader: Rc<RefCell<Box<dyn PrefixReward + 'a>>>,
+    name: String,
+    range: (f64, f64),
+    ledger: Ledger,
+}
+
+impl<'a> Shared<'a> {
+    fn new(reader: Box<dyn PrefixReward + 'a>) -> Self {
+        let (name, range) = (reader.name().to_owned(), reader.range());
+        Self { reader: Rc::new(RefCell::new(reader)), name, range, ledger: Ledger::default() }
+    }
+
+    fn read<T>(
+        &mut self,
+        ask: impl FnOnce(&mut dyn PrefixReward) -> Result<T, generate::Error>,
+    ) -> Result<T, generate::Error> {
+        let mut reader = self.reader.borrow_mut();
+        let before = *reader.ledger();
+        let given = ask(&mut **reader);
+        self.ledger += *reader.ledger() - before;
+        given
+    }
+}
+
+impl Reward for Shared<'_> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn rewards(&mut self, candidates: &[Candidate<'_>]) -> Result<Vec<f64>, generate::Error> {
+        self.read(|reader| reader.rewards(candidates))
+    }
+
+    fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    fn range(&self) -> (f64, f64) {
+        self.range
+    }
+}
+
+impl PrefixReward for Shared<'_> {
+    fn prefix_rewards(&mut self, prefixes: &[Prefix<'_>]) -> Result<Vec<f64>, generate::Error> {
+        self.read(|reader| reader.prefix_rewards(prefixes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use generate::{End, Prompt};
+    use reward::{Counting, SequenceModel};
+
+    use super::*;
+
+    #[test]
+    fn what_the_value_has_read_the_reward_does_not_read_again() {
+        let model = Counting::new("reader", 1, 512, 10);
+        let one = Shared::new(Box::new(SequenceModel::new(&model).expect("a scalar head")));
+        let (mut reward, mut value) = (one.clone(), one);
+        let prompt = Prompt::from_ids(0, vec![7; 40]);
+        let ids = [1, 2, 3, 4];
+        value.prefix_rewards(&[Prefix { prompt: &prompt, ids: &ids[..3] }]).expect("a value");
+        reward.rewards(&[Candidate { prompt: &prompt, ids: &ids, end: End::Eos }]).expect("a reward");
+        assert_eq!((value.ledger().reward_tokens, reward.ledger().reward_tokens), (43, 1));
+        // A whole text that was valued is known.
+        value.prefix_rewards(&[Prefix { prompt: &prompt, ids: &ids }]).expect("a value");
+        assert_eq!(value.ledger().reward_tokens + reward.ledger().reward_tokens, 44);
+        assert_eq!((value.ledger().reward_calls, reward.ledger().reward_calls), (2, 1));
     }
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use data::rows::Kind;
-use generate::{PrefixReward, Prompt, Reward, TokenId};
+use generate::{PrefixReward, Prompt, Reward, Step, TokenId};
 use model::{Head, Policy};
 use recipe::{ModelName, Rules, Validate, Violation};
 use reward::{
-    AutoregressiveModel, Brevity, Decode, FinalAnswer, Form, Lexicon, Occurrences, Pattern, PerText,
+    AutoregressiveModel, Brevity, Counting, Decode, FinalAnswer, Form, Lexicon, Occurrences, Pattern, PerText,
     Sentiment, SequenceModel, Verifier, VocabularyModel, WeightedSum,
 };
 use schemars::JsonSchema;
@@ -371,6 +371,46 @@ pub fn build(
     Ok(RewardSet { table: table.clone(), model, parts, text, stops: false, identity })
 }
 
+/// What a reward of models would read, counted without running them; see [`RewardSet::counting`].
+#[derive(Debug)]
+pub struct CountingSet(CountingKind);
+
+/// Models with what completions are read as, where they had stop strings.
+#[derive(Debug)]
+enum CountingKind {
+    Model(Counting, Option<CompletionText>),
+    Arm(Counting, Option<CompletionText>),
+    Sum(Vec<CountingSet>),
+}
+
+impl CountingSet {
+    /// A fresh reward that scores nothing and counts everything.
+    pub fn open(&self) -> Result<Box<dyn Reward + '_>, Error> {
+        Ok(self.open_value()?)
+    }
+
+    fn open_value(&self) -> Result<Box<dyn PrefixReward + '_>, Error> {
+        let (reward, text): (Box<dyn PrefixReward + '_>, _) = match &self.0 {
+            CountingKind::Model(model, text) if model.width() == 1 => {
+                (Box::new(SequenceModel::new(model)?), text)
+            }
+            CountingKind::Model(model, text) => (Box::new(VocabularyModel::new(model)?), text),
+            CountingKind::Arm(model, text) => (Box::new(AutoregressiveModel::new(model, 1.0)?), text),
+            CountingKind::Sum(parts) => {
+                let mut opened = Vec::with_capacity(parts.len());
+                for part in parts {
+                    opened.push((1.0, part.open_value()?));
+                }
+                (Box::new(WeightedSum::new(opened)?), &None)
+            }
+        };
+        Ok(match text {
+            Some(text) => Box::new(BeforeStop::new(reward, text.clone())),
+            None => reward,
+        })
+    }
+}
+
 impl RewardSet {
     /// The same of completions that were drawn with stop strings: it sees them without what the first of these ended. `loaded` is the
     /// policy that it was built for.
@@ -380,6 +420,23 @@ impl RewardSet {
         self.stops = !stop.is_empty();
         self.parts = self.parts.into_iter().map(|(w, part)| (w, part.with_stop(loaded, stop))).collect();
         self
+    }
+
+    /// What counts what reading by its models would cost; `None` for a reward without a model.
+    pub fn counting(&self) -> Option<CountingSet> {
+        let text = self.stops.then(|| self.text.clone());
+        let kind = match (&self.table, &self.model) {
+            (RewardTable::Arm(_), Some(model)) => CountingKind::Arm(Counting::of(model), text),
+            (_, Some(model)) => CountingKind::Model(Counting::of(model), text),
+            (_, None) => {
+                let parts: Vec<_> = self.parts.iter().filter_map(|(_, part)| part.counting()).collect();
+                if parts.is_empty() {
+                    return None;
+                }
+                CountingKind::Sum(parts)
+            }
+        };
+        Some(CountingSet(kind))
     }
 
     /// The reward.

@@ -164,6 +164,11 @@ fn not_a_value(table: &ValueTable) -> Error {
 }
 
 impl ValueSet {
+    /// Whether it is the reward `reward`: the same table and the same weights.
+    pub(super) fn is(&self, reward: &RewardSet) -> bool {
+        matches!(&self.0, Kind::Reward(own) if own.identity == reward.identity)
+    }
+
     /// The value.
     pub fn open(&self) -> Result<Box<dyn PrefixReward + '_>, Error> {
         Ok(match &self.0 {
