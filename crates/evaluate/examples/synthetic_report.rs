@@ -44,6 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 forward_passes: law.decode * 4,
                 reward_calls: law.reward / 40 * PROMPTS as u64,
                 seconds: (law.decode + law.reward) as f64 * 0.013,
+                parameter_tokens: 0.0,
             },
             ..RowInput::default()
         };

@@ -24,6 +24,7 @@ fn row(method: &str, policy: &str, n: usize, values: &[(&str, [f64; 4])], tokens
             forward_passes: 64,
             reward_calls: 24 * (n as u64 - 1),
             seconds: 1.5,
+            parameter_tokens: 0.0,
         },
         ..RowInput::default()
     }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::rows::{Scored, cost_of, wins};
+use super::rows::{Scored, beats};
 use crate::report::RowInput;
 
 /// The name of the control among methods.
@@ -35,16 +35,16 @@ pub(super) fn row(
             weights.iter().enumerate().filter(|(_, w)| **w > 0.0).map(|(i, w)| w * value(i)).sum()
         };
         let gold = base.gold[place];
-        let mut put = |name, value| values.entry(name).or_default().push(Some(value));
-        put("reward/gold", mean(&|i| gold[i]));
+        let mut put = |name, value| values.entry(name).or_default().push(value);
+        put("reward/gold", Some(mean(&|i| gold[i])));
         if base.gold_is_accuracy {
-            put("accuracy", mean(&|i| gold[i]));
+            put("accuracy", Some(mean(&|i| gold[i])));
         }
         if let Some(proxy) = &base.proxy {
-            put("reward/proxy", mean(&|i| proxy[place][i]));
+            put("reward/proxy", Some(mean(&|i| proxy[place][i])));
         }
-        put("win_rate", mean(&|i| wins(gold[i], gold)));
-        put("length", mean(&|i| lengths[i] as f64));
+        put("win_rate", win_rate(&lengths, wanted, gold));
+        put("length", Some(mean(&|i| lengths[i] as f64)));
         for length in wanted {
             let gap = lengths.iter().map(|other| other.abs_diff(*length)).min().unwrap_or(0);
             distance += gap as f64;
@@ -57,6 +57,7 @@ pub(super) fn row(
     if !base.gold_is_accuracy {
         reasons.insert("accuracy".to_owned(), "the gold reward is not the share of right answers".to_owned());
     }
+    reasons.insert("win_rate".to_owned(), "one sample of the base has none beside it".to_owned());
     if base.proxy.is_none() {
         reasons.insert("reward/proxy".to_owned(), "no proxy reward was given".to_owned());
     }
@@ -72,7 +73,7 @@ pub(super) fn row(
         per_prompt: values.into_iter().map(|(name, values)| (name.to_owned(), values)).collect(),
         reasons,
         // It needs all samples shown.
-        cost: cost_of(base.pool.cost()).share(base.pool.samples_per_prompt(), base.pool.key().samples),
+        cost: base.drawing.get(&base.pool.samples_per_prompt()).copied().unwrap_or_default(),
         diagnostics: diagnostics.map(|(name, value)| (name.to_owned(), value)).into(),
         sweep: None,
     }
@@ -93,6 +94,29 @@ fn matched(lengths: &[usize], wanted: &[usize]) -> Vec<f64> {
     weights
 }
 
+/// The chance that a sample drawn as in [`matched`] beats another sample of the base, ties one half: for every other sample
+/// the nearest are those of the rest, so that none is compared with itself. `None` where there is no other.
+fn win_rate(lengths: &[usize], wanted: &[usize], gold: &[f64]) -> Option<f64> {
+    let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
+    for length in wanted {
+        *counts.entry(*length).or_default() += 1;
+    }
+    let mut won = 0.0;
+    for (length, count) in counts {
+        for other in 0..lengths.len() {
+            let rest = || (0..lengths.len()).filter(move |place| *place != other);
+            let least = rest().map(|place| lengths[place].abs_diff(length)).min()?;
+            let (mut points, mut nearest) = (0.0, 0.0);
+            for place in rest().filter(|place| lengths[*place].abs_diff(length) == least) {
+                points += beats(gold[place], gold[other]);
+                nearest += 1.0;
+            }
+            won += count as f64 * points / nearest;
+        }
+    }
+    Some(won / (lengths.len() * wanted.len()) as f64)
+}
+
 #[cfg(test)]
 mod tests {
     use objective::draw::Exhaustive;
@@ -104,6 +128,17 @@ mod tests {
         assert_eq!(matched(&[3, 5, 3, 9], &[3]), [0.5, 0.0, 0.5, 0.0]);
         assert_eq!(matched(&[3, 5, 3, 9], &[4, 20]), [1.0 / 6.0, 1.0 / 6.0, 1.0 / 6.0, 0.5]);
         assert_eq!(matched(&[7], &[1, 2]), [1.0]);
+    }
+
+    #[test]
+    fn no_sample_is_compared_with_itself() {
+        // One sample has the length: it beats one of the other two, and where it is the other itself the nearest one plays.
+        let won = win_rate(&[1, 2, 3], &[2], &[0.0, 1.0, 2.0]).expect("others");
+        assert!((won - (1.0 + 0.0 + 0.5) / 3.0).abs() < 1e-12, "{won}");
+        assert_eq!(win_rate(&[4], &[4], &[1.0]), None);
+        // With as many samples of the length as there are, all are alike.
+        let won = win_rate(&[2, 2, 2, 2], &[2, 2, 7], &[0.0, -0.0, 1.0, 3.0]).expect("others");
+        assert!((won - 0.5).abs() < 1e-12, "{won}");
     }
 
     /// A base of five answers: their probabilities, lengths and rewards.

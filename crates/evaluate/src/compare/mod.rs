@@ -6,12 +6,15 @@
 mod alarms;
 mod config;
 mod error;
+mod labels;
 mod length;
 mod pairs;
+mod price;
 mod rows;
 mod rule;
 mod run;
 mod runs;
+mod target;
 mod under;
 
 pub use config::{Compare, PolicyTable, RunTable};

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use ::reward::{Pool, RewardId};
+use ::reward::Pool;
 use generate::{Ledger, Purpose, Stream};
 use inference::selection::{Similarities, SimilarityTable};
 use inference::{Divergence, Method, MethodConfig, Need, PoolRule, PoolView};
 use objective::error::InputError;
-use serde_json::{Value, json};
 
+use super::labels::params_of;
+use super::price::ByCount;
 use crate::report::{Cost, RowInput};
 
 /// A policy's pool with everything that rules look at.
@@ -17,21 +18,23 @@ pub(super) struct Scored<'a> {
     pub(super) pool: &'a Pool,
     pub(super) gold: Vec<&'a [f64]>,
     pub(super) proxy: Option<Vec<&'a [f64]>>,
-    pub(super) proxy_id: Option<&'a RewardId>,
     /// Final answers, where the task has them.
     pub(super) answers: Option<Vec<Vec<String>>>,
     /// Whether the gold reward is the share of right answers.
     pub(super) gold_is_accuracy: bool,
     /// The similarities that its rules look at.
     pub(super) alike: Vec<Alike>,
+    /// What drawing so many samples costs by itself, and what scoring them by the proxy does.
+    pub(super) drawing: ByCount,
+    pub(super) scoring: ByCount,
 }
 
-/// How alike the samples of a pool are by one similarity, for each prompt, and what it cost.
+/// How alike the samples of a pool are by one similarity, for each prompt, and what it costs of so many samples by itself.
 #[derive(Debug)]
 pub(super) struct Alike {
     pub(super) by: SimilarityTable,
     pub(super) prompts: Vec<Similarities>,
-    pub(super) cost: Ledger,
+    pub(super) price: ByCount,
 }
 
 /// What a ledger counts, as the report has it.
@@ -43,20 +46,19 @@ pub(super) fn cost_of(ledger: &Ledger) -> Cost {
         forward_passes: ledger.forward_passes,
         reward_calls: ledger.reward_calls,
         seconds: ledger.seconds,
+        parameter_tokens: ledger.parameter_tokens,
     }
 }
 
-/// The chance that a completion of gold reward `gold` beats a base sample, ties one half.
+/// Whether a completion of gold reward `gold` beats one of gold reward `other`, a tie one half.
+pub(super) fn beats(gold: f64, other: f64) -> f64 {
+    // `==`, so that -0.0 ties with 0.0.
+    if gold == other { 0.5 } else { f64::from(u8::from(gold > other)) }
+}
+
+/// The chance that a completion of gold reward `gold`, drawn apart from `base`, beats a base sample, ties one half.
 pub(super) fn wins(gold: f64, base: &[f64]) -> f64 {
-    let points: f64 = base
-        .iter()
-        .map(|other| match gold.total_cmp(other) {
-            std::cmp::Ordering::Greater => 1.0,
-            std::cmp::Ordering::Equal => 0.5,
-            std::cmp::Ordering::Less => 0.0,
-        })
-        .sum();
-    points / base.len() as f64
+    base.iter().map(|other| beats(gold, *other)).sum::<f64>() / base.len() as f64
 }
 
 /// The row of a rule at `n` samples, by its expectation over the pool's subsets.
@@ -73,6 +75,8 @@ pub(super) fn rule_row(
     let mut reasons = BTreeMap::new();
     let uses_reward = method.needs().contains(&Need::Reward);
     let similarity = method.rule().and_then(PoolRule::similarity);
+    // Whether the samples chosen from are those compared with.
+    let own_base = std::ptr::eq(scored.pool, base.pool);
     let alike = scored.alike.iter().find(|alike| Some(&alike.by) == similarity);
     for place in 0..scored.pool.len() {
         let samples = scored.pool.samples(place);
@@ -107,7 +111,14 @@ pub(super) fn rule_row(
         if !rewards.is_empty() {
             put("reward/proxy", Some(mean(&|i| rewards[i])));
         }
-        put("win_rate", Some(mean(&|i| wins(gold[i], base.gold[place]))));
+        // A sample is not compared with itself, nor with those that it was chosen over.
+        let won = match method.rule().filter(|_| own_base) {
+            Some(rule) => {
+                rule.against_rest(&view, n, subsets, stream, &|i, other| beats(gold[i], gold[other]))?
+            }
+            None => Some(mean(&|i| wins(gold[i], base.gold[place]))),
+        };
+        put("win_rate", won);
         put("length", Some(mean(&|i| samples[i].ids.len() as f64)));
         // The law drawn from lies `sample.kl` from the base on average; the rule moves it further.
         let drawn = if method.rule().is_some() && n > 1 {
@@ -127,13 +138,17 @@ pub(super) fn rule_row(
     if scored.proxy.is_none() {
         reasons.insert("reward/proxy".to_owned(), "no proxy reward was given".to_owned());
     }
-    // A pool may have been drawn, and scored, for more samples than are shown here.
-    let mut cost = cost_of(scored.pool.cost()).share(n, scored.pool.key().samples);
-    if let Some(column) = scored.proxy_id.and_then(|id| scored.pool.column(id)).filter(|_| uses_reward) {
-        cost += cost_of(&column.cost).share(n, column.samples);
+    if own_base && method.rule().is_some() {
+        let reason = "no sample of the base is left beside the n chosen from; raise `samples` above n";
+        reasons.insert("win_rate".to_owned(), reason.to_owned());
+    }
+    let at = |prices: &ByCount| prices.get(&n).copied().unwrap_or_default();
+    let mut cost = at(&scored.drawing);
+    if uses_reward {
+        cost += at(&scored.scoring);
     }
     if let Some(alike) = alike {
-        cost += cost_of(&alike.cost).share(n, scored.pool.samples_per_prompt());
+        cost += at(&alike.price);
     }
     Ok(RowInput {
         method: method.info().name.to_owned(),
@@ -148,35 +163,16 @@ pub(super) fn rule_row(
     })
 }
 
-/// The settings that tell two rows of a method apart, without what is `n`.
-pub(super) fn params_of(method: &MethodConfig) -> BTreeMap<String, Value> {
-    let fields_of = |method: &MethodConfig| {
-        let value = serde_json::to_value(method).unwrap_or_default();
-        let table = value.as_object().and_then(|tagged| tagged.values().next()).cloned().unwrap_or(json!({}));
-        table.as_object().cloned().unwrap_or_default()
-    };
-    let hidden = ["n", "steps", "at", "burn_in", "rao_blackwell", "answer", "record_moves"];
-    // Options of chains, which are named where they are used.
-    let options = ["cut", "tries", "ladder", "pilot", "stop_when_decided"];
-    let defaults = MethodConfig::named(method.info().name).as_ref().map(fields_of).unwrap_or_default();
-    // A switch that is off tells nothing.
-    let is_shown = |key: &str, value: &Value| {
-        !hidden.contains(&key)
-            && *value != Value::Bool(false)
-            && (!options.contains(&key) || defaults.get(key) != Some(value))
-    };
-    fields_of(method).into_iter().filter(|(key, value)| is_shown(key, value)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use ::reward::{PoolKey, prompts_hash};
     use generate::{Completion, End, Prompt, Sampling};
+    use serde_json::json;
 
     use super::*;
 
-    /// A pool of eight samples that cost 800 tokens, and 160 to score.
-    fn pool() -> (Pool, RewardId, RewardId) {
+    /// A pool of samples of one token each.
+    fn pool(samples: usize) -> Pool {
         let prompts = [Prompt::from_ids(0, vec![1, 2])];
         let key = PoolKey {
             policy: "p".into(),
@@ -185,49 +181,77 @@ mod tests {
             budget: 200,
             seed: 0,
             prompts: prompts_hash(&prompts).expect("a hash"),
-            samples: 8,
+            samples,
         };
-        let sample = |id| Completion {
-            ids: vec![id],
+        let sample = |id: usize| Completion {
+            ids: vec![id as u32],
             end: End::Eos,
             log_probs: vec![-1.0],
             raw_log_probs: vec![-1.0],
             kl: Some(0.0),
             log_z: Vec::new(),
         };
-        let cost = Ledger { decode_tokens: 800, prefill_tokens: 2, seconds: 8.0, ..Ledger::default() };
-        let mut pool =
-            Pool::new(key, &prompts, &[(0..8).map(sample).collect()], cost).expect("a pool of eight");
-        let id = |name: &str| RewardId { name: name.into(), identity: name.into() };
-        let scored = Ledger { reward_tokens: 160, reward_calls: 8, ..Ledger::default() };
-        let values = vec![(0..8).map(f64::from).collect()];
-        pool.add_rewards(id("gold"), values.clone(), Ledger::default()).expect("scores");
-        pool.add_rewards(id("proxy"), values, scored).expect("scores");
-        (pool, id("gold"), id("proxy"))
+        let drawn = [(0..samples).map(sample).collect()];
+        Pool::new(key, &prompts, &drawn, Ledger::default()).expect("a pool")
+    }
+
+    fn scored<'a>(pool: &'a Pool, gold: &'a [f64]) -> Scored<'a> {
+        Scored {
+            pool,
+            gold: vec![gold],
+            proxy: Some(vec![gold]),
+            answers: None,
+            gold_is_accuracy: false,
+            alike: Vec::new(),
+            drawing: [(4, Cost { decode_tokens: 9, ..Cost::default() })].into(),
+            scoring: [(4, Cost { reward_tokens: 5, ..Cost::default() })].into(),
+        }
+    }
+
+    fn win_rate(own: &Scored<'_>, base: &Scored<'_>, method: &str, n: usize) -> Option<f64> {
+        let method = MethodConfig::named(method).expect("a method");
+        rule_row(own, base, "p", &method, n, 400, 0).expect("a row").per_prompt["win_rate"][0]
     }
 
     #[test]
-    fn samples_cost_the_same_whatever_pool_they_are_taken_from() {
-        let method: MethodConfig = serde_json::from_value(json!({ "best-of-n": {} })).expect("a method");
-        let (whole, gold, proxy) = pool();
-        for shown in [8, 4, 2] {
-            let pool = whole.clone().with_first(shown).expect("enough samples");
-            let scored = Scored {
-                pool: &pool,
-                gold: pool.rewards(&gold).expect("scored"),
-                proxy: Some(pool.rewards(&proxy).expect("scored")),
-                proxy_id: Some(&proxy),
-                answers: None,
-                gold_is_accuracy: false,
-                alike: Vec::new(),
-            };
-            for n in [1, 2] {
-                let row = rule_row(&scored, &scored, "base", &method, n, 10, 0).expect("a rule");
-                let n = n as u64;
-                let counted = (row.cost.decode_tokens, row.cost.prefill_tokens, row.cost.reward_tokens);
-                assert_eq!(counted, (100 * n, 2, 20 * n), "{n} of {shown} shown");
-                assert_eq!(row.cost.seconds, n as f64);
-            }
+    fn the_base_is_not_compared_with_the_samples_that_it_chose_from() {
+        let (pool, gold) = (pool(8), [0.3, 0.1, 0.9, 0.8, 0.2, 0.5, 0.7, 0.4]);
+        let base = scored(&pool, &gold);
+        for n in [2, 4, 7] {
+            // Distinct rewards: the best of n + 1 exchangeable samples is among the n with probability n / (n + 1).
+            let won = win_rate(&base, &base, "best-of-n", n).expect("a rest");
+            assert!((won - n as f64 / (n as f64 + 1.0)).abs() < 1e-12, "best of {n}: {won}");
+            let lost = win_rate(&base, &base, "worst-of-n", n).expect("a rest");
+            assert!((lost - 1.0 / (n as f64 + 1.0)).abs() < 1e-12, "worst of {n}: {lost}");
+            // By random subsets it is the same but for their spread.
+            let soft = win_rate(&base, &base, "soft-best-of-n", n).expect("a rest");
+            assert!(soft > 0.5 && soft < won, "soft best of {n}: {soft}");
         }
+        assert_eq!(win_rate(&base, &base, "best-of-n", 8), None, "no sample is left to compare with");
+        assert_eq!(win_rate(&base, &base, "sample", 1), Some(0.5));
+        // Another policy's samples are compared with all of the base's.
+        let (other, high) = (self::pool(8), [1.0; 8]);
+        assert_eq!(win_rate(&scored(&other, &high), &base, "best-of-n", 8), Some(1.0));
+    }
+
+    #[test]
+    fn rewards_that_are_equal_numbers_tie() {
+        assert_eq!((beats(-0.0, 0.0), beats(0.0, -0.0)), (0.5, 0.5));
+        assert_eq!(wins(0.0, &[-0.0, 1.0, -1.0, 0.0]), 0.5);
+        assert_eq!((beats(1.0, 0.0), beats(0.0, 1.0)), (1.0, 0.0));
+    }
+
+    #[test]
+    fn a_row_costs_what_its_rule_runs_by_itself() {
+        let (pool, gold) = (pool(8), [0.0; 8]);
+        let base = scored(&pool, &gold);
+        let cost = |method: &str| {
+            let method: MethodConfig = serde_json::from_value(json!({ method: {} })).expect("a method");
+            rule_row(&base, &base, "p", &method, 4, 10, 0).expect("a row").cost
+        };
+        let best = cost("best-of-n");
+        assert_eq!((best.decode_tokens, best.reward_tokens), (9, 5));
+        let likeliest = cost("likeliest-of-n");
+        assert_eq!((likeliest.decode_tokens, likeliest.reward_tokens), (9, 0), "it looks at no reward");
     }
 }

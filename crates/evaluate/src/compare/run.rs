@@ -1,13 +1,14 @@
 //! Runs a comparison.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use ::reward::{Pool, RewardId};
 use burn::tensor::Device;
 use generate::engine::Limits;
-use generate::{Ledger, Prompt, Sampling, TokenId};
-use inference::setup::{self, DataTable, Dtype, Loaded, Places, PoolPlan};
-use inference::{Method, MethodConfig, PoolRule};
+use generate::{Prompt, Sampling, Step, TokenId};
+use inference::setup::{self, CountingSet, DataTable, Dtype, Loaded, Places, PoolPlan, RewardSet};
+use inference::{Method, MethodConfig, Need, PoolRule};
 use model::Policy;
 use recipe::{ModelLocation, ModelName};
 use serde_json::json;
@@ -15,15 +16,17 @@ use serde_json::json;
 use super::alarms;
 use super::config::{Compare, PolicyTable};
 use super::error::Error;
+use super::labels;
 use super::length;
 use super::pairs;
+use super::price::{self, ByCount};
 use super::rows::{Alike, Scored, rule_row};
 use super::runs::{RunContext, run_method, sampling_of, with_controls};
 use super::under::under_inference;
 use crate::attempts::{self, Failures};
-use crate::frontier::Frontier;
+use crate::frontier::{PerPrompt, Tilts};
 use crate::pairwise;
-use crate::report::{Comparison, Report, SweepPlace};
+use crate::report::{Comparison, Cost, Report, Section, SweepPlace};
 use crate::stats::Resamples;
 
 /// What a comparison runs with.
@@ -60,6 +63,7 @@ struct PolicyPool {
     pool: Pool,
     gold: RewardId,
     proxy: Option<RewardId>,
+    parameters: u64,
 }
 
 /// How many samples of a policy have no final answer, where some have none.
@@ -126,6 +130,7 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
             seed: settings.seed,
             limits: settings.limits,
         };
+        let parameters = policies[place].parameters();
         let title = format!("samples of {}", table.name);
         let Some(mut pool) = setup::pool(&plan, &mut |share| (settings.watch)(&title, share))? else {
             return Ok(None);
@@ -135,7 +140,7 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
             Some(set) => Some(setup::score(&mut pool, "proxy", set, &prompts, settings.pools)?),
             None => None,
         };
-        pools.push(PolicyPool { name: table.name.clone(), pool, gold: gold_id, proxy: proxy_id });
+        pools.push(PolicyPool { name: table.name.clone(), pool, gold: gold_id, proxy: proxy_id, parameters });
     }
 
     let form = compare.gold.answers();
@@ -154,24 +159,29 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
         let Some(alike) = similarities(&context, table, pool, answers.as_deref(), settings)? else {
             return Ok(None);
         };
+        let (drawing, scoring) = prices(&context, table, policy, proxy.as_ref())?;
         scored.push(Scored {
             pool,
             gold: pool.rewards(&policy.gold)?,
             proxy: policy.proxy.as_ref().map(|id| pool.rewards(id)).transpose()?,
-            proxy_id: policy.proxy.as_ref(),
             answers,
             gold_is_accuracy,
             alike,
+            drawing,
+            scoring,
         });
     }
 
     let mut comparison = Comparison::new(settings.run, settings.seed, prompts.len(), 0)?
         .bootstrap(compare.bootstrap, 0.95)
         .objectives(compare.hypervolume);
+    let mut shared = Vec::new();
     for (place, table) in compare.policies.iter().enumerate() {
+        let mut alone = Cost::default();
         for (method, n) in settings_of(compare, table) {
             let (own, base) = (&scored[place], &scored[0]);
             let mut row = rule_row(own, base, &table.name, &method, n, compare.subsets, settings.seed)?;
+            alone += row.cost;
             if method.info().name == "sample" {
                 for n in &compare.inference_n {
                     row.per_prompt.extend(under_inference(own, base, *n)?);
@@ -191,6 +201,11 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
                 comparison.add(control)?;
             }
         }
+        shared.push((table.name.as_str(), alone, once(compare, table, &scored[place])));
+    }
+    comparison.section(saved_by_sharing(&shared, prompts.len()));
+    for note in labels::betas_that_differ(compare) {
+        comparison.note(note);
     }
     for table in &with_controls(compare, settings)? {
         let place = compare.policies.iter().position(|policy| policy.name == table.policy).unwrap_or(0);
@@ -244,15 +259,18 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
     }
     comparison.setting("max_new_tokens", settings.max_new_tokens.to_string());
     comparison.setting("temperature", settings.sampling.temperature.to_string());
+    let inputs: Vec<PerPrompt> = comparison.rows().iter().map(PerPrompt::from).collect();
     let mut report = comparison.finish()?;
     // Divergences are to the base's own law, so its samples have to be of that law.
-    let frontier = if settings.sampling.is_raw() { Frontier::of(&scored[0].gold)? } else { None };
+    let tilts = if settings.sampling.is_raw() { Tilts::of(&scored[0].gold)? } else { None };
+    let frontier = tilts.as_ref().map(Tilts::frontier);
     if let Some(sweep) = &report.sweep {
         report.sections.extend(sweep.sections(frontier.as_ref()));
     }
-    if let Some(frontier) = frontier {
-        report.sections.push(frontier.section(&report));
-        report.frontier = Some(frontier);
+    if let Some(tilts) = tilts {
+        let resamples = Resamples::new(settings.seed, prompts.len(), compare.bootstrap, Resamples::LEVEL)?;
+        report.sections.push(tilts.section(&report, &inputs, &resamples));
+        report.frontier = frontier;
     }
     Ok(Some(report))
 }
@@ -268,7 +286,7 @@ fn place_of(table: &PolicyTable, places: &Places) -> Option<SweepPlace> {
 }
 
 /// The rules of a policy at every n; the plain sample comes first.
-fn settings_of(compare: &Compare, table: &PolicyTable) -> Vec<(MethodConfig, usize)> {
+pub(super) fn settings_of(compare: &Compare, table: &PolicyTable) -> Vec<(MethodConfig, usize)> {
     let mut settings = Vec::new();
     settings.extend(MethodConfig::named("sample").map(|method| (method, 1)));
     for method in table.rules.iter().filter_map(|rule| rule.method(compare.beta)) {
@@ -291,6 +309,69 @@ fn failures(compare: &Compare, scored: &[Scored<'_>]) -> Vec<(String, Vec<Failur
             Some((table.name.clone(), prompts))
         })
         .collect()
+}
+
+/// The numbers of samples that rows of a policy have, and all that are shown.
+fn counts(compare: &Compare, table: &PolicyTable) -> BTreeSet<usize> {
+    let rows = settings_of(compare, table).into_iter().map(|(_, n)| n);
+    rows.chain([compare.samples]).collect()
+}
+
+/// What drawing and scoring so many samples of a policy costs by itself.
+fn prices(
+    context: &Context<'_>,
+    table: &PolicyTable,
+    policy: &PolicyPool,
+    proxy: Option<&RewardSet>,
+) -> Result<(ByCount, ByCount), Error> {
+    let counts = counts(context.compare, table);
+    let draw = |n: &usize| (*n, price::sampling(&policy.pool, *n, policy.parameters));
+    let drawing = counts.iter().map(draw).collect();
+    let uses_reward = |method: &MethodConfig| method.needs().contains(&Need::Reward);
+    let read = settings_of(context.compare, table).iter().any(|(method, _)| uses_reward(method));
+    let column = policy.proxy.as_ref().and_then(|id| policy.pool.column(id));
+    let mut scoring = ByCount::new();
+    if let Some(column) = column.filter(|_| read) {
+        let counting = proxy.and_then(RewardSet::counting);
+        for n in counts {
+            let reader = || counting.as_ref().map(CountingSet::open).transpose();
+            scoring.insert(n, price::reading(&policy.pool, context.prompts, n, column, &reader)?);
+        }
+    }
+    Ok((drawing, scoring))
+}
+
+/// What drawing and reading a policy's samples once costs, whatever was there before.
+fn once(compare: &Compare, table: &PolicyTable, scored: &Scored<'_>) -> Cost {
+    let at = |prices: &ByCount| prices.get(&compare.samples).copied().unwrap_or_default();
+    let most = counts(compare, table).into_iter().max().unwrap_or(1);
+    let mut cost = scored.drawing.get(&most).copied().unwrap_or_default();
+    cost += at(&scored.scoring);
+    for alike in &scored.alike {
+        cost += at(&alike.price);
+    }
+    cost
+}
+
+/// The table of what one pool for all rows of a policy saves.
+fn saved_by_sharing(policies: &[(&str, Cost, Cost)], prompts: usize) -> Section {
+    let per_prompt = |tokens: u64| format!("{:.0}", tokens as f64 / prompts.max(1) as f64);
+    let row = |(name, alone, once): &(&str, Cost, Cost)| {
+        let (alone, once) = (alone.total_tokens(), once.total_tokens());
+        vec![(*name).to_owned(), per_prompt(alone), per_prompt(once), per_prompt(alone.saturating_sub(once))]
+    };
+    Section {
+        title: "What sharing saved".to_owned(),
+        columns: ["policy", "rows by themselves", "one pool for all", "saved"].map(str::to_owned).to_vec(),
+        rows: policies.iter().map(row).collect(),
+        text: vec![
+            "Tokens a prompt. Each row of a rule costs what its method would by itself, with its own n samples: the prompt, \
+             shared beginnings and equal texts are run once. The samples were in fact drawn and read once for all rows. Passes \
+             and seconds of these rows are attributed by tokens, not measured. Tokens of models of different size count alike \
+             here; `parameter_tokens` in report.json has each times the model's parameters."
+                .to_owned(),
+        ],
+    }
 }
 
 /// What all pools of a comparison share.
@@ -334,8 +415,15 @@ fn similarities(
             };
             prompts.push(by.of(&tokens, &answers, &embeddings)?);
         }
-        let cost = embedder.map_or(Ledger::default(), |embedder| embedder.ledger());
-        all.push(Alike { by: by.clone(), prompts, cost });
+        let price = match &embedder {
+            Some(embedder) => {
+                let (parameters, whole) = (embedder.parameters(), embedder.ledger());
+                let of = |n: usize| (n, price::embedding(pool, n, parameters, &whole));
+                counts(context.compare, table).into_iter().map(of).collect()
+            }
+            None => ByCount::new(),
+        };
+        all.push(Alike { by: by.clone(), prompts, price });
     }
     Ok(Some(all))
 }

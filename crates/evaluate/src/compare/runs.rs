@@ -1,10 +1,11 @@
 //! Methods that run by themselves: their answers, and the rows of a report that these make.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 
 use generate::schedule::Answer;
 use generate::{Candidate, Ledger, Prompt, Sampling};
-use inference::chain::{Rates, Trace};
+use inference::chain::{Law, Rates, Trace};
 use inference::methods::genarm_smc::SmcTrace;
 use inference::setup::{self, Loaded, Named, Outfit, RewardSet, RewardTable, Run};
 use inference::{Method, MethodConfig};
@@ -13,9 +14,11 @@ use serde_json::json;
 
 use super::config::{Compare, RunTable};
 use super::error::Error;
+use super::labels::run_params;
 use super::length;
-use super::rows::{Scored, cost_of, params_of, wins};
+use super::rows::{Scored, cost_of, wins};
 use super::run::Settings;
+use super::target;
 use crate::report::{Comparison, RowInput, SweepPlace};
 
 /// How a run draws.
@@ -116,8 +119,10 @@ pub(super) fn run_method(
     })?;
     let Some((answers, ledger)) = given else { return Ok(None) };
     let points = points(method, &answers, &ledger);
+    // Of the law that the method draws from.
+    let sampling = method.sampling(sampling_of(table, settings));
     for point in &points {
-        let mut row = answer_row(context, method, point)?;
+        let mut row = answer_row(context, method, point, &sampling)?;
         row.sweep = table.series.as_ref().map(|series| {
             let setting = table.setting.clone().unwrap_or_default();
             // Every point of a curve is a setting of its own.
@@ -128,7 +133,11 @@ pub(super) fn run_method(
         });
         let control = table.length_control.then(|| {
             let lengths: Vec<Vec<usize>> = point.answers.iter().map(|(ids, _)| vec![ids.len()]).collect();
-            let of = (row.method.as_str(), &row.params, row.n);
+            let mut params = row.params.clone();
+            if table.policy != context.base_name {
+                params.insert("of_policy".to_owned(), json!(table.policy));
+            }
+            let of = (row.method.as_str(), &params, row.n);
             length::row(context.base_pool, context.base_name, of, &lengths)
         });
         comparison.add(row)?;
@@ -148,6 +157,8 @@ struct Point {
     answers: Vec<(Vec<u32>, generate::End)>,
     kl: Vec<Option<f64>>,
     kl_reason: Option<String>,
+    /// The targets of the prompts' chains.
+    targets: Vec<Law>,
     cost: Ledger,
     diagnostics: BTreeMap<String, f64>,
 }
@@ -160,8 +171,9 @@ fn points(method: &MethodConfig, answers: &[Answer], ledger: &Ledger) -> Vec<Poi
         kl_reason: answers
             .iter()
             .find_map(|answer| Some(answer.trace.get("kl_reason")?.as_str()?.to_owned())),
+        targets: Vec::new(),
         cost: *ledger,
-        diagnostics: BTreeMap::new(),
+        diagnostics: bounds(answers),
     };
     if let MethodConfig::GenArmSmc(_) = method {
         return vec![Point { diagnostics: particles(answers), ..last() }];
@@ -193,13 +205,10 @@ fn points(method: &MethodConfig, answers: &[Answer], ledger: &Ledger) -> Vec<Poi
                 // Chains that stop when their vote is decided differ in what they drew.
                 n: at.iter().map(|point| point.samples).max().unwrap_or(0),
                 answers: at.iter().map(|point| (point.ids.clone(), point.end)).collect(),
-                // The estimate is of the chain's target, which the end of the chain comes closest to.
-                kl: answers.iter().map(|answer| answer.kl.filter(|_| place + 1 == steps)).collect(),
-                kl_reason: if place + 1 == steps {
-                    traces.iter().find_map(|trace| trace.kl_reason.clone())
-                } else {
-                    Some("estimated for the target of the chain, at its end".to_owned())
-                },
+                // The target's is not that of the answer.
+                kl: vec![None; answers.len()],
+                kl_reason: traces.iter().find_map(|trace| trace.kl_reason.clone()),
+                targets: traces.iter().filter_map(|trace| trace.target).collect(),
                 cost: Ledger {
                     decode_tokens: part(ledger.decode_tokens),
                     prefill_tokens: part(ledger.prefill_tokens),
@@ -208,6 +217,7 @@ fn points(method: &MethodConfig, answers: &[Answer], ledger: &Ledger) -> Vec<Poi
                     cached_tokens: part(ledger.cached_tokens),
                     drafted_tokens: part(ledger.drafted_tokens),
                     accepted_tokens: part(ledger.accepted_tokens),
+                    parameter_tokens: ledger.parameter_tokens * share,
                     reward_calls: at.iter().map(|point| point.reward_calls).sum(),
                     seconds: ledger.seconds * share,
                 },
@@ -215,6 +225,15 @@ fn points(method: &MethodConfig, answers: &[Answer], ledger: &Ledger) -> Vec<Poi
             }
         })
         .collect()
+}
+
+/// The mean of the upper bounds of the divergence that a method reports instead of it.
+fn bounds(answers: &[Answer]) -> BTreeMap<String, f64> {
+    let each = answers.iter().map(|answer| answer.trace.get("kl_at_most")?.as_f64());
+    let Some(bounds) = each.collect::<Option<Vec<f64>>>().filter(|bounds| !bounds.is_empty()) else {
+        return BTreeMap::new();
+    };
+    [("kl/at_most".to_owned(), bounds.iter().sum::<f64>() / bounds.len() as f64)].into()
 }
 
 /// Means over the prompts of what particles report.
@@ -226,6 +245,7 @@ fn particles(answers: &[Answer]) -> BTreeMap<String, f64> {
         total / traces.len().max(1) as f64
     };
     let numbers = [
+        (target::KL, mean(|trace| trace.kl_target.unwrap_or(0.0))),
         ("ess", mean(|trace| trace.ess)),
         ("log_z", mean(|trace| trace.log_z)),
         ("resampled", mean(|trace| trace.resampled as f64)),
@@ -251,7 +271,12 @@ fn warnings(answers: &[Answer]) -> Vec<String> {
     kinds.into_values().map(line).collect()
 }
 
-fn answer_row(context: &RunContext<'_>, method: &MethodConfig, point: &Point) -> Result<RowInput, Error> {
+fn answer_row(
+    context: &RunContext<'_>,
+    method: &MethodConfig,
+    point: &Point,
+    sampling: &Sampling,
+) -> Result<RowInput, Error> {
     let candidates: Vec<Candidate<'_>> = context
         .prompts
         .iter()
@@ -292,32 +317,20 @@ fn answer_row(context: &RunContext<'_>, method: &MethodConfig, point: &Point) ->
             point.kl_reason.clone().unwrap_or_else(|| "the method picks an answer, not a text".into());
         reasons.insert("kl".into(), reason);
     }
-    let mut params = params_of(method);
-    if let Some(temperature) = context.table.temperature {
-        params.insert("temperature".into(), json!(temperature));
-    }
-    if let Some(value) = &context.table.value {
-        params.insert("value".into(), json!(value.label()));
-    }
-    if let Some(rollout) = &context.table.rollout {
-        params.insert("rollout".into(), json!(rollout.to_string()));
-    }
-    if let Some(draft) = &context.table.draft {
-        params.insert("draft".into(), json!(draft.to_string()));
-    }
+    let params = run_params(context.compare, context.table);
     let mut diagnostics = point.diagnostics.clone();
     diagnostics.extend(point.cost.acceptance().map(|share| ("draft/acceptance".to_owned(), share)));
-    // Models are named where they are all that tells two runs apart.
-    let table = context.table;
-    let twin = |other: &RunTable| {
-        let same = (&other.method, &other.policy, other.temperature)
-            == (&table.method, &table.policy, table.temperature);
-        same && (&other.arms, &other.models) != (&table.arms, &table.models)
-    };
-    if context.compare.runs.iter().any(twin) {
-        let named = table.models.iter().map(|(role, model)| format!("{role}={model}"));
-        let models: Vec<String> = table.arms.iter().map(ToString::to_string).chain(named).collect();
-        params.insert("models".into(), json!(models));
+    // Targets are of the policy that chains run on.
+    let target = target::divergence(context.base_pool, &point.targets, sampling).filter(|_| to_base);
+    diagnostics.extend(target.map(|kl| (target::KL.to_owned(), kl)));
+    let bounds = [
+        (target::KL, "that of the target, estimated on the base's samples"),
+        ("kl/at_most", "an upper bound"),
+    ];
+    for (name, what) in bounds {
+        if let (Some(reason), Some(value)) = (reasons.get_mut("kl"), diagnostics.get(name)) {
+            let _ = write!(reason, "; {what} is {value:.2} nats at n={} (`{name}`)", point.n);
+        }
     }
     Ok(RowInput {
         method: method.info().name.to_owned(),

@@ -238,6 +238,11 @@ impl Comparison {
         Ok(())
     }
 
+    /// The rows so far.
+    pub fn rows(&self) -> &[RowInput] {
+        &self.rows
+    }
+
     /// Computes means, intervals, paired differences, and which rows lead.
     ///
     /// # Errors

@@ -153,36 +153,20 @@ pub struct Cost {
     pub reward_calls: u64,
     /// Wall-clock seconds.
     pub seconds: f64,
+    /// Tokens times the parameters of the model that ran them: tokens of models of different size are told apart by it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub parameter_tokens: f64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 impl Cost {
     /// Tokens run through any model.
     pub fn total_tokens(&self) -> u64 {
         self.decode_tokens + self.prefill_tokens + self.reward_tokens
-    }
-
-    /// The part of a pool's cost that falls to a rule which uses `n` of its `m` samples per prompt.
-    ///
-    /// Decoding, scoring, passes, and seconds are shared out by `n/m`, rounded to whole counts; the prompt is prefilled once
-    /// whatever the number of samples. Seconds are thus attributed, not measured. `n` above `m` counts as `m`.
-    #[must_use]
-    pub fn share(&self, n: usize, m: usize) -> Self {
-        let (n, m) = (n.min(m) as u128, m.max(1) as u128);
-        let part = |whole: u64| ((u128::from(whole) * n + m / 2) / m) as u64;
-        Self {
-            decode_tokens: part(self.decode_tokens),
-            prefill_tokens: self.prefill_tokens,
-            reward_tokens: part(self.reward_tokens),
-            forward_passes: part(self.forward_passes),
-            reward_calls: part(self.reward_calls),
-            seconds: self.seconds * n as f64 / m as f64,
-        }
-    }
-
-    /// The same without any reward model, for rules that do not look at rewards.
-    #[must_use]
-    pub fn without_rewards(&self) -> Self {
-        Self { reward_tokens: 0, reward_calls: 0, ..*self }
     }
 }
 
@@ -194,6 +178,7 @@ impl AddAssign for Cost {
         self.forward_passes += other.forward_passes;
         self.reward_calls += other.reward_calls;
         self.seconds += other.seconds;
+        self.parameter_tokens += other.parameter_tokens;
     }
 }
 
@@ -220,27 +205,4 @@ pub struct Section {
     /// Paragraphs below the table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub text: Vec<String>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_of_a_pool_add_up_and_keep_the_prefill() {
-        let pool = Cost {
-            decode_tokens: 1000,
-            prefill_tokens: 70,
-            reward_tokens: 500,
-            forward_passes: 30,
-            reward_calls: 16,
-            seconds: 8.0,
-        };
-        let half = pool.share(8, 16);
-        assert_eq!((half.decode_tokens, half.prefill_tokens, half.reward_calls), (500, 70, 8));
-        assert_eq!(half.seconds, 4.0);
-        assert_eq!(pool.share(16, 16), pool);
-        assert_eq!(pool.share(99, 16), pool);
-        assert_eq!(pool.share(1, 16).without_rewards().total_tokens(), 63 + 70);
-    }
 }

@@ -7,6 +7,7 @@ mod power_law;
 mod proportion;
 mod rank;
 mod sums;
+mod tilt;
 
 pub use bootstrap::{Difference, Resamples, ResamplesError};
 pub use importance::{ImportanceSample, WeightsError};
@@ -15,3 +16,4 @@ pub use power_law::PowerLaw;
 pub use proportion::{normal_quantile, wilson};
 pub use rank::{mid_ranks, spearman};
 pub use sums::Sums;
+pub use tilt::{Tilted, tilted};
