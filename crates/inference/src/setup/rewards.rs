@@ -10,8 +10,8 @@ use generate::{PrefixReward, Prompt, Reward, Step, TokenId};
 use model::{Head, Policy};
 use recipe::{ModelName, Rules, Validate, Violation};
 use reward::{
-    AutoregressiveModel, Brevity, Counting, Decode, FinalAnswer, Form, Lexicon, Occurrences, Pattern, PerText,
-    Sentiment, SequenceModel, Verifier, VocabularyModel, WeightedSum,
+    AutoregressiveModel, Brevity, Counting, Decode, FinalAnswer, Form, Lexicon, Occurrences, Pattern,
+    PerText, Sentiment, SequenceModel, Verifier, VocabularyModel, WeightedSum,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
