@@ -1,6 +1,7 @@
 //! The `config.json` of a Hugging Face model directory.
 
 mod head;
+mod keys;
 mod read;
 
 use kernels::{AttentionRule, Gate, Gelu};
@@ -11,7 +12,7 @@ use crate::maps::{Maps, Qkv, Up};
 use crate::rope::Scaling;
 use head::HEAD;
 pub use head::Head;
-pub(crate) use read::read_json;
+pub(crate) use read::{read_json, regular};
 
 /// A decoder's shape, resolved: every default filled in.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,6 +65,8 @@ pub struct Config {
     pub head: Head,
     /// Tokens that end a sequence.
     pub eos: Vec<u32>,
+    /// What its files say that is not read and may matter, a sentence for each.
+    pub notes: Vec<String>,
     /// The file's own fields, written back on save.
     pub raw: Map<String, Value>,
 }
@@ -158,6 +161,7 @@ impl Config {
             mlp_bias: false,
             head: Head::Language,
             eos: vec![shape.eos],
+            notes: Vec::new(),
             raw,
         }
     }

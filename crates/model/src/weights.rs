@@ -1,6 +1,7 @@
 //! Safetensors files: one or sharded, in f32, bf16 or f16.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
@@ -8,7 +9,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-use crate::config::read_json;
+use crate::config::{read_json, regular};
 use crate::error::Error;
 
 /// The number format of a weight file.
@@ -29,37 +30,79 @@ pub struct Weights {
     files: Vec<(PathBuf, Vec<u8>)>,
     /// Which file holds a name.
     places: BTreeMap<String, usize>,
+    /// The names that were read.
+    read: RefCell<BTreeSet<String>>,
+}
+
+/// One file for all weights.
+const SINGLE: &str = "model.safetensors";
+
+/// Which of several files holds a tensor.
+const INDEX: &str = "model.safetensors.index.json";
+
+/// The weight files of a directory: `model.safetensors` if it is there, as transformers has it, else the shards that the index
+/// names.
+///
+/// # Errors
+/// There is neither, or the index is damaged.
+pub fn weight_paths(directory: &Path) -> Result<Vec<PathBuf>, Error> {
+    let (single, index) = (directory.join(SINGLE), directory.join(INDEX));
+    if single.try_exists().unwrap_or(false) {
+        return Ok(vec![single]);
+    }
+    if !index.try_exists().unwrap_or(false) {
+        let has = |name: &str| directory.join(name).exists();
+        let pickled =
+            ["pytorch_model.bin", "pytorch_model.bin.index.json"].into_iter().find(|name| has(name));
+        let message = match pickled {
+            _ if has("adapter_model.safetensors") => "this is an adapter: it needs its base model".to_owned(),
+            Some(name) => format!(
+                "no {SINGLE}: {name} is a pickle, which is not read; convert it with `save_pretrained` of transformers, \
+                 which writes safetensors"
+            ),
+            None => format!("no {SINGLE}: weights in another format have to be converted first"),
+        };
+        return Err(Error::Missing { path: directory.into(), message });
+    }
+    let mut names: Vec<String> = shard_names(&read_json(&index)?)
+        .ok_or_else(|| Error::Weights { path: index.clone(), message: "no weight_map".into() })?;
+    names.sort();
+    names.dedup();
+    if let Some(name) = names.iter().find(|name| !is_file_name(name)) {
+        return Err(Error::Weights { path: index, message: format!("{name} is not a file name") });
+    }
+    let paths: Vec<PathBuf> = names.iter().map(|name| directory.join(name)).collect();
+    match paths.iter().find(|path| !path.try_exists().unwrap_or(false)) {
+        Some(path) => {
+            let message =
+                format!("{INDEX} names it, and it is not there: the model was copied or downloaded in part");
+            Err(Error::Missing { path: path.clone(), message })
+        }
+        None => Ok(paths),
+    }
+}
+
+/// The files that an index names, one for each tensor.
+pub(crate) fn shard_names(index: &serde_json::Map<String, Value>) -> Option<Vec<String>> {
+    let map = index.get("weight_map")?.as_object()?;
+    map.values().map(|name| name.as_str().map(str::to_owned)).collect()
+}
+
+/// Whether a name is that of a file and leads nowhere else.
+pub(crate) fn is_file_name(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0'])
+}
+
+/// Buffers of other programs, which are computed and not read.
+fn is_buffer(name: &str) -> bool {
+    let ends = ["rotary_emb.inv_freq", ".attn.bias", ".attention.bias", ".masked_bias"];
+    ends.iter().any(|end| name.ends_with(end))
 }
 
 impl Weights {
     /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     pub fn open(directory: &Path) -> Result<Self, Error> {
-        let index = directory.join("model.safetensors.index.json");
-        if !index.exists() {
-            let path = directory.join("model.safetensors");
-            if !path.exists() {
-                let message = if directory.join("adapter_model.safetensors").exists() {
-                    "this is an adapter: it needs its base model"
-                } else {
-                    "no model.safetensors: weights in another format have to be converted first"
-                };
-                return Err(Error::Missing { path: directory.into(), message: message.into() });
-            }
-            return Self::of_files(&[path]);
-        }
-        let map = read_json(&index)?;
-        let Some(Value::Object(map)) = map.get("weight_map") else {
-            return Err(Error::Weights { path: index, message: "no weight_map".into() });
-        };
-        let mut names: Vec<String> =
-            map.values().filter_map(|name| name.as_str().map(str::to_owned)).collect();
-        names.sort();
-        names.dedup();
-        if let Some(name) = names.iter().find(|name| name.contains(['/', '\\'])) {
-            return Err(Error::Weights { path: index, message: format!("{name} is not a file name") });
-        }
-        let paths: Vec<PathBuf> = names.iter().map(|name| directory.join(name)).collect();
-        Self::of_files(&paths)
+        Self::of_files(&weight_paths(directory)?)
     }
 
     /// Opens given files.
@@ -67,6 +110,7 @@ impl Weights {
         let mut files = Vec::new();
         let mut places = BTreeMap::new();
         for (index, path) in paths.iter().enumerate() {
+            regular(path)?;
             let bytes = fs_err::read(path)?;
             let damaged =
                 |source| Error::Weights { path: path.clone(), message: format!("damaged: {source}") };
@@ -75,7 +119,31 @@ impl Weights {
             }
             files.push((path.clone(), bytes));
         }
-        Ok(Self { files, places })
+        Ok(Self { files, places, read: RefCell::default() })
+    }
+
+    /// Names that nobody read, without buffers of other programs.
+    pub fn unread(&self) -> Vec<String> {
+        let read = self.read.borrow();
+        self.places.keys().filter(|name| !read.contains(*name) && !is_buffer(name)).cloned().collect()
+    }
+
+    /// The rows of a matrix.
+    pub(crate) fn rows(&self, name: &str) -> Option<usize> {
+        let (_, file) = self.files.get(*self.places.get(name)?)?;
+        SafeTensors::deserialize(file).ok()?.tensor(name).ok()?.shape().first().copied()
+    }
+
+    /// Whether two tensors hold the same bytes in the same format. Both count as read.
+    pub(crate) fn equal(&self, a: &str, b: &str) -> bool {
+        self.read.borrow_mut().extend([a.to_owned(), b.to_owned()]);
+        let parsed = |name: &str| {
+            let (_, file) = self.files.get(*self.places.get(name)?)?;
+            SafeTensors::deserialize(file).ok()
+        };
+        let (Some(left), Some(right)) = (parsed(a), parsed(b)) else { return false };
+        let (Ok(left), Ok(right)) = (left.tensor(a), right.tensor(b)) else { return false };
+        (left.dtype(), left.shape(), left.data()) == (right.dtype(), right.shape(), right.data())
     }
 
     /// All names.
@@ -102,15 +170,25 @@ impl Weights {
     pub fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
         let Some(place) = self.places.get(name) else {
             let path = self.files.first().map(|(path, _)| path.clone()).unwrap_or_default();
-            let message = format!("no tensor {name}: does config.json belong to these weights?");
+            let message = match self.quantized(name) {
+                Some(part) => {
+                    format!("{name} is stored quantized ({part}): take the model that it was quantized from")
+                }
+                None => format!("no tensor {name}: does config.json belong to these weights?"),
+            };
             return Err(Error::Weights { path, message });
         };
+        self.read.borrow_mut().insert(name.to_owned());
         let (path, file) = &self.files[*place];
         let fail = |message: String| Error::Weights { path: path.clone(), message };
         let tensors = SafeTensors::deserialize(file).map_err(|source| fail(source.to_string()))?;
         let view = tensors.tensor(name).map_err(|source| fail(format!("{name}: {source}")))?;
         let (dtype, found, bytes) = (view.dtype(), view.shape(), view.data());
         if found != shape {
+            if let Some(part) = self.quantized(name) {
+                let hint = "take the model that it was quantized from";
+                return Err(fail(format!("{name} is stored quantized ({part} is beside it): {hint}")));
+            }
             return Err(fail(format!("{name} has shape {found:?}, config.json says {shape:?}")));
         }
         let values: Vec<f32> = match dtype {
@@ -121,12 +199,34 @@ impl Weights {
                 bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
             }
             Dtype::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-            other => return Err(fail(format!("{name} is stored as {other:?}; F32, BF16 and F16 are read"))),
+            other => {
+                let hint =
+                    "F32, BF16 and F16 are read: where it is quantized, take the model that it was made from";
+                return Err(fail(format!("{name} is stored as {other:?}; {hint}")));
+            }
         };
         if let Some(bad) = values.iter().position(|value| !value.is_finite()) {
             return Err(fail(format!("{name} holds {} at place {bad}", values[bad])));
         }
         Ok(values)
+    }
+}
+
+impl Weights {
+    /// A tensor beside that of `name` which only quantized weights have.
+    fn quantized(&self, name: &str) -> Option<String> {
+        let stem = name.strip_suffix("weight")?;
+        let whole = [
+            "qweight",
+            "weight_packed",
+            "weight_blocks",
+            "weight.absmax",
+            "SCB",
+            "weight_scale",
+            "weight_scale_inv",
+            "scales",
+        ];
+        whole.iter().map(|end| format!("{stem}{end}")).find(|part| self.has(part))
     }
 }
 

@@ -6,10 +6,11 @@ use kernels::Gelu;
 use serde_json::{Map, Value};
 
 use super::head::HEAD;
+use super::keys::{self, MOST_LAYERS};
 use super::{Config, Gemma, Gpt, Head};
 use crate::error::Error;
 use crate::family::{FAMILIES, Family};
-use crate::rope::Scaling;
+use crate::rope::{Refused, Scaling};
 
 struct Fields<'a> {
     map: &'a Map<String, Value>,
@@ -90,6 +91,75 @@ impl Fields<'_> {
             scaled: self.get("scale_attn_weights")?.unwrap_or(true),
             scaled_by_layer: self.get("scale_attn_by_inverse_layer_idx")?.unwrap_or(false),
         })
+    }
+
+    /// The head that `architectures` names.
+    fn head(&self) -> Result<Head, Error> {
+        let architecture: String = self
+            .get::<Vec<String>>("architectures")?
+            .and_then(|list| list.into_iter().next())
+            .unwrap_or_default();
+        let (class, family) = (architecture.as_str(), self.family);
+        let language =
+            ["ForCausalLM", "LMHeadModel", "ForCausalLMWithValueHead"].iter().any(|end| class.ends_with(end));
+        if class.is_empty() || language || class == format!("{}Model", family.class) {
+            return Ok(Head::Language);
+        }
+        if !class.ends_with("ForSequenceClassification") {
+            let hint = format!(
+                "{0}{1} (next tokens) and {0}ForSequenceClassification (one score) are supported",
+                family.class, family.causal
+            );
+            return Err(self.unsupported("architectures", class, &hint));
+        }
+        let labels = self.get::<Map<String, Value>>("id2label")?.map(|labels| labels.len());
+        let labels = self.get("num_labels")?.or(labels).unwrap_or(2);
+        match self.get::<String>(HEAD)? {
+            Some(name) => Head::named(&name, labels)
+                .ok_or_else(|| self.unsupported(HEAD, name, "`vocabulary` and `quantile` are known")),
+            None if labels == 1 => Ok(Head::Score),
+            None => Err(self.unsupported("num_labels", labels, "a reward model has one label")),
+        }
+    }
+
+    /// Base and scaling of the rotary frequencies, and the table that they are from. transformers 5 keeps all rotary fields in
+    /// `rope_parameters`; older files have `rope_scaling`, which goes before it, and the base beside it.
+    fn rotary(&self, context: usize) -> Result<(f64, Scaling, Map<String, Value>), Error> {
+        if self.family.names.positions.is_some() {
+            return Ok((10_000.0, Scaling::None, Map::new()));
+        }
+        let table = |key: &str| Ok::<_, Error>(self.get::<Map<String, Value>>(key)?.unwrap_or_default());
+        let (field, mut table) = match (table("rope_scaling")?, table("rope_parameters")?) {
+            (scaling, parameters) if scaling.is_empty() => ("rope_parameters", parameters),
+            (scaling, _) => ("rope_scaling", scaling),
+        };
+        if let Some((kind, Value::Object(first))) = table.iter().find(|(_, value)| value.is_object()) {
+            // A table for each kind of layer.
+            if table.values().any(|other| other.as_object() != Some(first)) {
+                let hint = "one table for all layers is supported";
+                return Err(self.unsupported(field, format!("a table of its own for {kind}"), hint));
+            }
+            table = first.clone();
+        }
+        let neox = self.family.model_type == "gpt_neox";
+        let beside: Option<f64> = self.get(if neox { "rotary_emb_base" } else { "rope_theta" })?;
+        let theta = table.get("rope_theta").and_then(Value::as_f64).or(beside).unwrap_or(10_000.0);
+        // It says the same in files that have both; what it means alone, versions of transformers differ in.
+        if let Some(other) = self.get::<f64>("rope_theta")?.filter(|other| neox && *other != theta) {
+            let hint = format!("the base of a gpt_neox is rotary_emb_base, here {theta}: give both alike");
+            return Err(self.unsupported("rope_theta", other, &hint));
+        }
+        let share = table.get("partial_rotary_factor").and_then(Value::as_f64);
+        if let Some(share) = share.filter(|share| !neox && *share != 1.0) {
+            let hint = format!("all of a head is rotated in a {}", self.family.model_type);
+            return Err(self.unsupported(&format!("{field}.partial_rotary_factor"), share, &hint));
+        }
+        let original = self.get::<f64>("original_max_position_embeddings")?;
+        let scaling =
+            Scaling::from_json(&table, context, original).map_err(|Refused { key, value, hint }| {
+                self.unsupported(&format!("{field}.{key}"), value, &hint)
+            })?;
+        Ok((theta, scaling, table))
     }
 
     /// How many dimensions of a GPT-NeoX's heads are rotated; `parameters` is its `rope_parameters`.
@@ -194,7 +264,7 @@ impl Config {
     /// Reads `config.json` (the layout of the hub and that of transformers 5) and `generation_config.json` beside it.
     pub fn read(directory: &Path) -> Result<Self, Error> {
         let path = directory.join("config.json");
-        if !path.exists() {
+        if !path.try_exists().unwrap_or(false) {
             let message =
                 "no config.json: name a Hugging Face model directory, `tiny`, or hf://org/name".into();
             return Err(Error::Missing { path: directory.into(), message });
@@ -221,6 +291,8 @@ impl Config {
             let known: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
             fields.unsupported("model_type", &model_type, &format!("one of: {}", known.join(", ")))
         })?;
+        let notes = keys::audit(&model_type, &raw)
+            .map_err(|(field, value, hint)| fields.unsupported(&field, value, &hint))?;
         let (qwen2, qwen3) = (model_type == "qwen2", model_type == "qwen3");
         let gemma = if model_type == "gemma2" { Some(fields.gemma()?) } else { None };
         let gpt = match model_type.as_str() {
@@ -235,22 +307,7 @@ impl Config {
         if gemma.is_none() && gpt.is_none() && activation != "silu" {
             return Err(fields.unsupported("hidden_act", activation, "silu is supported"));
         }
-        let architecture: String = fields
-            .get::<Vec<String>>("architectures")?
-            .and_then(|list| list.into_iter().next())
-            .unwrap_or_default();
-        let head = if architecture.ends_with("ForSequenceClassification") {
-            let labels = fields.get::<Map<String, Value>>("id2label")?.map(|labels| labels.len());
-            let labels = fields.get("num_labels")?.or(labels).unwrap_or(2);
-            match fields.get::<String>(HEAD)? {
-                Some(name) => Head::named(&name, labels)
-                    .ok_or_else(|| fields.unsupported(HEAD, name, "`vocabulary` and `quantile` are known"))?,
-                None if labels == 1 => Head::Score,
-                None => return Err(fields.unsupported("num_labels", labels, "a reward model has one label")),
-            }
-        } else {
-            Head::Language
-        };
+        let head = fields.head()?;
         let hidden_size = fields.need("hidden_size")?;
         let vocab_size = fields.need("vocab_size")?;
         if head == Head::Vocabulary {
@@ -261,6 +318,10 @@ impl Config {
             }
         }
         let (layers, heads) = (fields.need("num_hidden_layers")?, fields.need("num_attention_heads")?);
+        if layers > MOST_LAYERS {
+            let hint = format!("a model has at most {MOST_LAYERS}: is the file damaged?");
+            return Err(fields.unsupported(fields.family.field("num_hidden_layers"), layers, &hint));
+        }
         // The heads of a GPT are the hidden states in parts, and all have keys and values of their own.
         let key_value_heads =
             if gpt.is_some() { heads } else { fields.get("num_key_value_heads")?.unwrap_or(heads) };
@@ -281,26 +342,12 @@ impl Config {
         if head_dim == 0 || (head_dim % 2 != 0 && !learned) {
             return Err(fields.unsupported("head_dim", head_dim, "rotary positions need an even number"));
         }
-        // transformers 5 keeps all rotary fields in one table, older files have them at the top.
-        let parameters: Map<String, Value> = fields.get("rope_parameters")?.unwrap_or_default();
-        let rope_theta = match parameters.get("rope_theta").and_then(Value::as_f64) {
-            Some(theta) => theta,
-            None if gpt.is_some() => {
-                fields.get("rotary_emb_base")?.or(fields.get("rope_theta")?).unwrap_or(10_000.0)
-            }
-            None => fields.get("rope_theta")?.unwrap_or(10_000.0),
-        };
+        let (rope_theta, rope_scaling, table) = fields.rotary(max_position_embeddings)?;
         let rotary_dims = match gpt {
             _ if learned => 0,
-            Some(_) => fields.rotary_dims(head_dim, &parameters)?,
+            Some(_) => fields.rotary_dims(head_dim, &table)?,
             None => head_dim,
         };
-        let scaling = match fields.get::<Map<String, Value>>("rope_scaling")? {
-            Some(scaling) => scaling,
-            None => parameters,
-        };
-        let rope_scaling = Scaling::from_json(&scaling, max_position_embeddings)
-            .map_err(|(value, hint)| fields.unsupported("rope_scaling", value, &hint))?;
         let attention_bias: bool = fields.get("attention_bias")?.unwrap_or(gpt.is_some());
         let epsilon = fields.family.field("norm_eps");
         let norm_eps = fields.get(epsilon)?.unwrap_or(if gpt.is_some() { 1e-5 } else { 1e-6 });
@@ -335,6 +382,7 @@ impl Config {
             mlp_bias: gpt.is_some() || fields.get("mlp_bias")?.unwrap_or(false),
             head,
             eos: fields.eos(vocab_size),
+            notes,
             model_type,
             raw,
         })
@@ -343,12 +391,25 @@ impl Config {
 
 /// Reads a JSON object.
 pub(crate) fn read_json(path: &Path) -> Result<Map<String, Value>, Error> {
+    regular(path)?;
     let text = fs_err::read_to_string(path)?;
     serde_json::from_str(&text).map_err(|source| Error::Json { path: PathBuf::from(path), source })
 }
 
+/// Refuses what is there and is no file: reading a pipe would wait for ever.
+pub(crate) fn regular(path: &Path) -> Result<(), Error> {
+    match fs_err::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => {
+            let message = "it is no regular file (a folder, a pipe or a device)".into();
+            Err(Error::Missing { path: path.into(), message })
+        }
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn token_ids(value: Option<&Value>) -> Vec<u32> {
-    let one = |value: &Value| value.as_u64().map(|id| id as u32);
+    let one = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
     match value {
         Some(Value::Array(ids)) => ids.iter().filter_map(one).collect(),
         Some(value) => one(value).into_iter().collect(),
