@@ -68,7 +68,7 @@ pub struct Decoder {
     /// A scalar head beside the language head, on the same hidden states: the value of a text so far, for PPO. It belongs to
     /// training and is no part of the model's own files.
     pub value: Option<Linear>,
-    tied: Option<Arc<Packed>>,
+    pub(crate) tied: Option<Arc<Packed>>,
     /// How keys and values are kept where it is only run.
     cache: Precision,
     inverse_frequencies: Vec<f32>,

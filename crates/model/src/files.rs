@@ -6,11 +6,15 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor};
 use serde_json::{Map, Value, json};
 
+use crate::adapter::{self, Settings};
+pub use crate::adapter::{
+    AdapterConfig, BilinearConfig, adapter_config, is_adapter, weights_path as adapter_weights,
+};
 use crate::bilinear::Bilinear;
 use crate::config::{Config, Head, MapShape, read_json};
 use crate::decoder::{Decoder, VALUE_HEAD};
 use crate::error::Error;
-use crate::linear::{Lora, tensor};
+use crate::linear::{Linear, Lora, tensor};
 use crate::params::Slot;
 use crate::weights::{Float, Named, Weights, serialize};
 
@@ -20,61 +24,9 @@ const SHARD_BYTES: usize = 5_000_000_000;
 /// What an adapter says about a head that is no plain score, which PEFT has no field for.
 const HEAD_FILE: &str = "head.json";
 
-/// Adapter settings, as PEFT's `adapter_config.json` has them.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AdapterConfig {
-    /// Rank.
-    pub r: usize,
-    /// `lora_alpha`: the product is scaled by alpha / r, or alpha / √r.
-    pub alpha: f64,
-    /// Scale by alpha / √r (rank-stabilised LoRA, arXiv 2312.03732).
-    pub use_rslora: bool,
-    /// Last parts of the names of the adapted maps, such as `q_proj`.
-    pub targets: Vec<String>,
-    /// The base model's name.
-    pub base: String,
-    /// The part that depends on weights of objectives (PBLoRA), where there is one; [`AdapterConfig::r`] is then the rank of
-    /// the shared part alone.
-    pub bilinear: Option<BilinearConfig>,
-}
-
-/// The part of an adapter that depends on weights of objectives.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BilinearConfig {
-    /// Its rank.
-    pub r: usize,
-    /// The objectives, in the order of their matrices.
-    pub objectives: Vec<String>,
-}
-
-impl AdapterConfig {
-    /// Factor of the product `B A`.
-    pub fn scaling(&self) -> f64 {
-        // PBLoRA divides by the rank of the part that depends on the weights, as its public code does.
-        let r = self.bilinear.as_ref().map_or(self.r, |bilinear| bilinear.r) as f64;
-        self.alpha / if self.use_rslora { r.sqrt() } else { r }
-    }
-
-    /// Rows of `A`.
-    fn rank(&self) -> usize {
-        self.r + self.bilinear.as_ref().map_or(0, |bilinear| bilinear.r)
-    }
-
-    /// The settings of the ordinary adapter that this is once its weights of objectives are chosen.
-    #[must_use]
-    pub fn folded(&self) -> Self {
-        let r = self.rank();
-        Self { r, alpha: self.scaling() * r as f64, use_rslora: false, bilinear: None, ..self.clone() }
-    }
-
-    fn applies_to(&self, path: &str) -> bool {
-        self.targets.iter().any(|target| path == target || path.ends_with(&format!(".{target}")))
-    }
-}
-
 /// Loads a model directory. A directory that holds an adapter is loaded with its base: a path beside it or as given.
 pub fn load(directory: &Path, device: &Device) -> Result<Decoder, Error> {
-    let config = Config::read(directory)?;
+    let mut config = Config::read(directory)?;
     let weights = Weights::open(directory)?;
     let names = config.names();
     // A bare decoder is stored without the prefix of the causal model.
@@ -83,7 +35,18 @@ pub fn load(directory: &Path, device: &Device) -> Result<Decoder, Error> {
     let bare = weights.has(&embedding) && !weights.has(&format!("{prefix}{embedding}"));
     let heads = || names.heads.iter().map(|head| format!("{head}.weight"));
     let stored_head = heads().find(|head| weights.has(head));
-    Decoder::build(config, device, &mut |name, shape| {
+    let language = config.head == Head::Language;
+    if let Some(head) = stored_head.as_deref().filter(|_| language && config.tie_word_embeddings) {
+        let tied = if bare { embedding.clone() } else { format!("{prefix}{embedding}") };
+        if !weights.equal(head, &tied) {
+            config.notes.push(format!(
+                "tie_word_embeddings is true, and {head} is not the embedding: the stored head is used, as transformers 5 does"
+            ));
+            config.tie_word_embeddings = false;
+            config.raw.insert("tie_word_embeddings".into(), json!(false));
+        }
+    }
+    let mut decoder = Decoder::build(config, device, &mut |name, shape| {
         let name = match name.strip_prefix(&prefix) {
             Some(rest) if bare => rest,
             None if heads().any(|head| head == name) => stored_head.as_deref().unwrap_or(name),
@@ -95,7 +58,17 @@ pub fn load(directory: &Path, device: &Device) -> Result<Decoder, Error> {
             }
             _ => weights.read(name, shape),
         }
-    })
+    })?;
+    // A reward model has no use for the head of the language model that it was made of.
+    let mut unread = weights.unread();
+    unread.retain(|name| language || !heads().any(|head| head == *name));
+    if let [first, ..] = unread.as_slice() {
+        let more = if unread.len() == 1 { String::new() } else { format!(" and {} more", unread.len() - 1) };
+        decoder.config.notes.push(format!(
+            "{first}{more} of the weight files: not read, config.json says nothing of such tensors"
+        ));
+    }
+    Ok(decoder)
 }
 
 /// The values of a matrix of so many columns, column after column.
@@ -115,17 +88,12 @@ pub fn load_for_score(
     if decoder.config.head == head { Ok(decoder) } else { Ok(decoder.with_head(head, pad, draw)) }
 }
 
-/// Whether a directory holds an adapter rather than a whole model.
-pub fn is_adapter(directory: &Path) -> bool {
-    directory.join("adapter_config.json").exists()
-}
-
 /// A head, and the fields of `config.json` that describe it.
 pub type AdapterHead = (Head, Map<String, Value>);
 
 /// The head that an adapter brings, and the fields that describe it; `None` where it brings none.
 pub fn adapter_head(directory: &Path) -> Result<Option<AdapterHead>, Error> {
-    let weights = Weights::of_files(&[directory.join("adapter_model.safetensors")])?;
+    let weights = Weights::of_files(&[adapter::weights_path(directory)?])?;
     if !weights.has("base_model.model.score.weight") {
         return Ok(None);
     }
@@ -141,117 +109,154 @@ pub fn adapter_head(directory: &Path) -> Result<Option<AdapterHead>, Error> {
     Ok(Some((head, fields)))
 }
 
-/// Reads `adapter_config.json`.
-pub fn adapter_config(directory: &Path) -> Result<AdapterConfig, Error> {
-    let path = directory.join("adapter_config.json");
-    let map = read_json(&path)?;
-    let unsupported = |field: &str, hint: &str| Error::Unsupported {
-        path: path.clone(),
-        field: field.into(),
-        value: map.get(field).cloned().unwrap_or_default().to_string(),
-        hint: hint.into(),
-    };
-    let kind = map.get("peft_type").and_then(Value::as_str);
-    if !matches!(kind, Some("LORA" | "PBLORA")) {
-        return Err(unsupported("peft_type", "LORA and PBLORA are supported"));
-    }
-    // `fan_in_fan_out` says how PEFT finds the base's weights; what an adapter adds does not depend on it.
-    for field in ["use_dora", "lora_bias"] {
-        if map.get(field).and_then(Value::as_bool) == Some(true) {
-            return Err(unsupported(field, "false is supported"));
-        }
-    }
-    for field in ["rank_pattern", "alpha_pattern"] {
-        if map.get(field).and_then(Value::as_object).is_some_and(|pattern| !pattern.is_empty()) {
-            return Err(unsupported(field, "one rank and one alpha for all maps are supported"));
-        }
-    }
-    let targets = match map.get("target_modules") {
-        Some(Value::Array(names)) => {
-            names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect()
-        }
-        _ => return Err(unsupported("target_modules", "a list of names is supported")),
-    };
-    let rank = |field: &str| {
-        let r = map.get(field).and_then(Value::as_u64).filter(|r| *r > 0);
-        r.map(|r| r as usize).ok_or_else(|| unsupported(field, "a rank of at least 1"))
-    };
-    let (r, bilinear) = if kind == Some("PBLORA") {
-        let count = map.get("obj_num").and_then(Value::as_u64).filter(|count| *count > 0);
-        let count = count.ok_or_else(|| unsupported("obj_num", "a number of objectives"))? as usize;
-        // Public code knows objectives by their places only.
-        let names = map.get("objectives").and_then(Value::as_array).map(|names| {
-            names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect::<Vec<_>>()
-        });
-        let objectives = names.unwrap_or_else(|| (0..count).map(|place| place.to_string()).collect());
-        if objectives.len() != count {
-            return Err(unsupported("objectives", "one name for each of `obj_num`"));
-        }
-        (rank("r1")?, Some(BilinearConfig { r: rank("r2")?, objectives }))
-    } else {
-        (rank("r")?, None)
-    };
-    Ok(AdapterConfig {
-        r,
-        alpha: map.get("lora_alpha").and_then(Value::as_f64).unwrap_or(8.0),
-        use_rslora: map.get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
-        targets,
-        base: map.get("base_model_name_or_path").and_then(Value::as_str).unwrap_or_default().to_owned(),
-        bilinear,
-    })
-}
-
-/// Attaches the adapter of a directory to a loaded base.
+/// Attaches the adapter of a directory to a loaded base. What it holds whole (the head of a reward model, embeddings, the head
+/// over the vocabulary) takes the place of the base's.
+///
+/// # Errors
+/// A setting is not supported, a tensor is missing, or one belongs to nothing.
 pub fn load_adapter(decoder: &mut Decoder, directory: &Path) -> Result<AdapterConfig, Error> {
-    let config = adapter_config(directory)?;
-    let weights = Weights::of_files(&[directory.join("adapter_model.safetensors")])?;
+    let settings = adapter::settings(directory)?;
+    let path = adapter::weights_path(directory)?;
+    let weights = Weights::of_files(std::slice::from_ref(&path))?;
     let device = decoder.device();
-    let mut failure = None;
-    let mut used = 0;
+    let (mut failure, mut adapted) = (None, Vec::new());
+    let head_names = decoder.config.names().heads;
     decoder.each_linear(&mut |path, linear| {
-        if failure.is_some() || !config.applies_to(path) {
+        let head = path == "score" || head_names.contains(&path);
+        if failure.is_some() || !settings.adapts(path, head) {
             return;
         }
         let [out, width] = linear.weight.dims();
         let read = |part: &str, shape: [usize; 2]| {
-            let values = weights.read(&format!("base_model.model.{path}.{part}"), &shape)?;
+            let values = weights.read(&format!("{PREFIX}{path}.{part}"), &shape)?;
             Ok::<_, Error>(tensor(values, shape, &device))
         };
-        match read_lora(&config, [out, width], read) {
+        match read_lora(&settings.config, settings.rank_and_scale(path), [out, width], read) {
             Ok(lora) => linear.lora = Some(lora),
             Err(error) => failure = Some(error),
         }
-        used += if config.bilinear.is_some() { 4 } else { 2 };
+        adapted.push(last_part(path).to_owned());
     });
-    // PEFT keeps the whole head of a reward model beside the factors.
-    if let Some(head) = &mut decoder.head {
-        let name = "base_model.model.score.weight";
-        if weights.has(name) {
-            let shape = head.weight.dims();
-            head.weight = tensor(weights.read(name, &shape)?, shape, &device);
-            head.unpack();
-            used += 1;
-        }
-    }
     if let Some(error) = failure {
         return Err(error);
     }
-    let held = weights.names().count();
-    if used != held {
-        let message =
-            format!("{held} tensors, of which {used} belong to target_modules {:?}", config.targets);
-        return Err(Error::Weights { path: directory.join("adapter_model.safetensors"), message });
+    // PEFT keeps the whole head of a reward model beside the factors.
+    if let Some(head) = decoder.head.as_mut().filter(|_| decoder.config.head.is_score()) {
+        let name = format!("{PREFIX}score.weight");
+        if weights.has(&name) {
+            let shape = head.weight.dims();
+            head.weight = tensor(weights.read(&name, &shape)?, shape, &device);
+            head.unpack();
+        }
+    }
+    saved_embeddings(decoder, &settings, &weights, &path)?;
+    if let [first, ..] = weights.unread().as_slice() {
+        let message = format!("{first} belongs to no map that adapter_config.json names");
+        return Err(Error::Weights { path, message });
+    }
+    let mut config = settings.config;
+    if config.targets.is_empty() {
+        adapted.sort();
+        adapted.dedup();
+        config.targets = adapted;
     }
     Ok(config)
+}
+
+/// Whether an adapter holds embeddings or a head over the vocabulary whole, so that it is more than a change of its base's maps.
+pub fn holds_embeddings(directory: &Path) -> Result<bool, Error> {
+    let weights = Weights::of_files(&[adapter::weights_path(directory)?])?;
+    let factors =
+        ["lora_A.weight", "lora_B.weight", "score.weight", "pblora_A", "pblora_B", "pblora_W1", "pblora_W2"];
+    Ok(weights.names().any(|name| !factors.iter().any(|end| name.ends_with(end))))
+}
+
+/// What PEFT puts before the names of the base.
+const PREFIX: &str = "base_model.model.";
+
+/// Puts embeddings and the head over the vocabulary that an adapter holds whole (`modules_to_save`) in the place of the base's.
+fn saved_embeddings(
+    decoder: &mut Decoder,
+    settings: &Settings,
+    weights: &Weights,
+    path: &Path,
+) -> Result<(), Error> {
+    let names = decoder.config.names();
+    let embedding = format!("{}.weight", names.top(names.embedding));
+    let stored_embedding = Some(format!("{PREFIX}{embedding}")).filter(|name| weights.has(name));
+    let mut heads = names.heads.iter().map(|head| format!("{PREFIX}{head}.weight"));
+    let stored_head = heads.find(|name| weights.has(name)).filter(|_| decoder.config.head == Head::Language);
+    let unknown = |name: &&String| {
+        let own = [names.embedding, "score", "classifier"];
+        !own.iter().chain(names.heads).any(|known| name == known || name.ends_with(&format!(".{known}")))
+    };
+    if let Some(name) = settings.saved.iter().find(unknown) {
+        return Err(Error::Unsupported {
+            path: path.with_file_name(adapter::CONFIG),
+            field: "modules_to_save".into(),
+            value: name.clone(),
+            hint: format!(
+                "the embedding, the head and `score` are supported, here {}, {}",
+                names.embedding,
+                names.head()
+            ),
+        });
+    }
+    if stored_embedding.is_none() && stored_head.is_none() {
+        return Ok(());
+    }
+    let (width, device) = (decoder.config.hidden_size, decoder.device());
+    let matrix = |name: &str| {
+        let rows = weights.rows(name).unwrap_or(decoder.config.vocab_size);
+        Ok::<_, Error>(tensor(weights.read(name, &[rows, width])?, [rows, width], &device))
+    };
+    let (new_embedding, new_head) = (
+        stored_embedding.as_deref().map(matrix).transpose()?,
+        stored_head.as_deref().map(matrix).transpose()?,
+    );
+    let tied = decoder.config.tie_word_embeddings && decoder.config.head == Head::Language;
+    // The head of a tied model is the base's embedding, unless the adapter has one or says that both stay one.
+    let head = match (new_head, &new_embedding) {
+        (Some(head), _) => Some(head),
+        (None, Some(_)) if tied && !settings.keeps_tied => Some(decoder.embed_tokens.clone()),
+        (None, _) => None,
+    };
+    if let Some(embedding) = new_embedding {
+        decoder.config.vocab_size = embedding.dims()[0];
+        decoder.embed_tokens = embedding;
+    }
+    if let Some(head) = head {
+        decoder.config.tie_word_embeddings = false;
+        let lora = decoder.head.take().and_then(|head| head.lora);
+        let head = decoder.head.insert(Linear::new(head, None));
+        head.lora = lora;
+    }
+    decoder.tied = None;
+    let vocab = decoder.config.vocab_size;
+    let rows = decoder
+        .head
+        .as_ref()
+        .filter(|_| decoder.config.head == Head::Language)
+        .map_or(vocab, |head| head.weight.dims()[0]);
+    if rows != vocab {
+        let message = format!(
+            "{vocab} embeddings and a head of {rows} tokens: an adapter that adds tokens has to hold both"
+        );
+        return Err(Error::Weights { path: path.into(), message });
+    }
+    let raw = &mut decoder.config.raw;
+    raw.insert("vocab_size".into(), json!(vocab));
+    raw.insert("tie_word_embeddings".into(), json!(decoder.config.tie_word_embeddings));
+    Ok(())
 }
 
 /// Reads the parts of a map's adapter.
 fn read_lora(
     config: &AdapterConfig,
+    (r, scaling): (usize, f64),
     [out, width]: [usize; 2],
     read: impl Fn(&str, [usize; 2]) -> Result<Tensor<2>, Error>,
 ) -> Result<Lora, Error> {
-    let (r, scaling) = (config.rank(), config.scaling());
     let Some(bilinear) = &config.bilinear else {
         return Ok(Lora::new(read("lora_A.weight", [r, width])?, read("lora_B.weight", [out, r])?, scaling));
     };
@@ -368,8 +373,9 @@ pub fn adapter_files(decoder: &Decoder, config: &AdapterConfig) -> Result<Vec<(S
     for tensor in &mut tensors {
         tensor.name = format!("base_model.model.{}", tensor.name);
     }
+    let (base, revision) = config.base_fields();
     let mut fields = json!({
-        "base_model_name_or_path": config.base,
+        "base_model_name_or_path": base,
         "bias": "none",
         "fan_in_fan_out": decoder.config.names().transposed,
         "inference_mode": true,
@@ -379,6 +385,7 @@ pub fn adapter_files(decoder: &Decoder, config: &AdapterConfig) -> Result<Vec<(S
         "modules_to_save": if score { json!(["score"]) } else { Value::Null },
         "peft_type": "LORA",
         "r": config.r,
+        "revision": revision,
         "target_modules": config.targets,
         "task_type": if score { "SEQ_CLS" } else { "CAUSAL_LM" },
         "use_dora": false,

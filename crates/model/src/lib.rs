@@ -4,6 +4,7 @@
 //! `generate`). On a CPU all of it runs on the fused kernels of `kernels`, whose results do not depend on how many rows
 //! there are: cached equals recomputed and batched equals single, bit for bit.
 
+mod adapter;
 mod beside;
 pub mod bilinear;
 pub mod cache;

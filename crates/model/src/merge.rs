@@ -164,6 +164,7 @@ fn adapters_of_one_base<'a>(parts: &[&Part<'a>]) -> Result<Vec<&'a AdapterConfig
             let message = "it depends on weights of objectives: choose them before it is summed";
             return Err(refuse(part, message.into()));
         }
+        even(part, config)?;
         if let Some(first) = configs.first() {
             let sorted = |config: &AdapterConfig| {
                 let mut targets = config.targets.clone();
@@ -184,6 +185,27 @@ fn adapters_of_one_base<'a>(parts: &[&Part<'a>]) -> Result<Vec<&'a AdapterConfig
         return Err(Error::Weights { path: PathBuf::new(), message: "no adapter to sum".into() });
     }
     Ok(configs)
+}
+
+/// Refuses an adapter whose maps have ranks, scales or layers of their own, which the settings of a sum could not say.
+fn even(part: &Part<'_>, config: &AdapterConfig) -> Result<(), Error> {
+    let mut uneven = None;
+    part.decoder.clone().each_linear(&mut |path, linear| {
+        let own = linear.lora.as_ref().map(|lora| (lora.a.dims()[0], lora.scaling));
+        let expected = config.applies_to(path).then(|| (config.rank(), config.scaling()));
+        if own != expected {
+            uneven.get_or_insert_with(|| path.to_owned());
+        }
+    });
+    match uneven {
+        None => Ok(()),
+        Some(path) => {
+            let message = format!(
+                "its maps have ranks, scales or layers of their own ({path}): adapters alike in all maps can be joined\n  hint: sum whole models"
+            );
+            Err(refuse(part, message))
+        }
+    }
 }
 
 /// The first part with new adapters, made of those of all parts at each map, and with the weighted sum of the heads.

@@ -84,6 +84,52 @@ fn logits_and_scores_agree_with_transformers() {
 }
 
 #[test]
+fn scalings_biases_and_widths_agree_with_transformers() {
+    for name in ["llama_yarn", "llama_yarn_mscale", "llama_linear", "llama_biases", "llama_head_dim"] {
+        let Some(path) = testkit::shared(&format!("fixtures/models2/decoders/{name}")) else { return };
+        let want = expected(&path);
+        for config in ["config.json", "config.v5.json"] {
+            let folder = tempfile::tempdir().expect("a folder");
+            for file in ["model.safetensors", "generation_config.json"] {
+                fs_err::copy(path.join(file), folder.path().join(file)).expect("copied");
+            }
+            fs_err::copy(path.join(config), folder.path().join("config.json")).expect("copied");
+            let policy = Policy::new(name, &load(folder.path(), &Device::flex()).expect("a model"));
+            assert_logits(&format!("{name} {config}"), &policy, &want);
+        }
+    }
+}
+
+/// Compares the logits of all sequences of a fixture.
+fn assert_logits(what: &str, policy: &Policy, want: &Value) {
+    for (s, sequence) in want["sequences"].as_array().expect("sequences").iter().enumerate() {
+        for (t, ours) in logits(policy, &ids(sequence), 1).iter().enumerate() {
+            for (v, theirs) in floats(&want["logits"][s][t]).iter().enumerate() {
+                let off = (f64::from(ours[v]) - theirs).abs();
+                assert!(off < 1e-4, "{what} sequence {s} position {t} id {v}: off by {off}");
+            }
+        }
+    }
+}
+
+#[test]
+fn adapters_of_every_kind_agree_with_peft_or_are_refused_by_name() {
+    let Some(base) = testkit::shared("fixtures/models2/adapters/base_lm") else { return };
+    for name in ["lora", "rslora", "patterns", "all_linear", "regex"] {
+        let Some(path) = testkit::shared(&format!("fixtures/models2/adapters/{name}")) else { return };
+        let mut decoder = load(&base, &Device::flex()).expect("a model");
+        load_adapter(&mut decoder, &path).expect("an adapter");
+        assert_logits(name, &Policy::new(name, &decoder), &expected(&path));
+    }
+    for (name, field) in [("dora", "use_dora"), ("modules_to_save", "score.weight")] {
+        let Some(path) = testkit::shared(&format!("fixtures/models2/adapters/{name}")) else { return };
+        let mut decoder = load(&base, &Device::flex()).expect("a model");
+        let error = load_adapter(&mut decoder, &path).expect_err("refused").to_string();
+        assert!(error.contains(field), "{error}");
+    }
+}
+
+#[test]
 fn greedy_continuations_agree_with_transformers() {
     for name in MODELS {
         let Some(path) = testkit::shared(&format!("fixtures/models/{name}")) else { return };
