@@ -342,8 +342,9 @@ fn answer_one(arguments: &Generate) -> Result<bool, Failure> {
         Text::Plain(asked)
     };
     let rendered = renderer.prompt(&text)?;
-    let prompt =
-        Prompt { index: 0, ids: rendered.ids, text: rendered.text, columns: serde_json::Map::default() };
+    let messages = if let Text::Chat(messages) = &text { Some(&messages[..]) } else { None };
+    let columns = setup::with_messages(serde_json::Map::default(), messages);
+    let prompt = Prompt { index: 0, ids: rendered.ids, text: rendered.text, columns };
     let prompts = [prompt];
     if let Some(rounding) = loaded.rounding(&prompts)? {
         say(&rounding.to_string());

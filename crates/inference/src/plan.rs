@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use inference::Method as _;
 use inference::console::say;
-use inference::setup::{self, Loaded, Places, Recipe};
+use inference::setup::{self, Found, Loaded, Places, Recipe};
 use model::DeviceName;
-use recipe::{ModelLocation, ModelName, RecipeErrors, Source};
+use recipe::{ModelName, RecipeErrors, Source};
 
 use super::Failure;
 
@@ -108,20 +108,16 @@ fn is_remote(recipe: &Recipe) -> bool {
         .any(|name| matches!(name.location(), recipe::DataLocation::Hub { .. }))
 }
 
-/// Whether a model is on this machine, with a note where it is yet to be downloaded.
+/// Whether a model is on this machine, with a note where it is not yet.
 ///
 /// # Errors
-/// It is a directory that is not there.
+/// That of a run that wants it: it is not there, lacks a file, or is not supported.
 fn here(places: &Places, name: &ModelName) -> Result<(bool, &'static str), Failure> {
-    if places.model(name, false)?.is_some() {
-        return Ok((true, ""));
-    }
-    if matches!(name.location(), ModelLocation::Hub { .. }) {
-        return Ok((false, " (not on this machine: the run downloads it)"));
-    }
-    // The error of a run that wants it.
-    places.model(name, true)?;
-    Ok((true, ""))
+    Ok(match places.find(name)? {
+        Found::Here(_) => (true, ""),
+        Found::Hub => (false, " (not on this machine: the run downloads it)"),
+        Found::Stage => (false, " (comes from an earlier stage)"),
+    })
 }
 
 /// Says where a method belongs that a recipe names and this program does not have.

@@ -67,7 +67,7 @@ mod walk;
 pub use common::device::{Device, DeviceKind};
 pub use common::engine::{Bytes, Engine};
 pub use common::lora::Lora;
-pub use common::name::{DataLocation, DataName, ModelLocation, ModelName, NameError};
+pub use common::name::{DataLocation, DataName, ModelLocation, ModelName, NameError, OneOrMany, one_or_many};
 pub use common::optim::{Optim, Schedule};
 pub use common::run::Run;
 pub use common::sampling::Sampling;

@@ -69,6 +69,19 @@ impl Files {
         self.entries.push((TEMPLATE.to_owned(), source.as_bytes().to_vec()));
     }
 
+    /// Sets a field of a JSON file, if the file is there.
+    pub(super) fn set_field(&mut self, name: &str, key: &str, value: &str) -> Result<(), TokenizerError> {
+        let mut json = self.json(name)?;
+        let (Some(map), Some(entry)) =
+            (json.as_object_mut(), self.entries.iter_mut().find(|(known, _)| known == name))
+        else {
+            return Ok(());
+        };
+        map.insert(key.to_owned(), Value::String(value.to_owned()));
+        entry.1 = format!("{json:#}\n").into_bytes();
+        Ok(())
+    }
+
     fn get(&self, name: &str) -> Option<&[u8]> {
         self.entries.iter().find(|(known, _)| known == name).map(|(_, bytes)| bytes.as_slice())
     }

@@ -233,6 +233,31 @@ impl Tokenizer {
         self
     }
 
+    /// A copy that pads with `token`, also in the files that [`save`](Self::save) writes. A token that is not of the vocabulary changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// A file is damaged.
+    pub fn with_pad(mut self, token: &str) -> Result<Self, TokenizerError> {
+        let Some(id) = self.id(token) else { return Ok(self) };
+        for name in ["tokenizer_config.json", "special_tokens_map.json"] {
+            self.files.set_field(name, "pad_token", token)?;
+        }
+        self.special.pad = Some(SpecialToken { text: token.to_owned(), id });
+        Ok(self)
+    }
+
+    /// A token to pad with that no text ends with: the padding token, unless it ends texts too, else the unknown token, else another
+    /// special token that neither ends a generation nor stands in the chat template.
+    pub fn pad_beside_ends(&self) -> Option<SpecialToken> {
+        let template = self.template.as_deref().unwrap_or_default();
+        let fits =
+            |token: &SpecialToken| !self.stop_ids.contains(&token.id) && !template.contains(&token.text);
+        let others =
+            self.special_ids.iter().filter_map(|id| Some(SpecialToken { text: self.token(*id)?, id: *id }));
+        self.special.pad.clone().into_iter().chain(self.special.unk.clone()).chain(others).find(fits)
+    }
+
     fn check_bos(&self, text: &str, add_special: bool) -> Result<(), TokenizerError> {
         match &self.special.bos {
             Some(bos) if add_special && self.adds_bos && text.starts_with(&bos.text) => {

@@ -107,8 +107,9 @@ pub struct RunTable {
     /// What tells it from the others of its series.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub setting: Option<String>,
-    /// Autoregressive reward models, in the order of their weights.
-    #[serde(default)]
+    /// Autoregressive reward models, in the order of their weights: a list of names, or one name.
+    #[serde(default, deserialize_with = "recipe::one_or_many")]
+    #[schemars(with = "recipe::OneOrMany")]
     pub arms: Vec<ModelName>,
     /// Further models of the method by what they are for, as `tuned` and `untuned` of `eft`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use data::chat::Message;
 use data::read::{ReadOptions, read};
 use data::render::{Example, Limit, Pair, RenderError, Stepwise, TokenLength, fit};
 use data::rows::{Body, Kind, Text};
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::labelled::labelled;
+use super::reader::with_messages;
 use super::{Error, Loaded, Places};
 
 /// `[data]`: which rows.
@@ -336,7 +338,8 @@ pub fn prompts(
     } else {
         for row in table.read(places, Kind::Prompt, "prompts.jsonl", seed)?.rows {
             let prompt = renderer.row_prompt(&row)?;
-            add(prompt.ids, prompt.text, row.extra);
+            let messages = messages_of(&row.body);
+            add(prompt.ids, prompt.text, with_messages(row.extra, messages));
         }
     }
     if rows.is_empty() {
@@ -344,6 +347,24 @@ pub fn prompts(
         return Err(Error::Data { what: table.path.to_string(), message });
     }
     Ok(Loading { rows, identical: 0, too_long, unlabelled: 0 })
+}
+
+/// The messages of a row's prompt, where it is a chat.
+fn messages_of(body: &Body) -> Option<&[Message]> {
+    match body {
+        Body::Prompt { prompt }
+        | Body::Completion { prompt, .. }
+        | Body::Preference { prompt, .. }
+        | Body::Stepwise { prompt, .. }
+        | Body::Labelled { prompt, .. } => match prompt {
+            Text::Chat(messages) => Some(messages),
+            Text::Plain(_) => None,
+        },
+        Body::Messages { messages } => {
+            let last = messages.iter().rposition(Message::is_assistant).unwrap_or(messages.len());
+            Some(&messages[..last])
+        }
+    }
 }
 
 /// Prompts with one completion.

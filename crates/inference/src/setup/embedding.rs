@@ -35,7 +35,7 @@ pub fn embedder(
     device: &Device,
 ) -> Result<Embedder, Error> {
     let model = load(places, name, device)?;
-    if model.tokenizer.hash() != loaded.tokenizer.hash() {
+    if !model.reads_tokens_of(loaded) {
         let message = format!(
             "its tokenizer is not that of {}\n  hint: an embedding model reads the policy's token ids; name one of its family",
             loaded.name

@@ -10,6 +10,7 @@ use recipe::{ModelName, Rules, Source, Validate, Violation};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::places::warn;
 use super::{Error, Loaded, Places, load, load_preferring};
 use crate::{Further, Method, MethodConfig, Parts};
 
@@ -145,7 +146,7 @@ pub fn load_beside(
 
 fn beside(loaded: Loaded, base: &Loaded) -> Result<Policy, Error> {
     let loaded = loaded.with_dtype(base.dtype)?;
-    if loaded.tokenizer.hash() != base.tokenizer.hash() {
+    if !loaded.reads_tokens_of(base) {
         let short = |hash: &str| hash.chars().take(8).collect::<String>();
         return Err(Error::Vocabulary {
             name: loaded.name.clone(),
@@ -154,8 +155,22 @@ fn beside(loaded: Loaded, base: &Loaded) -> Result<Policy, Error> {
             base_hash: short(base.tokenizer.hash()),
         });
     }
+    if let Some(note) = other_template(&loaded, base) {
+        warn(&note);
+    }
     let loaded = loaded.beside(base);
     Ok(loaded.policy(loaded.name.clone()))
+}
+
+/// What is to be said of a model that continues the policy's own ids and has a chat template of its own.
+pub(super) fn other_template(loaded: &Loaded, base: &Loaded) -> Option<String> {
+    let template = loaded.tokenizer.chat_template()?;
+    (Some(template) != base.tokenizer.chat_template()).then(|| {
+        format!(
+            "{} reads the prompts of {} as they are, not by its own chat template",
+            loaded.name, base.name
+        )
+    })
 }
 
 /// The scale β_r that each autoregressive reward model was trained with, where the recipe in its run folder says so.

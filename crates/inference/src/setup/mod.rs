@@ -9,7 +9,9 @@ mod generation;
 mod labelled;
 mod models;
 mod outfit;
+mod places;
 mod pools;
+mod reader;
 mod recipe;
 mod rewards;
 mod score;
@@ -24,11 +26,11 @@ pub use embedding::{Embedder, embedder};
 pub use further::{FurtherModels, fits, load_arm, load_beside, scales, suits};
 pub use generation::generation_defaults;
 pub use labelled::{LabelledPair, labelled};
-pub use models::{
-    Dtype, Loaded, ModelTable, Places, Rounding, load, load_any, load_for_score, load_preferring, seconds_in,
-};
+pub use models::{Dtype, Loaded, ModelTable, Rounding, load, load_any, load_for_score, load_preferring};
 pub use outfit::{Named, Outfit, Run};
+pub use places::{Found, Places, seconds_in};
 pub use pools::{PoolPlan, pool, prompt_stream, score};
+pub use reader::with_messages;
 pub use rewards::{
     AnswerForm, CountingSet, Extract, RewardSet, RewardTable, answer_of, build, decode_of, ends_step_of,
 };
@@ -71,7 +73,7 @@ pub enum Error {
     Method(#[from] crate::Error),
     /// Two models whose next-token laws were to be combined read tokens differently.
     #[error(
-        "{name} reads tokens by another tokenizer ({hash}) than {base} ({base_hash}): next-token laws over different tokens cannot be combined\n  hint: name a model of the same family, or guide by whole texts: best-of-n or qalign with a reward"
+        "{name} reads tokens by another tokenizer ({hash}) than {base} ({base_hash}): next-token laws over different tokens cannot be combined\n  hint: name a model of the same family, or guide by whole texts: best-of-n or qalign with `[reward.model]`, which reads texts by a tokenizer of its own"
     )]
     Vocabulary {
         /// The further model.

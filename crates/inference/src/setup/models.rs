@@ -12,12 +12,14 @@ use data::render::Renderer;
 use data::tokenizer::Tokenizer;
 use generate::{Prompt, Purpose, Stream, TokenId};
 use model::files::{self, AdapterConfig, BilinearConfig};
-use model::{Decoder, Head, Policy, Precision, hub};
-use recipe::{Lora, ModelLocation, ModelName, Rules, Validate};
+use model::{Decoder, Head, Policy, Precision};
+use recipe::{Lora, ModelName, Rules, Validate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use super::places::{Places, adapter_of_adapter, base_of, of_base, portable_name, warn};
+use super::reader::same_tokens;
 
 /// `[model]`: which model, and whether adapters are trained on it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -97,88 +99,6 @@ impl Validate for ModelTable {
     }
 }
 
-/// Where the outputs of earlier stages are.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Places {
-    /// Run folders by stage name.
-    pub stages: BTreeMap<String, PathBuf>,
-}
-
-impl Places {
-    /// The file of a run folder that says how long its run took, all sittings together.
-    pub const TIME: &str = "time.json";
-
-    /// The file of a run folder with the alarms of its training: metrics that were where they should not be, a text for each.
-    pub const ALARMS: &str = "alarms.json";
-
-    /// The alarms of a stage's training.
-    pub fn alarms(&self, stage: &str) -> Vec<String> {
-        let text =
-            self.stages.get(stage).and_then(|folder| fs_err::read_to_string(folder.join(Self::ALARMS)).ok());
-        text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
-    }
-
-    /// The seconds that a stage took, where its folder says so.
-    pub fn seconds(&self, stage: &str) -> Option<f64> {
-        seconds_in(self.stages.get(stage)?)
-    }
-
-    /// The run folder of a stage.
-    pub fn stage(&self, name: &str) -> Result<&Path, Error> {
-        self.stages.get(name).map(PathBuf::as_path).ok_or_else(|| Error::Stage {
-            name: name.into(),
-            hint: format!("stages before this one: {:?}", self.stages.keys().collect::<Vec<_>>()),
-        })
-    }
-
-    /// The directory of a model; files of the hub are downloaded when they are not cached and `download` is set.
-    /// `None` where it is not on this machine.
-    pub fn model(&self, name: &ModelName, download: bool) -> Result<Option<PathBuf>, Error> {
-        let directory = match name.location() {
-            ModelLocation::Tiny => tiny(),
-            ModelLocation::Dir(path) => path.clone(),
-            ModelLocation::Hub { repo, revision } => {
-                let revision = revision.as_deref().unwrap_or("main");
-                if download {
-                    return Ok(Some(hub::model(repo, revision)?));
-                }
-                let config = hub::cached(hub::Kind::Model, repo, revision, "config.json");
-                return Ok(config.and_then(|path| path.parent().map(Path::to_path_buf)));
-            }
-            ModelLocation::Stage(name) => match self.stages.get(name) {
-                Some(folder) => folder.join("latest"),
-                None => self.stage(name)?.to_path_buf(),
-            },
-        };
-        if directory.is_dir() {
-            return Ok(Some(directory));
-        }
-        if !download {
-            return Ok(None);
-        }
-        let message = match name.location() {
-            ModelLocation::Stage(_) => {
-                "the stage has no checkpoint yet: run the pipeline from its first stage"
-            }
-            ModelLocation::Tiny => "the shipped model is not here: run from the checkout",
-            _ => "there is no such directory: check the path, or name hf://org/name",
-        };
-        Err(Error::Model(model::Error::Missing { path: directory, message: message.into() }))
-    }
-}
-
-/// The seconds that a run folder's [`Places::TIME`] says.
-pub fn seconds_in(folder: &Path) -> Option<f64> {
-    let text = fs_err::read_to_string(folder.join(Places::TIME)).ok()?;
-    serde_json::from_str::<serde_json::Value>(&text).ok()?.get("seconds")?.as_f64()
-}
-
-/// The shipped model: beside the current directory, else where this program was built.
-fn tiny() -> PathBuf {
-    let here = PathBuf::from("checkpoints/tiny");
-    if here.is_dir() { here } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("../../checkpoints/tiny") }
-}
-
 /// How far the law of a model in fewer bits is from its own in f32: `KL(f32 ‖ rounded)` of the next-token laws on some tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rounding {
@@ -215,6 +135,8 @@ impl fmt::Display for Rounding {
 pub struct Loaded {
     /// The name it was asked for by.
     pub name: String,
+    /// The name by which other programs find it: the hub's, or an absolute path.
+    pub portable: String,
     /// The decoder, its adapter attached.
     pub decoder: Decoder,
     /// Its tokenizer.
@@ -307,6 +229,12 @@ impl Loaded {
         self
     }
 
+    /// Whether its token ids mean what those of `other` mean: every token that both have has one id and one text. Tokens that one of
+    /// them has more (padding that was added, rows that fill a vocabulary up) take nothing away.
+    pub fn reads_tokens_of(&self, other: &Self) -> bool {
+        same_tokens(&self.tokenizer, &other.tokenizer)
+    }
+
     /// The renderer of its tokenizer and chat template.
     pub fn renderer(&self) -> Result<Renderer<'_>, Error> {
         let template = match self.tokenizer.chat_template() {
@@ -376,15 +304,20 @@ fn load_with(
     let Some(directory) = places.model(name, true)? else {
         return Err(Error::Data { what: name.to_string(), message: "there is no such model".into() });
     };
+    let say =
+        |decoder: &Decoder| decoder.config.notes.iter().for_each(|note| warn(&format!("{name}: {note}")));
     if !files::is_adapter(&directory) {
         if preference.is_some() {
             return Err(no_preference(name));
         }
         let decoder = read(&directory)?;
+        say(&decoder);
         let tokenizer = Tokenizer::from_dir(&directory)?;
+        padding(name, &decoder, &tokenizer);
         let hash = hash_of(&[&directory])?.remove(0);
         return Ok(Loaded {
             name: name.to_string(),
+            portable: portable_name(name, &directory),
             decoder,
             tokenizer,
             adapter: None,
@@ -394,16 +327,17 @@ fn load_with(
             backbone: Rc::default(),
         });
     }
-    // An adapter names its base the way a recipe does.
-    let config = files::adapter_config(&directory)?;
-    let base: ModelName = config.base.parse().map_err(|error| Error::Data {
-        what: directory.join("adapter_config.json").display().to_string(),
-        message: format!("base_model_name_or_path = {:?}: {error}", config.base),
-    })?;
-    let Some(base_directory) = places.model(&base, true)? else {
+    // An adapter names its base the way a recipe does, or by the hub's id.
+    let base = base_of(&directory)?;
+    let found = places.model(&base, true).map_err(|error| of_base(&directory, error))?;
+    let Some(base_directory) = found else {
         return Err(Error::Data { what: base.to_string(), message: "there is no such model".into() });
     };
+    if files::is_adapter(&base_directory) {
+        return Err(adapter_of_adapter(&directory, &base));
+    }
     let mut decoder = read(&base_directory)?;
+    say(&decoder);
     if let Some((head, fields)) = files::adapter_head(&directory)? {
         if decoder.config.head != head {
             let pad = Tokenizer::from_dir(&base_directory)?.pad_id();
@@ -422,16 +356,30 @@ fn load_with(
     if !weights.is_empty() {
         hash = format!("{hash}-{weights:?}");
     }
+    // With embeddings of its own it has no weights in common with others of its base.
+    let weights = if files::holds_embeddings(&directory)? { hash.clone() } else { hashes.remove(0) };
     Ok(Loaded {
         name: name.to_string(),
+        portable: portable_name(name, &directory),
         decoder,
         tokenizer,
         adapter: Some(adapter),
         hash,
         dtype: Dtype::F32,
-        weights: hashes.remove(0),
+        weights,
         backbone: Rc::default(),
     })
+}
+
+/// Says of a reward model whose padding is what its texts end with that it is read otherwise elsewhere.
+fn padding(name: &ModelName, decoder: &Decoder, tokenizer: &Tokenizer) {
+    let pad = decoder.config.raw.get("pad_token_id").and_then(serde_json::Value::as_u64);
+    let ends = pad.is_some_and(|pad| tokenizer.stop_ids().iter().any(|id| u64::from(*id) == pad));
+    if ends && decoder.config.head == Head::Score {
+        warn(&format!(
+            "{name}: its pad_token_id is the token that ends a text, which transformers skips: it reads the score before that token, and here it is read at it"
+        ));
+    }
 }
 
 fn no_preference(name: &ModelName) -> Error {
@@ -468,18 +416,98 @@ fn chosen(
     Ok(objectives.iter().map(|objective| weights.get(objective).copied().unwrap_or(0.0)).collect())
 }
 
-/// For each of some directories, the hash of all weight files of it and of those before it.
+/// Files that decide what a model computes and reads, beside its weights.
+const DECIDING: [&str; 8] = [
+    "adapter_config.json",
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "head.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+];
+
+/// Fields of those that decide nothing: names and versions. The base of an adapter is hashed itself.
+const NAMES: [&str; 8] = [
+    "_name_or_path",
+    "base_model_name_or_path",
+    "inference_mode",
+    "name_or_path",
+    "peft_version",
+    "revision",
+    "transformers_version",
+    "use_cache",
+];
+
+/// For each of some directories, the hash of what decides about it and those before it: weights, and settings whatever the order of
+/// their keys.
 fn hash_of(directories: &[&Path]) -> Result<Vec<String>, Error> {
     let mut hasher = blake3::Hasher::new();
     let mut hashes = Vec::new();
     for directory in directories {
         let entries = fs_err::read_dir(directory).map_err(model::Error::Io)?;
-        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        let mut paths: Vec<PathBuf> =
+            entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
         paths.sort();
-        for path in paths.iter().filter(|path| path.extension().is_some_and(|ext| ext == "safetensors")) {
-            hasher.update(&fs_err::read(path).map_err(model::Error::Io)?);
+        for path in &paths {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let weights = path.extension().is_some_and(|ext| ext == "safetensors");
+            if !weights && !DECIDING.contains(&name.as_ref()) {
+                continue;
+            }
+            let mut bytes = fs_err::read(path).map_err(model::Error::Io)?;
+            if path.extension().is_some_and(|ext| ext == "json")
+                && let Ok(mut value) = serde_json::from_slice::<serde_json::Value>(&bytes)
+            {
+                if let Some(map) = value.as_object_mut() {
+                    map.retain(|key, _| !NAMES.contains(&key.as_str()));
+                }
+                value.sort_all_objects();
+                bytes = value.to_string().into_bytes();
+            }
+            hasher.update(name.as_bytes());
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(&bytes);
         }
         hashes.push(hasher.finalize().to_hex()[..32].to_owned());
     }
     Ok(hashes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_of_a_model_is_of_its_settings_too_whatever_their_order() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| fs_err::write(folder.path().join(name), text).expect("written");
+        let hash = || hash_of(&[folder.path()]).expect("a hash").remove(0);
+        write("model.safetensors", "weights");
+        write("config.json", r#"{"rope_theta": 10000, "nested": {"a": 1, "b": 2}}"#);
+        let first = hash();
+        write(
+            "config.json",
+            r#"{"nested": {"b": 2, "a": 1}, "rope_theta": 10000, "transformers_version": "5"}"#,
+        );
+        assert_eq!(hash(), first);
+        write("config.json", r#"{"rope_theta": 20, "nested": {"a": 1, "b": 2}}"#);
+        assert_ne!(hash(), first);
+        write("config.json", r#"{"rope_theta": 10000, "nested": {"a": 1, "b": 2}}"#);
+        write("README.md", "nothing");
+        assert_eq!(hash(), first);
+        for (name, text) in [
+            ("adapter_config.json", r#"{"lora_alpha": 8}"#),
+            ("adapter_config.json", r#"{"lora_alpha": 16}"#),
+            ("head.json", r#"{"num_labels": 3}"#),
+            ("chat_template.jinja", "{{ messages }}"),
+            ("tokenizer_config.json", r#"{"pad_token": "x"}"#),
+            ("model.safetensors", "weights2"),
+        ] {
+            let before = hash();
+            write(name, text);
+            assert_ne!(hash(), before, "{name}");
+        }
+    }
 }

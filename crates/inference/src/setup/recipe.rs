@@ -19,8 +19,9 @@ pub struct Recipe {
     /// The policy.
     #[serde(default)]
     pub model: ModelTable,
-    /// Autoregressive reward models, in the order of the method's weights: `arms = ["checkpoints/arm/latest"]`.
-    #[serde(default)]
+    /// Autoregressive reward models, in the order of the method's weights: `arms = ["checkpoints/arm"]`, or one name.
+    #[serde(default, deserialize_with = "recipe::one_or_many")]
+    #[schemars(with = "recipe::OneOrMany")]
     pub arms: Vec<ModelName>,
     /// Further models of the method by what they are for, as `models = { tuned = "…", untuned = "…" }` of `eft`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

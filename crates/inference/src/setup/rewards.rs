@@ -16,6 +16,9 @@ use reward::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::further::other_template;
+use super::places::warn;
+use super::reader::{ByText, Reader};
 use super::text::{BeforeStop, CompletionText};
 use super::{DataTable, Dtype, Error, Loaded, Places, load, load_any};
 
@@ -295,6 +298,8 @@ impl RewardTable {
 pub struct RewardSet {
     table: RewardTable,
     model: Option<Policy>,
+    /// How the model reads texts, where it does not read the policy's ids.
+    reader: Option<Reader>,
     /// The parts of a sum.
     parts: Vec<(f64, RewardSet)>,
     text: CompletionText,
@@ -326,7 +331,8 @@ pub fn ends_step_of(loaded: &Loaded) -> impl Fn(TokenId) -> bool + use<> {
     move |id| decode(&[id]).contains('\n')
 }
 
-/// Loads what a reward needs. Its model must have the tokenizer of the policy `loaded`.
+/// Loads what a reward needs. A reward model reads the token ids of the policy `loaded`, or where its chat template or tokenizer is
+/// another, its texts.
 pub fn build(
     table: &RewardTable,
     places: &Places,
@@ -338,7 +344,7 @@ pub fn build(
         // Scores in pools of earlier versions are of another reading of answers.
         identity.push_str(", compared by value");
     }
-    let mut parts = Vec::new();
+    let (mut parts, mut reader) = (Vec::new(), None);
     let model = match (table, &table.models()[..]) {
         (RewardTable::Sum(all), _) => {
             for part in all.iter().filter(|part| part.weight != 0.0) {
@@ -356,19 +362,27 @@ pub fn build(
                 _ => load_any(places, name, device)?,
             };
             let scorer = scorer.with_dtype(dtype)?;
-            if scorer.tokenizer.hash() != loaded.tokenizer.hash() {
+            if scorer.decoder.config.head == Head::Score {
+                reader = Reader::of(&scorer, loaded)?;
+            } else if !scorer.reads_tokens_of(loaded) {
                 let message = format!(
-                    "its tokenizer is not that of {}\n  hint: a reward model reads the policy's token ids; train one on the policy's family",
+                    "its tokenizer is not that of {}\n  hint: log-probabilities and values of next tokens are of the policy's token ids; a reward model with one score (`reward`) reads texts by its own tokenizer",
                     loaded.name
                 );
                 return Err(Error::Data { what: name.to_string(), message });
             }
+            let other = reader.as_ref().map(|reader| format!("{name}: {}", reader.note()));
+            let other = other.or_else(|| other_template(&scorer, loaded));
+            other.iter().for_each(|note| warn(note));
             identity = format!("{identity} {}", scorer.hash);
             Some(scorer.policy(scorer.name.clone()))
         }
     };
+    if let Some(reader) = &reader {
+        identity = format!("{identity} {}", reader.identity());
+    }
     let text = CompletionText::new(loaded, &[]);
-    Ok(RewardSet { table: table.clone(), model, parts, text, stops: false, identity })
+    Ok(RewardSet { table: table.clone(), model, reader, parts, text, stops: false, identity })
 }
 
 /// What a reward of models would read, counted without running them; see [`RewardSet::counting`].
@@ -468,7 +482,13 @@ impl RewardSet {
             (RewardTable::Model(_), Some(model)) if model.decoder().config.head == Head::Vocabulary => {
                 Box::new(VocabularyModel::new(model)?)
             }
-            (RewardTable::Model(_), Some(model)) => Box::new(SequenceModel::new(model)?),
+            (RewardTable::Model(_), Some(model)) => {
+                let scores = SequenceModel::new(model)?;
+                match &self.reader {
+                    Some(reader) => Box::new(ByText::new(scores, reader)),
+                    None => Box::new(scores),
+                }
+            }
             (RewardTable::Arm(table), Some(model)) => Box::new(AutoregressiveModel::new(model, table.beta)?),
             (RewardTable::Answer(table), _) => Box::new(Verifier::new(table.check(), decode())),
             (RewardTable::Pattern(table), _) => {

@@ -141,7 +141,7 @@ pub fn build_value(
     };
     let policy = |name: &ModelName| {
         let given = load(places, name, device)?.with_dtype(loaded.dtype)?;
-        if given.tokenizer.hash() != loaded.tokenizer.hash() {
+        if !given.reads_tokens_of(loaded) {
             let message = format!(
                 "its tokenizer is not that of {}\n  hint: an implicit value reads the policy's token ids; tune a model of the policy's family",
                 loaded.name

@@ -101,3 +101,39 @@ macro_rules! string_name {
     };
 }
 use string_name;
+
+/// Reads a list of names, or one name in its place.
+pub fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<ModelName>, D::Error> {
+    struct Names;
+    impl<'de> serde::de::Visitor<'de> for Names {
+        type Value = Vec<ModelName>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a list of models, or one")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(vec![text.parse().map_err(E::custom)?])
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+            let mut names = Vec::new();
+            while let Some(name) = items.next_element()? {
+                names.push(name);
+            }
+            Ok(names)
+        }
+    }
+    deserializer.deserialize_any(Names)
+}
+
+/// The schema of what [`one_or_many`] reads.
+#[derive(Debug, schemars::JsonSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "it is a schema alone")]
+pub enum OneOrMany {
+    /// One model.
+    One(ModelName),
+    /// Several.
+    Many(Vec<ModelName>),
+}
