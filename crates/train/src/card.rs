@@ -2,10 +2,44 @@
 
 use std::path::Path;
 
+use data::tokenizer::Tokenizer;
+use model::Head;
+
+use crate::checkpoint::Learner;
 use crate::recipe::{METHODS, Recipe};
 
-/// The text of `README.md`.
-pub fn text(recipe: &Recipe, base: &str) -> String {
+/// The text of `README.md` of a checkpoint.
+pub fn of(recipe: &Recipe, learner: &Learner) -> String {
+    let mut text = text(recipe, &learner.base);
+    if learner.decoder.config.head == Head::Score {
+        text.push_str(&reading(&learner.tokenizer));
+    }
+    text
+}
+
+/// How other programs read the score.
+fn reading(tokenizer: &Tokenizer) -> String {
+    let end = tokenizer.special().eos.as_ref().map_or_else(String::new, |eos| format!(" (`{}`)", eos.text));
+    let pad = match tokenizer.pad_beside_ends() {
+        Some(pad) => format!(
+            "transformers finds it as the last token that is not `pad_token_id`, which therefore has to be {} (`{}`), as the \
+             tokenizer here has it: with an adapter, set `model.config.pad_token_id = tokenizer.pad_token_id`. With the end of a text as \
+             padding it would read the token before",
+            pad.id, pad.text
+        ),
+        None => "transformers finds it as the last token that is not `pad_token_id`; no token of this tokenizer ends no text, so \
+                 score rows one by one with `pad_token_id = None`"
+            .to_owned(),
+    };
+    format!(
+        "\n## Score\n\nThe score of a text is read at its last token, the end of the text{end} included; {pad}.\n"
+    )
+}
+
+/// The text of `README.md`, whatever the model's head.
+fn text(recipe: &Recipe, base: &str) -> String {
+    // The id that the hub knows, where the base is there.
+    let base = base.strip_prefix("hf://").map_or(base, |id| id.split('@').next().unwrap_or(id));
     let name = recipe.method.name();
     let info = METHODS.iter().find(|info| info.name == name);
     let (paper, summary) = info.map_or(("-", ""), |info| (info.paper, info.summary));

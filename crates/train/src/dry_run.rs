@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use data::render::Example;
-use inference::setup::{self, Loaded, ModelTable, RewardTable};
+use inference::setup::{self, Found, Loaded, ModelTable, RewardTable};
 use model::{Config, DeviceName, Head};
 
 use crate::error::Error;
@@ -272,10 +272,11 @@ fn count(limit: usize) -> String {
 }
 
 fn here(job: &Job, name: &::recipe::ModelName) -> &'static str {
-    match job.places.model(name, false) {
-        Ok(Some(_)) => "",
-        Ok(None) if name.as_str().starts_with("stage:") => "(comes from an earlier stage)",
-        _ => "(not on this machine)",
+    match job.places.find(name) {
+        Ok(Found::Here(_)) => "",
+        Ok(Found::Stage) => "(comes from an earlier stage)",
+        Ok(Found::Hub) => "(to be downloaded)",
+        Err(_) => "(not on this machine)",
     }
 }
 
@@ -354,9 +355,12 @@ mod tests {
     fn config(model_type: &str) -> Config {
         let fields = json!({
             "model_type": model_type, "vocab_size": 30, "hidden_size": 16, "intermediate_size": 24, "n_inner": 40,
-            "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "rotary_pct": 0.5,
+            "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
         });
-        let fields = fields.as_object().cloned().expect("a map");
+        let mut fields = fields.as_object().cloned().expect("a map");
+        if model_type == "gpt_neox" {
+            fields.insert("rotary_pct".into(), json!(0.5));
+        }
         Config::from_json(fields, Path::new("config.json")).expect("a config")
     }
 

@@ -289,7 +289,7 @@ fn supervise<O: Objective>(
 
 /// Puts the weights that are trained on the differentiating device.
 fn learner(recipe: &Recipe, loaded: Loaded) -> Result<Learner, Error> {
-    let Loaded { name, mut decoder, tokenizer, .. } = loaded;
+    let Loaded { name, portable, mut decoder, mut tokenizer, .. } = loaded;
     // An adapter of an earlier stage becomes part of the base.
     decoder.each_linear(&mut |_, linear| linear.merge());
     let adapter = match &recipe.model.lora {
@@ -300,7 +300,7 @@ fn learner(recipe: &Recipe, loaded: Loaded) -> Result<Learner, Error> {
                 alpha: lora.alpha,
                 use_rslora: lora.use_rslora,
                 targets: lora.targets.clone().unwrap_or_else(|| decoder.config.adapted()),
-                base: name.clone(),
+                base: portable,
                 bilinear: match &recipe.method {
                     Method::Parm(settings) => Some(settings.bilinear()),
                     _ => None,
@@ -311,6 +311,13 @@ fn learner(recipe: &Recipe, loaded: Loaded) -> Result<Learner, Error> {
             Some(config)
         }
     };
+    if decoder.config.head == Head::Score
+        && let Some(pad) = tokenizer.pad_beside_ends()
+    {
+        // transformers reads the score at the last token that is not this one, and so no text may end with it.
+        decoder.config.raw.insert("pad_token_id".into(), json!(pad.id));
+        tokenizer = tokenizer.with_pad(&pad.text).map_err(Error::other)?;
+    }
     Ok(Learner { decoder, adapter, tokenizer, base: name })
 }
 
@@ -338,7 +345,7 @@ fn train(
     let adapters = learner.adapter.is_some();
     let trained = mark_trained(&mut learner.decoder, adapters);
     write_run(recipe, site, &json!({ "trained_parameters": trained, "base": learner.base }))?;
-    let card = card::text(recipe, &learner.base);
+    let card = card::of(recipe, learner);
     let plan = Plan {
         folder: &site.folder,
         title: &site.title,
@@ -400,7 +407,7 @@ pub fn sampling(table: &::recipe::Sampling) -> generate::Sampling {
 fn merge_models(recipe: &Recipe, settings: &Soup, site: &Site<'_>, device: &Device) -> Result<Ended, Error> {
     let learner = settings.cook(&recipe.model.path, &site.places, device)?;
     write_run(recipe, site, &json!({ "base": learner.base }))?;
-    let path = checkpoint::export(&site.folder, &learner, &card::text(recipe, &learner.base))?;
+    let path = checkpoint::export(&site.folder, &learner, &card::of(recipe, &learner))?;
     let kind = match &learner.adapter {
         Some(adapter) => format!("an adapter of rank {}", adapter.r),
         None => "a whole model".into(),
