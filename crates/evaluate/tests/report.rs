@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use evaluate::report::{Comparison, Cost, Report, RowInput, Section, figures, metric, table_within, write};
+use evaluate::report::{
+    Comparison, Cost, Fact, Report, RowInput, Section, figures, metric, table_within, write,
+};
 
 /// One row whose values per prompt are simple numbers.
 fn row(method: &str, policy: &str, n: usize, values: &[(&str, [f64; 4])], tokens: u64) -> RowInput {
@@ -171,6 +173,36 @@ fn the_page_needs_nothing_else_and_escapes_text() {
 }
 
 #[test]
+fn a_report_says_what_was_run_and_what_its_columns_mean() {
+    let mut comparison = Comparison::new("said", 0, 24, 0).unwrap();
+    let mut base = row("sample", "tiny", 1, &[(metric::ACCURACY, [0.0, 1.0, 0.0, 0.0])], 100);
+    base.per_prompt.insert(metric::REWARD_GOLD.to_owned(), base.per_prompt[metric::ACCURACY].clone());
+    base.per_prompt.insert(metric::TRUNCATED.to_owned(), vec![Some(0.75); 24]);
+    base.basis = Some("mean over the 8 samples of a prompt".to_owned());
+    comparison.add(base).unwrap();
+    comparison
+        .about([Fact::new("data", "rows.jsonl, blake3 0123"), Fact::new("command", "train \u{1b}[2J.toml")]);
+    let report = comparison.finish().unwrap();
+    let figures = figures(&report).unwrap();
+    let (page, text) =
+        (evaluate::report::html(&report, &figures), evaluate::report::markdown(&report, &figures));
+    for file in [&page, &text, &table_within(&report, Some(110))] {
+        assert!(
+            file.contains("Completions cut at the limit of new tokens: 75 % of sample on tiny"),
+            "{file}"
+        );
+        assert!(file.contains("sample: mean over the 8 samples of a prompt."), "{file}");
+        assert!(!file.contains('\u{1b}'), "a control character is written out");
+    }
+    for file in [&page, &text] {
+        assert!(file.contains("rows.jsonl, blake3 0123"), "{file}");
+        assert!(file.contains("Share of prompts whose answer is right"), "{file}");
+    }
+    assert!(page.contains("href=\"#column-accuracy\"") && page.contains("id=\"column-accuracy\""));
+    assert!(!text.contains("| reward/gold"), "one number is there once");
+}
+
+#[test]
 fn figures_hold_every_series_as_text_and_stay_inside() {
     let figures = figures(&report()).unwrap();
     assert_eq!(figures.len(), 2);
@@ -180,7 +212,7 @@ fn figures_hold_every_series_as_text_and_stay_inside() {
         }
         assert!(!figure.svg.contains("NaN") && !figure.svg.contains("inf"), "{}", figure.file);
     }
-    assert!(figures[0].svg.contains("KL from base (nats)"));
+    assert!(figures[0].svg.contains("KL from base at temperature 1 (nats)"));
     assert!(figures[1].svg.contains("Tokens per prompt") && figures[1].svg.contains("majority on tiny"));
 }
 

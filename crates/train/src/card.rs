@@ -1,7 +1,5 @@
 //! The model card of a checkpoint.
 
-use std::path::Path;
-
 use data::tokenizer::Tokenizer;
 use model::Head;
 
@@ -67,14 +65,6 @@ pub fn with_alarms(card: &str, alarms: &[String]) -> String {
     format!(
         "{card}\n## Alarms\n\nMetrics that were where they should not be, with the step they were first seen at:\n\n{lines}"
     )
-}
-
-/// The commit that is checked out, where the program runs in a checkout.
-pub fn git() -> Option<String> {
-    let head = fs_err::read_to_string(".git/HEAD").ok()?;
-    let Some(name) = head.trim().strip_prefix("ref: ") else { return Some(head.trim().to_owned()) };
-    let loose = fs_err::read_to_string(Path::new(".git").join(name)).ok();
-    loose.map(|commit| commit.trim().to_owned())
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ pub mod pairs;
 pub mod pipeline;
 pub mod pooled;
 pub mod progress;
+pub mod provenance;
 pub mod recipe;
 pub mod reference;
 pub mod schedule;

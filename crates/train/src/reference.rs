@@ -56,6 +56,7 @@ pub fn write(folder: &Path) -> Result<(), Error> {
     }
     atomic::write(&folder.join("tables.md"), tables(&training, &test_time).as_bytes())?;
     atomic::write(&folder.join("metrics.md"), format!("{MARK}{}", metrics::page()).as_bytes())?;
+    atomic::write(&folder.join("columns.md"), format!("{MARK}{}", evaluate::report::glossary()).as_bytes())?;
     atomic::write(&folder.join("README.md"), index(&trained, &sampled).as_bytes())?;
     Ok(())
 }
@@ -184,8 +185,10 @@ A value that is no number, text or switch is written `{ label = \"…\", value =
 one item whose `path` is `sweep:NAME`.";
 
 fn index(trained: &[Entry], sampled: &[Entry]) -> String {
-    let mut text =
-        format!("{MARK}# Reference\n\n[Tables of a recipe](tables.md) · [Metrics of training](metrics.md)\n");
+    let mut text = format!(
+        "{MARK}# Reference\n\n[Tables of a recipe](tables.md) · [Metrics of training](metrics.md) · \
+             [Columns of a report](columns.md)\n"
+    );
     for (title, folder, entries) in
         [("Methods of `train`", "train", trained), ("Methods at test time", "inference", sampled)]
     {
@@ -263,5 +266,6 @@ mod tests {
         ] {
             assert!(tables.contains(part), "{part}");
         }
+        assert!(read("README.md").contains("(columns.md)") && read("columns.md").contains("| `win_rate` |"));
     }
 }

@@ -76,6 +76,7 @@ pub(super) fn row(
         cost: base.drawing.get(&base.pool.samples_per_prompt()).copied().unwrap_or_default(),
         diagnostics: diagnostics.map(|(name, value)| (name.to_owned(), value)).into(),
         sweep: None,
+        basis: Some("mean over the base's samples of the lengths of the row's answers".to_owned()),
     }
 }
 

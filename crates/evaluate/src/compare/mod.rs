@@ -3,9 +3,11 @@
 //! One pool of samples per policy serves every rule that chooses from samples, for every n, by its exact expectation over
 //! subsets. Methods that act while a text is made run by themselves, on the same prompts. Every row carries what it cost.
 
+mod about;
 mod alarms;
 mod config;
 mod error;
+mod fate;
 mod labels;
 mod length;
 mod pairs;

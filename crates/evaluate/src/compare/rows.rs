@@ -8,9 +8,10 @@ use inference::selection::{Similarities, SimilarityTable};
 use inference::{Divergence, Method, MethodConfig, Need, PoolRule, PoolView};
 use objective::error::InputError;
 
+use super::fate::Fate;
 use super::labels::params_of;
 use super::price::ByCount;
-use crate::report::{Cost, RowInput};
+use crate::report::{Cost, RowInput, metric};
 
 /// A policy's pool with everything that rules look at.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(super) struct Scored<'a> {
     pub(super) answers: Option<Vec<Vec<String>>>,
     /// Whether the gold reward is the share of right answers.
     pub(super) gold_is_accuracy: bool,
+    /// What became of each sample.
+    pub(super) fates: Vec<Vec<Fate>>,
     /// The similarities that its rules look at.
     pub(super) alike: Vec<Alike>,
     /// What drawing so many samples costs by itself, and what scoring them by the proxy does.
@@ -120,6 +123,9 @@ pub(super) fn rule_row(
         };
         put("win_rate", won);
         put("length", Some(mean(&|i| samples[i].ids.len() as f64)));
+        for (name, is) in Fate::checks(scored.gold_is_accuracy) {
+            put(name, Some(mean(&|i| f64::from(u8::from(is(&scored.fates[place][i]))))));
+        }
         // The law drawn from lies `sample.kl` from the base on average; the rule moves it further.
         let drawn = if method.rule().is_some() && n > 1 {
             let to_base = |i: usize| samples[i].log_prob - samples[i].raw_log_prob;
@@ -128,6 +134,10 @@ pub(super) fn rule_row(
             samples.iter().map(|sample| sample.kl).sum::<Option<f64>>().map(|sum| sum / samples.len() as f64)
         };
         put("kl", rule_kl.value().zip(drawn).map(|(rule, drawn)| rule + drawn));
+        if !scored.pool.key().sampling.is_raw() {
+            // Of another policy it would take the base's own filtered distribution on its samples.
+            put(metric::KL_AS_SAMPLED, rule_kl.value().filter(|_| std::ptr::eq(scored, base)));
+        }
         if let Some(reason) = rule_kl.reason() {
             reasons.insert("kl".to_owned(), reason.to_owned());
         }
@@ -141,6 +151,13 @@ pub(super) fn rule_row(
     if own_base && method.rule().is_some() {
         let reason = "no sample of the base is left beside the n chosen from; raise `samples` above n";
         reasons.insert("win_rate".to_owned(), reason.to_owned());
+    }
+    if !std::ptr::eq(scored, base) {
+        let reason =
+            "of another policy than the base the divergence is known to the base at temperature 1 only";
+        reasons.insert(metric::KL_AS_SAMPLED.to_owned(), reason.to_owned());
+    } else if let Some(reason) = reasons.get("kl").cloned() {
+        reasons.insert(metric::KL_AS_SAMPLED.to_owned(), reason);
     }
     let at = |prices: &ByCount| prices.get(&n).copied().unwrap_or_default();
     let mut cost = at(&scored.drawing);
@@ -158,9 +175,34 @@ pub(super) fn rule_row(
         per_prompt: values.into_iter().map(|(name, values)| (name.to_owned(), values)).collect(),
         reasons,
         cost,
-        diagnostics: BTreeMap::new(),
+        diagnostics: kl_of_best_of(method, n),
         sweep: None,
+        basis: Some(basis(method, scored.pool.samples_per_prompt(), subsets)),
     })
+}
+
+/// What the value of a prompt is in the row of a rule.
+fn basis(method: &MethodConfig, samples: usize, subsets: usize) -> String {
+    match method.rule() {
+        None => format!("mean over the {samples} samples of a prompt"),
+        Some(rule) if rule.is_exact() => {
+            format!("mean over all subsets of n of the {samples} samples of a prompt, one answer of each")
+        }
+        Some(_) => {
+            format!(
+                "mean over {subsets} random subsets of n of the {samples} samples of a prompt, one answer of each"
+            )
+        }
+    }
+}
+
+/// `log n − (n − 1)/n` of best-of-n and worst-of-n, for their row to be compared with.
+pub(super) fn kl_of_best_of(method: &MethodConfig, n: usize) -> BTreeMap<String, f64> {
+    if !matches!(method, MethodConfig::BestOfN(_) | MethodConfig::WorstOfN(_)) || n == 0 {
+        return BTreeMap::new();
+    }
+    let n = n as f64;
+    [("log n - (n-1)/n".to_owned(), n.ln() - (n - 1.0) / n)].into()
 }
 
 #[cfg(test)]
@@ -202,6 +244,7 @@ mod tests {
             proxy: Some(vec![gold]),
             answers: None,
             gold_is_accuracy: false,
+            fates: vec![vec![Fate::default(); gold.len()]],
             alike: Vec::new(),
             drawing: [(4, Cost { decode_tokens: 9, ..Cost::default() })].into(),
             scoring: [(4, Cost { reward_tokens: 5, ..Cost::default() })].into(),

@@ -13,9 +13,11 @@ use model::Policy;
 use recipe::{ModelLocation, ModelName};
 use serde_json::json;
 
+use super::about;
 use super::alarms;
 use super::config::{Compare, PolicyTable};
 use super::error::Error;
+use super::fate::Fates;
 use super::labels;
 use super::length;
 use super::pairs;
@@ -26,7 +28,7 @@ use super::under::under_inference;
 use crate::attempts::{self, Failures};
 use crate::frontier::{PerPrompt, Tilts};
 use crate::pairwise;
-use crate::report::{Comparison, Cost, Report, Section, SweepPlace};
+use crate::report::{Comparison, Cost, Fact, Report, Section, SweepPlace};
 use crate::stats::Resamples;
 
 /// What a comparison runs with.
@@ -54,12 +56,13 @@ pub struct Settings<'a> {
     pub device: &'a Device,
     /// Where pools are kept.
     pub pools: &'a Path,
+    /// What the report says of the program, the command and the machine.
+    pub program: Vec<Fact>,
     /// Is told what happens and the share that is done of it; may stop the run.
     pub watch: &'a mut dyn FnMut(&str, f64) -> bool,
 }
 
 struct PolicyPool {
-    name: String,
     pool: Pool,
     gold: RewardId,
     proxy: Option<RewardId>,
@@ -140,12 +143,13 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
             Some(set) => Some(setup::score(&mut pool, "proxy", set, &prompts, settings.pools)?),
             None => None,
         };
-        pools.push(PolicyPool { name: table.name.clone(), pool, gold: gold_id, proxy: proxy_id, parameters });
+        pools.push(PolicyPool { pool, gold: gold_id, proxy: proxy_id, parameters });
     }
 
     let form = compare.gold.answers();
     let gold_is_accuracy = form.is_some();
     let extract = setup::answer_of(base, form.unwrap_or_default(), stop);
+    let fates = Fates::new(base, form, stop);
     let context = Context { compare, loaded: base, prompts: &prompts };
     let (mut scored, mut unanswered) = (Vec::new(), Vec::new());
     for (policy, table) in pools.iter().zip(&compare.policies) {
@@ -166,6 +170,7 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
             proxy: policy.proxy.as_ref().map(|id| pool.rewards(id)).transpose()?,
             answers,
             gold_is_accuracy,
+            fates: fates.of_pool(pool, &prompts),
             alike,
             drawing,
             scoring,
@@ -220,6 +225,7 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
             base_pool: &scored[0],
             base_name: &compare.policies[0].name,
             loaded: base,
+            fates: &fates,
         };
         match run_method(&context, settings, &mut comparison)? {
             Some(()) => {}
@@ -254,11 +260,16 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
             settings.max_new_tokens
         ));
     }
-    for policy in &pools {
-        comparison.setting(format!("policy {}", policy.name), policy.pool.key().policy.clone());
+    if !settings.sampling.is_raw() {
+        comparison.note(format!(
+            "`kl` is to {} at temperature 1 without filters, and completions were drawn at {}: `kl` of its own samples is \
+             therefore not zero. `kl/as_sampled` is to {} as it was drawn from here.",
+            compare.policies[0].name,
+            about::sampling(settings.sampling),
+            compare.policies[0].name
+        ));
     }
-    comparison.setting("max_new_tokens", settings.max_new_tokens.to_string());
-    comparison.setting("temperature", settings.sampling.temperature.to_string());
+    comparison.about(about::facts(compare, settings, &loaded, &prompts, (&gold, proxy.as_ref()))?);
     let inputs: Vec<PerPrompt> = comparison.rows().iter().map(PerPrompt::from).collect();
     let mut report = comparison.finish()?;
     // Divergences are to the base's own law, so its samples have to be of that law.

@@ -14,12 +14,13 @@ use serde_json::json;
 
 use super::config::{Compare, RunTable};
 use super::error::Error;
+use super::fate::{Fate, Fates};
 use super::labels::run_params;
 use super::length;
-use super::rows::{Scored, cost_of, wins};
+use super::rows::{Scored, cost_of, kl_of_best_of, wins};
 use super::run::Settings;
 use super::target;
-use crate::report::{Comparison, RowInput, SweepPlace};
+use crate::report::{Comparison, RowInput, SweepPlace, metric};
 
 /// How a run draws.
 pub(super) fn sampling_of(table: &RunTable, settings: &Settings<'_>) -> Sampling {
@@ -81,6 +82,8 @@ pub(super) struct RunContext<'a> {
     /// The base's name.
     pub(super) base_name: &'a str,
     pub(super) loaded: &'a Loaded,
+    /// Tells what became of an answer.
+    pub(super) fates: &'a Fates,
 }
 
 /// Runs one method and adds its rows: one, or one for each point of its curve.
@@ -307,6 +310,11 @@ fn answer_row(
     per_prompt.insert("win_rate".into(), some(&won));
     let lengths: Vec<f64> = point.answers.iter().map(|(ids, _)| ids.len() as f64).collect();
     per_prompt.insert("length".into(), some(&lengths));
+    let fates: Vec<Fate> = candidates.iter().map(|candidate| context.fates.of(candidate)).collect();
+    for (name, is) in Fate::checks(matches!(context.compare.gold, RewardTable::Answer(_))) {
+        per_prompt
+            .insert(name.into(), fates.iter().map(|fate| Some(f64::from(u8::from(is(fate))))).collect());
+    }
     // On another policy than the base a method's divergence refers to that policy.
     let to_base = std::ptr::eq(context.policy, context.base);
     per_prompt.insert("kl".into(), point.kl.iter().map(|kl| kl.filter(|_| to_base)).collect());
@@ -317,8 +325,13 @@ fn answer_row(
             point.kl_reason.clone().unwrap_or_else(|| "the method picks an answer, not a text".into());
         reasons.insert("kl".into(), reason);
     }
+    if !context.base_pool.pool.key().sampling.is_raw() {
+        per_prompt.insert(metric::KL_AS_SAMPLED.into(), vec![None; context.prompts.len()]);
+        reasons.insert(metric::KL_AS_SAMPLED.into(), "known of rules on the base's pool only".into());
+    }
     let params = run_params(context.compare, context.table);
     let mut diagnostics = point.diagnostics.clone();
+    diagnostics.extend(kl_of_best_of(method, point.n));
     diagnostics.extend(point.cost.acceptance().map(|share| ("draft/acceptance".to_owned(), share)));
     // Targets are of the policy that chains run on.
     let target = target::divergence(context.base_pool, &point.targets, sampling).filter(|_| to_base);
@@ -342,5 +355,6 @@ fn answer_row(
         cost: cost_of(&point.cost),
         diagnostics,
         sweep: None,
+        basis: Some("the one answer of a run of its own".to_owned()),
     })
 }

@@ -5,10 +5,11 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::metric::{self, STANDARD};
-use super::model::{Cost, Metric, PairedDifference, Report, Row, Section};
+use super::checks;
+use super::metric::{self, ACCURACY, KL, KL_AS_SAMPLED, REWARD_GOLD, STANDARD, WIN_RATE};
+use super::model::{Cost, Fact, Metric, PairedDifference, Report, Row, Section};
 use super::sweep::{Sweep, SweepPlace};
-use crate::stats::{Resamples, ResamplesError, wilson};
+use crate::stats::{Interval, Resamples, ResamplesError, wilson};
 
 /// Below this number of prompts percentile intervals are rough, and the report says so.
 const FEW_PROMPTS: usize = 20;
@@ -34,6 +35,8 @@ pub struct RowInput {
     pub diagnostics: BTreeMap<String, f64>,
     /// Where it stands in a sweep, if it does.
     pub sweep: Option<SweepPlace>,
+    /// See [`Row::basis`].
+    pub basis: Option<String>,
 }
 
 /// What is wrong with the rows of a comparison.
@@ -124,6 +127,7 @@ pub struct Comparison {
     title: Option<String>,
     notes: Vec<String>,
     sections: Vec<Section>,
+    about: Vec<Fact>,
     settings: BTreeMap<String, String>,
     objectives: bool,
 }
@@ -155,6 +159,7 @@ impl Comparison {
             title: None,
             notes: Vec::new(),
             sections: Vec::new(),
+            about: Vec::new(),
             settings: BTreeMap::new(),
             objectives: false,
         })
@@ -192,7 +197,12 @@ impl Comparison {
         self.sections.push(section);
     }
 
-    /// Records a setting: a model's name, a device, a version.
+    /// Says how the comparison was made: data, models, program, hardware.
+    pub fn about(&mut self, facts: impl IntoIterator<Item = Fact>) {
+        self.about.extend(facts);
+    }
+
+    /// Records a further setting.
     pub fn setting(&mut self, name: impl Into<String>, value: impl Into<String>) {
         self.settings.insert(name.into(), value.into());
     }
@@ -279,7 +289,7 @@ impl Comparison {
                     .iter()
                     // Of those that every row has, one says why it is missing.
                     .filter(|name| STANDARD.contains(name) || row.per_prompt.contains_key(**name))
-                    .map(|name| ((*name).to_owned(), mean(row, name, &resamples)))
+                    .map(|name| ((*name).to_owned(), mean(row, name, index == self.base, &resamples)))
                     .collect(),
                 cost: row.cost,
                 versus_base: if index == self.base {
@@ -287,15 +297,18 @@ impl Comparison {
                 } else {
                     names
                         .iter()
+                        .filter(|name| !metric::is_check(name))
                         .filter_map(|name| {
                             Some(((*name).to_owned(), difference(row, base, name, &resamples)?))
                         })
                         .collect()
                 },
+                basis: row.basis.clone(),
                 diagnostics: row.diagnostics.clone(),
                 sweep: row.sweep.clone(),
             })
             .collect();
+        self.notes.splice(0..0, checks::notes(&rows));
         let leaders = names
             .iter()
             .filter(|name| metric::has_best(name))
@@ -314,6 +327,7 @@ impl Comparison {
             title: self.title,
             notes: self.notes,
             sections: self.sections,
+            about: self.about,
             settings: self.settings,
             frontier: None,
             sweep: Sweep::of(&self.rows, &resamples, self.objectives),
@@ -345,22 +359,48 @@ fn partial(row: &RowInput, prompts: usize) -> Vec<String> {
         .collect()
 }
 
-fn mean(row: &RowInput, name: &str, resamples: &Resamples) -> Metric {
+fn mean(row: &RowInput, name: &str, is_base: bool, resamples: &Resamples) -> Metric {
     let Some(values) = row.per_prompt.get(name).filter(|values| values.iter().any(Option::is_some)) else {
         let reason = row.reasons.get(name).cloned();
         return Metric::null(reason.unwrap_or_else(|| "not measured".to_owned()));
     };
     let mut metric = Metric::from(resamples.mean(values));
-    // Resampling equal values shows no spread. Of a share that is all or nothing on every prompt that would claim certainty.
+    if metric.low.is_none() {
+        return metric;
+    }
     let present: Vec<f64> = values.iter().flatten().copied().collect();
-    if metric.low.is_some()
-        && metric::is_share(name)
-        && [0.0, 1.0].iter().any(|end| present.iter().all(|value| value == end))
-        && let Some(interval) = wilson(present.iter().sum(), present.len() as u64, resamples.level())
-    {
-        (metric.low, metric.high) = (Some(interval.low), Some(interval.high));
+    if present.iter().any(|value| *value != present[0]) {
+        return metric;
+    }
+    // Resampling equal values shows no spread, which would claim certainty. Exact are a divergence of zero, and what the base
+    // wins against itself.
+    let exact = match name {
+        KL | KL_AS_SAMPLED => present[0] == 0.0,
+        WIN_RATE => is_base,
+        _ => false,
+    };
+    if exact {
+        return metric;
+    }
+    let outcomes = is_share(row, name).then(|| of_equal_outcomes(&present, resamples.level())).flatten();
+    (metric.low, metric.high) = (outcomes.map(|found| found.low), outcomes.map(|found| found.high));
+    if outcomes.is_none() {
+        metric.reason = Some("every prompt has the same value, which tells nothing of its spread".to_owned());
     }
     metric
+}
+
+/// Whether the values are shares. A gold reward that is the accuracy under another name is one.
+fn is_share(row: &RowInput, name: &str) -> bool {
+    let is_accuracy =
+        || row.per_prompt.get(ACCURACY).is_some_and(|own| row.per_prompt.get(name) == Some(own));
+    metric::is_share(name) || (name == REWARD_GOLD && is_accuracy())
+}
+
+/// The interval of a share where all outcomes are 0, or all are 1: Wilson's, as resampling shows no spread.
+fn of_equal_outcomes(values: &[f64], level: f64) -> Option<Interval> {
+    let all = |end: f64| values.iter().all(|value| *value == end);
+    (all(0.0) || all(1.0)).then(|| wilson(values.iter().sum(), values.len() as u64, level)).flatten()
 }
 
 fn difference(
@@ -369,9 +409,34 @@ fn difference(
     name: &str,
     resamples: &Resamples,
 ) -> Option<PairedDifference> {
-    let found = resamples.difference(row.per_prompt.get(name)?, base.per_prompt.get(name)?).ok()?;
+    let (own, other) = (row.per_prompt.get(name)?, base.per_prompt.get(name)?);
+    let mut found = resamples.difference(own, other).ok()?;
+    if is_share(row, name)
+        && found.estimate.interval.is_ok()
+        && let Some(interval) = of_equal_changes(own, other, resamples.level())
+    {
+        found.estimate.interval = Ok(interval);
+    }
     let covers_zero = found.covers_zero();
     Some(PairedDifference { difference: Metric::from(Ok(found.estimate)), covers_zero })
+}
+
+/// The interval of a difference of outcomes that are 0 or 1, where every prompt has the same difference: no change lies
+/// within as many changes to either side as Wilson's interval of none allows, and a change on every prompt likewise.
+fn of_equal_changes(own: &[Option<f64>], other: &[Option<f64>], level: f64) -> Option<Interval> {
+    let pairs: Vec<(f64, f64)> =
+        own.iter().zip(other).filter_map(|(own, other)| (*own).zip(*other)).collect();
+    let is_outcome = |value: f64| value == 0.0 || value == 1.0;
+    let first = pairs.first().map(|(own, other)| own - other)?;
+    if !pairs.iter().all(|(own, other)| is_outcome(*own) && is_outcome(*other) && own - other == first) {
+        return None;
+    }
+    let changed = wilson(pairs.len() as f64 * first.abs(), pairs.len() as u64, level)?;
+    Some(match first {
+        f if f > 0.0 => changed,
+        f if f < 0.0 => Interval { low: -changed.high, high: -changed.low },
+        _ => Interval { low: -changed.high, high: changed.high },
+    })
 }
 
 /// The row of best mean and those whose paired difference from it covers zero, in the order of rows.

@@ -18,6 +18,46 @@ pub(super) fn params(row: &Row) -> String {
     row.params.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
+/// What the values of prompts are, each kind with the methods that it is of.
+pub(super) fn bases(report: &Report) -> Vec<String> {
+    let mut found: Vec<(&str, Vec<&str>)> = Vec::new();
+    for row in report.rows.iter().filter(|row| row.sweep.is_none()) {
+        let Some(basis) = row.basis.as_deref() else { continue };
+        match found.iter_mut().find(|(known, _)| *known == basis) {
+            Some((_, methods)) if methods.contains(&row.method.as_str()) => {}
+            Some((_, methods)) => methods.push(&row.method),
+            None => found.push((basis, vec![&row.method])),
+        }
+    }
+    found.into_iter().map(|(basis, methods)| format!("{}: {basis}", methods.join(", "))).collect()
+}
+
+/// How intervals were found.
+pub(super) fn method_of_intervals(report: &Report) -> String {
+    format!(
+        "{} intervals by bootstrap over prompts ({} replicates; differences paired on prompts; Wilson's interval for shares \
+         whose outcomes are all 0 or all 1)",
+        percent(report.level),
+        report.replicates
+    )
+}
+
+/// The text with control characters, and those that turn the direction of text, written out: they must not act in a
+/// terminal or page.
+pub(super) fn printable(text: &str) -> String {
+    let turns =
+        |c: char| matches!(c, '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\r' | '\t' => shown.push(' '),
+            c if c.is_control() || turns(c) => shown.extend(c.escape_unicode()),
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
 /// A count in three significant digits: `950`, `1.25k`, `38.0k`, `1.20M`.
 pub(super) fn count(value: f64) -> String {
     let (scaled, unit) = match value {
@@ -96,6 +136,11 @@ pub(super) fn percent(level: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn control_characters_are_written_out() {
+        assert_eq!(printable("a\u{1b}[31mred\u{7}\nb\u{202e}c é"), r"a\u{1b}[31mred\u{7} b\u{202e}c é");
+    }
 
     #[test]
     fn counts_keep_three_digits() {

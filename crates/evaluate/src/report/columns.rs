@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::metric;
-use super::model::{Metric, Report};
+use super::checks;
+use super::metric::{self, ACCURACY, REWARD_GOLD};
+use super::model::{Metric, Report, Row};
 
 /// One metric of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,10 +67,12 @@ pub(super) fn fixed(value: f64, decimals: usize) -> String {
     }
 }
 
-/// The metrics that some row has, in the order of tables.
+/// The metrics that some row has, in the order of tables. A gold reward that is the accuracy is there once, as the accuracy.
 pub(super) fn columns(report: &Report) -> Vec<Column<'_>> {
+    let once = gold_is_accuracy(report);
     names(report)
         .into_iter()
+        .filter(|name| !(once && *name == REWARD_GOLD) && checks::is_shown(&report.rows, name))
         .filter_map(|name| {
             let present: Vec<&Metric> = report
                 .rows
@@ -97,6 +100,13 @@ pub(super) fn columns(report: &Report) -> Vec<Column<'_>> {
         .collect()
 }
 
+/// Whether the gold reward of every row is its accuracy: 1 for a right answer, 0 for a wrong one.
+pub(super) fn gold_is_accuracy(report: &Report) -> bool {
+    let value = |row: &Row, name: &str| row.metrics.get(name).and_then(|metric| metric.mean);
+    let same = |row: &Row| value(row, ACCURACY) == value(row, REWARD_GOLD);
+    report.rows.iter().any(|row| value(row, ACCURACY).is_some()) && report.rows.iter().all(same)
+}
+
 /// Sets of metrics, and the `n` of the rows that lack them.
 type Gaps<'a> = BTreeMap<BTreeSet<&'a str>, BTreeSet<usize>>;
 
@@ -105,9 +115,10 @@ pub(super) fn gaps(report: &Report) -> Vec<String> {
     let policies: BTreeSet<&str> = report.rows.iter().map(|row| row.policy.as_str()).collect();
     // By reason, policy, and method: which metrics of which of its rows.
     let mut found: BTreeMap<(&str, &str, &str), Gaps<'_>> = BTreeMap::new();
+    let once = gold_is_accuracy(report);
     for row in report.rows.iter().filter(|row| row.sweep.is_none()) {
         let mut by_reason: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-        for (name, metric) in &row.metrics {
+        for (name, metric) in row.metrics.iter().filter(|(name, _)| !(once && *name == REWARD_GOLD)) {
             if let Some(reason) = &metric.reason {
                 by_reason.entry(reason).or_default().insert(name);
             }

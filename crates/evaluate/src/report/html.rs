@@ -4,9 +4,13 @@ use std::fmt::Write;
 
 use plotters::style::RGBColor;
 
-use super::cells::{by_policy, count, label, leads, legend_of_marks, percent, seconds, tokens_per_prompt};
-use super::columns::{Column, columns, fixed, gaps};
+use super::cells::{
+    bases, by_policy, count, label, leads, legend_of_marks, method_of_intervals, printable, seconds,
+    tokens_per_prompt,
+};
+use super::columns::{Column, columns, fixed, gaps, gold_is_accuracy};
 use super::figure::{BACKGROUND, Figure, INK};
+use super::glossary;
 use super::model::{Report, Row, Section};
 
 const STYLE: &str = include_str!("report.css");
@@ -23,19 +27,18 @@ pub fn html(report: &Report, figures: &[Figure]) -> String {
     push(
         &mut page,
         &format!(
-            "<p class=\"meta\">Run <code>{}</code> · seed {} · {} prompts · {} intervals by paired bootstrap over prompts \
-             ({} replicates)</p>",
+            "<p class=\"meta\">Run <code>{}</code> · seed {} · {} prompts · {} · <a href=\"#about\">what was run</a> · \
+             <a href=\"#columns\">what the columns mean</a></p>",
             escape(&report.run),
             report.seed,
             report.prompts,
-            percent(report.level),
-            report.replicates
+            method_of_intervals(report)
         ),
     );
     if !report.notes.is_empty() {
         push(&mut page, "<aside><strong>Read this first</strong><ul>");
         for note in &report.notes {
-            push(&mut page, &format!("<li>{}</li>", escape(note)));
+            push(&mut page, &format!("<li>{}</li>", rich(note)));
         }
         push(&mut page, "</ul></aside>");
     }
@@ -49,15 +52,46 @@ pub fn html(report: &Report, figures: &[Figure]) -> String {
     costs(&mut page, report);
     diagnostics(&mut page, report);
     report.sections.iter().for_each(|section| section_html(&mut page, section));
-    if !report.settings.is_empty() {
-        push(&mut page, "<h2>Settings</h2>\n<dl>");
-        for (name, value) in &report.settings {
-            push(&mut page, &format!("<dt>{}</dt><dd>{}</dd>", escape(name), escape(value)));
-        }
-        push(&mut page, "</dl>");
-    }
+    about(&mut page, report);
+    definitions(&mut page, report);
     page.push_str("</main>\n</body>\n</html>\n");
     page
+}
+
+fn about(page: &mut String, report: &Report) {
+    push(page, "<h2 id=\"about\">What was run</h2>\n<dl>");
+    let facts = report.about.iter().map(|fact| (&fact.name, &fact.value));
+    for (name, value) in facts.chain(&report.settings) {
+        push(page, &format!("<dt>{}</dt><dd>{}</dd>", escape(name), escape(value)));
+    }
+    push(page, "</dl>");
+}
+
+fn definitions(page: &mut String, report: &Report) {
+    push(page, "<h2 id=\"columns\">What the columns mean</h2>\n<dl>");
+    for (name, meaning) in glossary::of(report) {
+        let anchor = anchor(&name);
+        push(page, &format!("<dt id=\"{anchor}\">{}</dt><dd>{}</dd>", escape(&name), rich(meaning)));
+    }
+    push(page, "</dl>");
+}
+
+/// The place of a column's definition in the page.
+fn anchor(column: &str) -> String {
+    format!("column-{}", column.replace(|c: char| !c.is_ascii_alphanumeric(), "-"))
+}
+
+/// A head of a table, which leads to its definition where there is one.
+fn head(name: &str) -> String {
+    match glossary::meaning(name) {
+        Some(meaning) => format!(
+            "<th scope=\"col\" title=\"{}\"><a href=\"#{}\">{}</a></th>",
+            escape(meaning),
+            anchor(name),
+            escape(name)
+        ),
+        None => format!("<th scope=\"col\">{}</th>", escape(name)),
+    }
 }
 
 fn results(page: &mut String, report: &Report) {
@@ -86,8 +120,17 @@ fn results(page: &mut String, report: &Report) {
             ),
         );
     }
+    if gold_is_accuracy(report) {
+        push(
+            page,
+            "<p class=\"key\">The gold reward is the accuracy: 1 for a right answer, 0 for a wrong one.</p>",
+        );
+    }
+    for basis in bases(report) {
+        push(page, &format!("<p class=\"key\">{}.</p>", rich(&basis)));
+    }
     for gap in gaps(report) {
-        push(page, &format!("<p class=\"key\">– {}.</p>", escape(&gap)));
+        push(page, &format!("<p class=\"key\">– {}.</p>", rich(&gap)));
     }
 }
 
@@ -180,8 +223,8 @@ fn grouped(
     mut cells: impl FnMut(usize, &Row) -> Option<Vec<String>>,
 ) {
     push(page, "<div class=\"scroll\"><table>\n<thead><tr>");
-    for head in heads {
-        push(page, &format!("<th scope=\"col\">{}</th>", escape(head)));
+    for name in heads {
+        push(page, &head(name));
     }
     push(page, "</tr></thead>");
     for (policy, rows) in by_policy(report) {
@@ -226,7 +269,7 @@ fn section_html(page: &mut String, section: &Section) {
         push(page, "</tbody>\n</table></div>");
     }
     for paragraph in &section.text {
-        push(page, &format!("<p>{}</p>", escape(paragraph)));
+        push(page, &format!("<p>{}</p>", rich(paragraph)));
     }
 }
 
@@ -240,9 +283,23 @@ fn inline(figure: &Figure) -> String {
         .replacen("<svg ", &format!("<svg role=\"img\" aria-label=\"{}\" ", escape(&figure.caption)), 1)
 }
 
+/// Text with what stands between backticks as code.
+fn rich(text: &str) -> String {
+    let escaped = escape(text);
+    let parts: Vec<&str> = escaped.split('`').collect();
+    // A backtick without a partner stays one.
+    if parts.len().is_multiple_of(2) {
+        return escaped;
+    }
+    let part = |(place, part): (usize, &&str)| {
+        if place % 2 == 1 { format!("<code>{part}</code>") } else { (*part).to_owned() }
+    };
+    parts.iter().enumerate().map(part).collect()
+}
+
 /// Text for elements and quoted attributes.
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    printable(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 fn push(page: &mut String, line: &str) {

@@ -2,9 +2,13 @@
 
 use std::fmt::Write;
 
-use super::cells::{by_policy, count, label, leads, legend_of_marks, percent, seconds, tokens_per_prompt};
-use super::columns::{columns, gaps};
+use super::cells::{
+    bases, by_policy, count, label, leads, legend_of_marks, method_of_intervals, printable, seconds,
+    tokens_per_prompt,
+};
+use super::columns::{columns, gaps, gold_is_accuracy};
 use super::figure::Figure;
+use super::glossary;
 use super::model::{Report, Section};
 
 /// The report as Markdown; `figures` are linked by their file names.
@@ -15,12 +19,11 @@ pub fn markdown(report: &Report, figures: &[Figure]) -> String {
     line(
         &mut text,
         &format!(
-            "Run `{}`, seed {}, {} prompts; {} intervals by paired bootstrap over prompts ({} replicates).\n",
-            report.run,
+            "Run `{}`, seed {}, {} prompts; {}. What was run, and what the columns mean, is said at the end.\n",
+            printable(&report.run),
             report.seed,
             report.prompts,
-            percent(report.level),
-            report.replicates
+            method_of_intervals(report)
         ),
     );
     for note in &report.notes {
@@ -36,11 +39,19 @@ pub fn markdown(report: &Report, figures: &[Figure]) -> String {
     for section in &report.sections {
         section_text(&mut text, section);
     }
-    if !report.settings.is_empty() {
-        line(&mut text, "## Settings\n");
-        let rows = report.settings.iter().map(|(name, value)| vec![name.clone(), value.clone()]);
-        grid(&mut text, &["setting", "value"], rows);
+    let facts = report.about.iter().map(|fact| (&fact.name, &fact.value)).chain(&report.settings);
+    let facts: Vec<Vec<String>> = facts.map(|(name, value)| vec![name.clone(), value.clone()]).collect();
+    if !facts.is_empty() {
+        line(&mut text, "## What was run\n");
+        grid(&mut text, &["", ""], facts.into_iter());
     }
+    line(&mut text, "## What the columns mean\n");
+    let meanings = glossary::of(report).into_iter();
+    grid(
+        &mut text,
+        &["column", "what it is"],
+        meanings.map(|(name, meaning)| vec![name, meaning.to_owned()]),
+    );
     // One line break at the end of the file.
     format!("{}\n", text.trim_end())
 }
@@ -70,6 +81,12 @@ fn results(text: &mut String, report: &Report) {
     grid(text, &heads, rows.into_iter());
     if marked {
         line(text, &format!("Bold: {}.\n", legend_of_marks(report)));
+    }
+    if gold_is_accuracy(report) {
+        line(text, "The gold reward is the accuracy: 1 for a right answer, 0 for a wrong one.\n");
+    }
+    for basis in bases(report) {
+        line(text, &format!("{}.\n", escape(&basis)));
     }
     for gap in gaps(report) {
         line(text, &format!("– {}.\n", escape(&gap)));
@@ -188,7 +205,7 @@ fn grid(text: &mut String, heads: &[&str], rows: impl Iterator<Item = Vec<String
 
 /// Keeps bars and line breaks from ending a cell, and angle brackets from being tags.
 fn escape(cell: &str) -> String {
-    cell.replace('|', "\\|").replace('<', "\\<").replace(['\n', '\r'], " ")
+    printable(cell).replace('|', "\\|").replace('<', "\\<")
 }
 
 fn line(text: &mut String, content: &str) {

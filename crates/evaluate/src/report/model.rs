@@ -46,7 +46,10 @@ pub struct Report {
     /// Further tables, for instance held-out pairwise accuracy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sections: Vec<Section>,
-    /// Models, devices, versions.
+    /// What was run: data, models, rewards, prompt format, program, command, hardware, in the order of the report.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub about: Vec<Fact>,
+    /// Further settings by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
     /// The most gold reward at each divergence from the base, where its samples tell.
@@ -60,6 +63,22 @@ pub struct Report {
 impl Report {
     /// The version of the format that this code writes.
     pub const SCHEMA: u32 = 1;
+}
+
+/// One thing that a report says of how it was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fact {
+    /// What it is about.
+    pub name: String,
+    /// What is so.
+    pub value: String,
+}
+
+impl Fact {
+    /// A fact by its name.
+    pub fn new(name: impl Into<String>, value: impl Into<String>) -> Self {
+        Self { name: name.into(), value: value.into() }
+    }
 }
 
 /// One method at one setting.
@@ -77,6 +96,9 @@ pub struct Row {
     pub metrics: BTreeMap<String, Metric>,
     /// Cost of all prompts together.
     pub cost: Cost,
+    /// What the value of a prompt is, such as a mean over all subsets of `n` of its samples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basis: Option<String>,
     /// Paired differences from the base row, by metric.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub versus_base: BTreeMap<String, PairedDifference>,

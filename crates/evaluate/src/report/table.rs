@@ -5,14 +5,20 @@ use std::fmt::Write;
 use comfy_table::presets::NOTHING;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 
-use super::cells::{by_policy, count, label, leads, legend_of_marks, percent, seconds, tokens_per_prompt};
-use super::columns::{Column, columns, gaps};
+use super::cells::{
+    bases, by_policy, count, label, leads, legend_of_marks, percent, printable, seconds, tokens_per_prompt,
+};
+use super::columns::{Column, columns, gaps, gold_is_accuracy};
 use super::model::{Report, Row};
 use super::sweep::Sweep;
 
-/// The table, fitted to the terminal; as wide as it needs where the output is not one.
+/// Width of the table where the output is no terminal, and the most that it takes of one.
+const WIDTH: usize = 110;
+
+/// The table, fitted to the terminal.
 pub fn table(report: &Report) -> String {
-    table_within(report, Table::new().width().map(usize::from))
+    let terminal = Table::new().width().map_or(WIDTH, usize::from);
+    table_within(report, Some(terminal.min(WIDTH)))
 }
 
 /// The table within `width` characters, or as wide as it needs.
@@ -64,15 +70,24 @@ pub fn table_within(report: &Report, width: Option<usize>) -> String {
         table.load_style(NOTHING);
         table.force_no_tty().set_content_arrangement(ContentArrangement::Disabled);
         table.set_header(&section.columns).add_rows(&section.rows);
+        if let Some(width) = width.and_then(|width| u16::try_from(width).ok()) {
+            // Cells break between words where the table is too wide.
+            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+        }
         // Writing to a string cannot fail.
         let _ = write!(text, "{}\n{table}\n\n", section.title);
     }
     let mut remarks = vec![format!("{} intervals over {} prompts.", percent(report.level), report.prompts)];
+    if gold_is_accuracy(report) {
+        remarks.push("The gold reward is the accuracy.".to_owned());
+    }
+    remarks.extend(bases(report).into_iter().map(|basis| format!("{basis}.")));
     if text.contains('*') {
         remarks.push(format!("* {}.", legend_of_marks(report)));
     }
     remarks.extend(gaps(report).into_iter().map(|gap| format!("– {gap}.")));
     remarks.extend(report.notes.iter().map(|note| format!("! {note}")));
+    let remarks: Vec<String> = remarks.iter().map(|remark| printable(remark)).collect();
     text + &remarks.join("\n") + "\n"
 }
 
@@ -91,7 +106,7 @@ impl Block {
     }
 
     fn labels(report: &Report) -> Self {
-        Self { right: false, ..Self::new("method", report, |row, _| format!("  {}", label(row))) }
+        Self { right: false, ..Self::new("method", report, |row, _| format!("  {}", printable(&label(row)))) }
     }
 
     /// Means under means: every cell ends with its mark, or a blank in its place.
@@ -135,7 +150,7 @@ fn draw(report: &Report, blocks: &[&Block]) -> String {
     table.set_header(blocks.iter().map(|block| align(block, &block.head)));
     let mut line = 0;
     for (policy, rows) in by_policy(report) {
-        table.add_row([Cell::new(policy)]);
+        table.add_row([Cell::new(printable(policy))]);
         for _ in rows {
             table.add_row(blocks.iter().map(|block| align(block, &block.cells[line])));
             line += 1;

@@ -31,6 +31,10 @@ impl<R: BestBy> PoolRule for R {
         }
     }
 
+    fn is_exact(&self) -> bool {
+        self.over_pool().is_none()
+    }
+
     fn weights(
         &self,
         pool: &PoolView<'_>,

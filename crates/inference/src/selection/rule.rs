@@ -159,6 +159,11 @@ pub trait PoolRule {
         None
     }
 
+    /// Whether [`weights`](Self::weights) are exact, over all subsets, or a mean over random ones.
+    fn is_exact(&self) -> bool {
+        false
+    }
+
     /// Probability of each sample to be chosen when the rule sees `n` distinct samples of the pool in random order. The
     /// mean of any statistic of the answer is the sum of its values times these.
     ///

@@ -31,6 +31,7 @@ use crate::methods::soup::Soup;
 use crate::methods::stepwise::StepScorer;
 use crate::pairs::{referenced, unreferenced};
 use crate::progress::Progress;
+use crate::provenance;
 use crate::recipe::{Method, Recipe};
 use crate::supervised::{Objective, Supervised};
 use crate::trainer::{self, Outcome, Plan, Task};
@@ -377,7 +378,7 @@ fn write_run(recipe: &Recipe, site: &Site<'_>, more: &serde_json::Value) -> Resu
         "seed": recipe.run.seed,
         "device": recipe.run.device.to_string(),
         "recipe": site.identity.print()?,
-        "git": card::git(),
+        "git": provenance::COMMIT,
     });
     if let (Some(run), Some(more)) = (run.as_object_mut(), more.as_object()) {
         run.extend(more.clone());
@@ -443,6 +444,7 @@ fn compare_policies(
         places: &site.places,
         device,
         pools: &site.pools,
+        program: provenance::facts(&format!("{} ({device:?})", recipe.run.device)),
         watch: &mut |what, share| progress.at(what, share) && !site.stop.load(Ordering::Relaxed),
     };
     let report = compare::run(settings, &mut run).map_err(Error::other)?;
@@ -451,7 +453,10 @@ fn compare_policies(
     let folder = site.folder.join("report");
     report::write(&folder, &report).map_err(Error::other)?;
     Progress::print(&report::table(&report));
-    Progress::print(&format!("{}", relative(&folder.join("report.html")).display()));
+    Progress::print(&format!(
+        "{} (what was run, intervals of differences, costs, and what the columns mean)",
+        relative(&folder.join("report.html")).display()
+    ));
     Ok(Ended::Done)
 }
 

@@ -69,6 +69,49 @@ fn a_share_of_all_or_nothing_is_not_certain() {
 }
 
 #[test]
+fn one_number_under_two_names_has_one_interval() {
+    let with_gold = |method: &str, accuracy: &[f64]| {
+        let mut row = row(method, accuracy);
+        row.per_prompt.insert(metric::REWARD_GOLD.to_owned(), row.per_prompt[metric::ACCURACY].clone());
+        row
+    };
+    let report = report(vec![with_gold("sample", &alternating(10, 2)), with_gold("qalign", &[0.0; 10])]);
+    for row in &report.rows {
+        assert_eq!(row.metrics[metric::ACCURACY], row.metrics[metric::REWARD_GOLD], "{}", row.method);
+    }
+    let (_, low, high) = report.rows[1].metrics[metric::REWARD_GOLD].full().unwrap();
+    assert!(low == 0.0 && high > 0.2, "{high}");
+}
+
+#[test]
+fn values_that_are_all_equal_are_not_certain() {
+    let mut input = row("sample", &alternating(20, 2));
+    input.per_prompt.insert(metric::REWARD_GOLD.to_owned(), vec![Some(3.0); 20]);
+    input.per_prompt.insert(metric::KL.to_owned(), vec![Some(0.0); 20]);
+    let mut other = row("other", &alternating(20, 4));
+    other.per_prompt.insert(metric::WIN_RATE.to_owned(), vec![Some(0.5); 20]);
+    let report = report(vec![input, other]);
+    let gold = &report.rows[0].metrics[metric::REWARD_GOLD];
+    assert!(gold.mean == Some(3.0) && gold.low.is_none() && gold.reason.is_some(), "{gold:?}");
+    assert_eq!(report.rows[0].metrics[metric::KL].full(), Some((0.0, 0.0, 0.0)), "of the base it is exact");
+    assert_eq!(report.rows[1].metrics[metric::WIN_RATE].low, None, "ties on every prompt are no certainty");
+}
+
+#[test]
+fn equal_outcomes_leave_a_difference_open_and_rounding_makes_none() {
+    let zeros = [0.0; 20];
+    let noise: Vec<f64> = vec![0.1 + 0.2; 20];
+    let report = report(vec![row("sample", &zeros), row("same", &zeros), row("better", &[1.0; 20])]);
+    let found = &report.rows[1].versus_base[metric::ACCURACY];
+    let (mean, low, high) = found.difference.full().unwrap();
+    assert!(mean == 0.0 && low < -0.1 && high > 0.1 && found.covers_zero, "{found:?}");
+    let found = &report.rows[2].versus_base[metric::ACCURACY];
+    assert!(!found.covers_zero && found.difference.low.unwrap() < 0.9, "{found:?}");
+    let report = self::report(vec![row("sample", &[0.3; 20]), row("same", &noise)]);
+    assert!(report.rows[1].versus_base[metric::ACCURACY].covers_zero, "0.1 + 0.2 is 0.3");
+}
+
+#[test]
 fn one_prompt_has_means_and_no_intervals() {
     let report = report(vec![row("sample", &[1.0])]);
     let found = &report.rows[0].metrics[metric::ACCURACY];
