@@ -83,7 +83,7 @@ fn settings() -> Vec<(&'static str, Value)> {
         ("eft from base to ARM, α 1", json!({ "eft": { "alpha": 1.0 } })),
         ("contrastive, λ 0.5", json!({ "contrastive": { "lambda": 0.5 } })),
         (
-            "args, weight 1",
+            "args, weight 1, sampled",
             json!({ "args": { "k": 3, "weight": 1.0, "decode": "sample", "temperature": 1.0 } }),
         ),
         ("cd, λ 1", json!({ "cd": { "lambda": 1.0, "k": 3 } })),
@@ -96,7 +96,7 @@ fn settings() -> Vec<(&'static str, Value)> {
             json!({ "speculative-rejection": { "n": 3, "alpha": 0.5, "every": 1 } }),
         ),
         ("beam, 2", json!({ "beam": { "n": 2, "width": 2, "step_tokens": 1, "separator": "" } })),
-        ("transfer-q, weight 1", json!({ "transfer-q": { "k": 3, "weight": 1.0, "rollouts": 1 } })),
+        ("transfer-q, weight 1, greedy", json!({ "transfer-q": { "k": 3, "weight": 1.0, "rollouts": 1 } })),
         (
             "twisted-smc, β 0.5, 2 particles",
             json!({ "twisted-smc": { "particles": 2, "beta": 0.5, "block": 1 } }),
