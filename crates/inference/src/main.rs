@@ -205,7 +205,7 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
     let recipe = load(source.clone())?;
     let places = Places::default();
     if arguments.dry_run {
-        print(&plan::describe(&source, &recipe, &places)?);
+        print(&plan::describe(&source, &recipe, &places, arguments.overwrite)?);
         return Ok(true);
     }
     // Asked once, a run stops when machines next have their turn; asked again, within a pass.

@@ -8,7 +8,7 @@ use inference::setup::{self, Found, Loaded, Places, Recipe};
 use model::DeviceName;
 use recipe::{ModelName, RecipeErrors, Source};
 
-use super::Failure;
+use super::{Failure, finished};
 
 /// Reads a recipe with the settings of its model's `generation_config.json` where it is silent. `tell` is told which these are.
 pub(crate) fn with_defaults(
@@ -41,7 +41,12 @@ pub(crate) fn with_defaults(
 }
 
 /// The plan of a recipe as text, after everything that can be checked without running was.
-pub(crate) fn describe(source: &Source, recipe: &Recipe, places: &Places) -> Result<String, Failure> {
+pub(crate) fn describe(
+    source: &Source,
+    recipe: &Recipe,
+    places: &Places,
+    overwrite: bool,
+) -> Result<String, Failure> {
     let mut text = String::new();
     let further = recipe.arms.iter().chain(recipe.models.values()).chain(&recipe.rollout);
     let further = further.chain(recipe.draft.iter().map(|draft| &draft.path));
@@ -88,6 +93,7 @@ pub(crate) fn describe(source: &Source, recipe: &Recipe, places: &Places) -> Res
             }
         }
     }
+    finished::check_recipe(&recipe.run.folder(), &recipe::resolved(&resolved)?, overwrite)?;
     let _ = writeln!(
         text,
         "{} on {}{note}: {} completions of each prompt of {}, at most {} new tokens",

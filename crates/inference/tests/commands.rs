@@ -282,3 +282,15 @@ fn messages_can_be_left_out_or_read_by_programs() {
         assert!(line["time"].is_number() && line["level"] == "info" && line["message"].is_string());
     }
 }
+
+#[test]
+fn a_dry_run_says_that_finished_answers_are_of_another_recipe() {
+    let folder = case(&[json!({ "prompt": PROMPT })], GREEDY);
+    assert_eq!(inference(folder.path(), &["case.toml"]).code, Some(0));
+    let other = ["case.toml", "--set", "sampling.max_new_tokens=23"];
+    let run = inference(folder.path(), &other);
+    let plan = inference(folder.path(), &[&other[..], &["--dry-run"]].concat());
+    assert_eq!((run.code, plan.code), (Some(1), Some(1)), "{}", plan.out);
+    assert_eq!(run.err, plan.err);
+    assert_eq!(inference(folder.path(), &["case.toml", "--dry-run"]).code, Some(0), "the same recipe goes on");
+}
