@@ -11,11 +11,23 @@ use crate::mix::Composition;
 use crate::sampling::{Sampling, greatest};
 use crate::stream::{Chance, Stream};
 
+/// How a row comes to fit a context.
+fn shorten(needed: usize, limit: usize, budget: usize) -> String {
+    let excess = needed.saturating_sub(limit);
+    match budget.checked_sub(excess) {
+        Some(fits @ 1..) => format!(
+            "lower max_new_tokens from {budget} to at most {fits}, or shorten the prompt by {excess} tokens"
+        ),
+        _ if budget > 0 => format!("shorten the prompt by {excess} tokens; max_new_tokens is {budget}"),
+        _ => format!("shorten the text by {excess} tokens"),
+    }
+}
+
 /// What can go wrong while a policy is asked for something.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A prefix and its budget do not fit the context.
-    #[error("{what} {row} needs {needed} tokens of context, but {model} has {limit}\n  hint: shorten the prompt or lower max_new_tokens by {}", needed - limit)]
+    #[error("{what} {row} needs {needed} tokens of context, but {model} has {limit}\n  hint: {}", shorten(*needed, *limit, *budget))]
     Context {
         /// What kind of row it is.
         what: &'static str,
@@ -25,6 +37,8 @@ pub enum Error {
         needed: usize,
         /// Tokens there are.
         limit: usize,
+        /// How many of them are new ones, that are still to be drawn.
+        budget: usize,
         /// The model's name.
         model: String,
     },

@@ -190,7 +190,7 @@ impl<'a> Engine<'a> {
             let (needed, limit) = (prefix.len() + budget, lane.policy.context());
             if needed > limit {
                 let model = lane.policy.name().into();
-                return Err(Error::Context { what: "completion", row, needed, limit, model });
+                return Err(Error::Context { what: "completion", row, needed, limit, budget, model });
             }
             let vocab = lane.policy.width();
             if let Some(position) = prefix.iter().position(|id| *id as usize >= vocab) {

@@ -140,7 +140,14 @@ impl<'a> CacheSession<'a> {
             }
             if held + tokens.len() > context {
                 let (needed, model) = (held + tokens.len(), name.into());
-                return Err(Error::Context { what: "row", row: place, needed, limit: context, model });
+                return Err(Error::Context {
+                    what: "row",
+                    row: place,
+                    needed,
+                    limit: context,
+                    budget: 0,
+                    model,
+                });
             }
         }
         Ok(())

@@ -187,7 +187,7 @@ impl Policy {
             let (needed, limit) = (prefix.len() + run.len(), self.context());
             if needed > limit {
                 let (row, model) = (begin + row, self.name.clone());
-                return Err(Error::Context { what: "text", row, needed, limit, model });
+                return Err(Error::Context { what: "text", row, needed, limit, budget: 0, model });
             }
             texts.push((*prefix, [prefix, run].concat()));
         }

@@ -111,7 +111,7 @@ impl<'a> Runner<'a> {
             let Some((limit, vocab)) = self.bounds else { continue };
             if text.ids.len() > limit {
                 let (needed, model) = (text.ids.len(), self.name.clone());
-                return Err(Error::Context { what: "reward text", row, needed, limit, model });
+                return Err(Error::Context { what: "reward text", row, needed, limit, budget: 0, model });
             }
             if let Some(position) = text.ids.iter().position(|id| *id as usize >= vocab) {
                 let (id, model) = (text.ids[position], self.name.clone());

@@ -115,7 +115,7 @@ impl Runner<'_> {
             }
             if needed > limit {
                 let model = self.model.name().into();
-                return Err(Error::Context { what: "reward text", row, needed, limit, model });
+                return Err(Error::Context { what: "reward text", row, needed, limit, budget: 0, model });
             }
         }
         Ok(())
