@@ -161,6 +161,10 @@ fn main() -> ExitCode {
     io::survive_file_size_limit();
     let arguments = Arguments::parse();
     arguments.console.apply();
+    if let Err(message) = io::check_threads_of_environment() {
+        say(&format!("error: {message}"));
+        return ExitCode::from(2);
+    }
     let done = match &arguments.command {
         Some(Command::Generate(generate)) => answer_one(generate),
         Some(Command::Score(score)) => score_file(score),
@@ -197,6 +201,14 @@ fn load(source: Source) -> Result<Recipe, Failure> {
     source.load::<Recipe>().map(|loaded| loaded.value).map_err(Failure::Recipe)
 }
 
+/// Takes as many threads as the recipe says.
+fn take_threads(recipe: &Recipe) -> Result<(), Failure> {
+    if let Some(threads) = recipe.run.threads {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    }
+    Ok(())
+}
+
 fn run(arguments: &Arguments) -> Result<bool, Failure> {
     let path = arguments.recipe.clone().unwrap_or_default();
     let source = Source::read(&path).map_err(Failure::Recipe)?.set_all(&arguments.set);
@@ -216,6 +228,7 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
             say("stopping; what is done is kept, and once more stops at once");
         }
     })?;
+    take_threads(&recipe)?;
     if let Some(reward) = &recipe.reward {
         reward.check_rows(&recipe.data, &places, recipe.run.seed)?;
     }
@@ -252,7 +265,8 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
             say(&format!("{done} of {total} prompts"));
         }
         let stopping = asked.load(Ordering::Relaxed) > 0 && done < total;
-        if (stopping || last.elapsed() >= SAVE_EVERY) && done < total {
+        // What is drawn is kept before it is scored as well: a reward that fails costs the scores alone.
+        if stopping || last.elapsed() >= SAVE_EVERY || done == total {
             unfinished.save(&progress.save()?).map_err(|error| generate::Error::Backend(Box::new(error)))?;
             last = Instant::now();
         }
@@ -322,6 +336,7 @@ fn answer_one(arguments: &Generate) -> Result<bool, Failure> {
     let text = format!("[model]\npath = {model}\n[data]\nlimit = 1\n[method.{}]\n", method.info().name);
     let source = Source::from_text("generate", text).set_all(&arguments.set);
     let recipe = load(source.clone())?;
+    take_threads(&recipe)?;
     let asked = prompt_of(arguments)?;
     let device = recipe.run.device.to_string().parse::<DeviceName>()?.open()?;
     let mut loaded =

@@ -8,6 +8,6 @@ mod lock;
 mod printable;
 
 pub use error::WriteError;
-pub use limits::survive_file_size_limit;
+pub use limits::{THREADS, check_threads_of_environment, survive_file_size_limit};
 pub use lock::{LockError, RunLock};
 pub use printable::printable;

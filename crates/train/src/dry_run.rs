@@ -2,17 +2,20 @@
 
 use std::fmt::Write;
 
+use ::recipe::DataLocation;
 use data::render::Example;
 use inference::setup::{self, Found, Loaded, ModelTable, RewardTable};
 use model::{Config, DeviceName, Head};
 
 use crate::error::Error;
+use crate::identity::{models_of, rewards_of, tables_of};
 use crate::methods::prefix_scorer::Form;
 use crate::methods::pretrain::Source;
 use crate::methods::stepwise::StepScorer;
 use crate::on_policy::Compose;
 use crate::pipeline::Job;
 use crate::recipe::{Method, Recipe};
+use crate::supervised::batch_fits;
 
 /// The plan of a job as text. What is not on this machine, or comes from an earlier stage, is said so and left out.
 pub fn describe(job: &Job) -> Result<String, Error> {
@@ -22,6 +25,7 @@ pub fn describe(job: &Job) -> Result<String, Error> {
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "  {name:<12} {value}");
     };
+    at_hand(job)?;
     if let Method::Pretrain(settings) = &recipe.method {
         if let ::recipe::DataLocation::Stage(stage) = recipe.data.path.location() {
             line("model", format!("a new llama; its tokenizer is trained on the rows of {stage}"));
@@ -128,6 +132,10 @@ pub fn describe(job: &Job) -> Result<String, Error> {
     let device = DeviceName::cpu().open()?;
     let loaded = setup::load(&job.places, &recipe.model.path, &device).map_err(Error::other)?;
     let rows = rows(job, &loaded)?;
+    let trained_on = rows.count().saturating_sub(recipe.data.held_out);
+    if recipe.method.holds_out() && recipe.method.pooled().is_none() {
+        batch_fits(&recipe.optim, trained_on)?;
+    }
     let most = if recipe.method.pooled().is_some() { "at most " } else { "" };
     line("data", format!("{most}{} rows of {}", rows.count(), recipe.data.path));
     match (&recipe.method, rows.margins) {
@@ -280,12 +288,48 @@ fn here(job: &Job, name: &::recipe::ModelName) -> &'static str {
     }
 }
 
+/// Refuses what a run would refuse once it needs it: a device that this build does not have, models, adapters, data and other files
+/// that are not there. What is on the hub is downloaded by the run, unless that is offline.
+fn at_hand(job: &Job) -> Result<(), Error> {
+    let recipe = &job.recipe;
+    recipe.run.device.to_string().parse::<DeviceName>()?.open()?;
+    for name in models_of(recipe) {
+        job.places.find(name).map_err(Error::other)?;
+    }
+    for table in tables_of(recipe) {
+        let files = table.files(&job.places, "pairs.jsonl", false).map_err(Error::other)?;
+        for (name, path) in std::iter::once(&table.path).chain(&table.also).zip(files.unwrap_or_default()) {
+            let read = match name.location() {
+                DataLocation::File(_) => true,
+                DataLocation::Hub { .. } => offline(),
+                _ => false,
+            };
+            if read && (!path.exists() || path.is_dir()) {
+                let message = "there is no such file\n  hint: check `data.path`; it is relative to where the program runs";
+                return Err(Error::Data { what: path.display().to_string(), message: message.into() });
+            }
+        }
+    }
+    for path in rewards_of(recipe).into_iter().flat_map(RewardTable::files) {
+        if !path.exists() {
+            let message = "there is no such file, which a reward reads\n  hint: check its `path`";
+            return Err(Error::Data { what: path.display().to_string(), message: message.into() });
+        }
+    }
+    Ok(())
+}
+
+fn offline() -> bool {
+    std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"))
+}
+
 /// How many numbers are trained; the error names a target of adapters that the model does not have.
 fn trained_parameters(recipe: &Recipe, config: &Config) -> Result<usize, Error> {
     let d = config.hidden_size;
     let has_values = recipe.method.on_policy().is_some_and(|settings| settings.ppo().is_some());
     let value_head = if has_values { d + 1 } else { 0 };
     let Some(lora) = &recipe.model.lora else { return Ok(config.parameters() + value_head) };
+    rank_fits(lora, config)?;
     // What lies between the factors of an adapter, and the rank that it adds.
     let (own_r, between) = match &recipe.method {
         Method::Parm(parm) => {
@@ -305,6 +349,20 @@ fn trained_parameters(recipe: &Recipe, config: &Config) -> Result<usize, Error> 
         _ => 0,
     };
     Ok(adapters + value_head + rows * d)
+}
+
+/// Refuses adapters that are wider than the model, which would be larger than the weights they stand beside.
+pub(crate) fn rank_fits(lora: &::recipe::Lora, config: &Config) -> Result<(), Error> {
+    if lora.r <= config.hidden_size {
+        return Ok(());
+    }
+    Err(Error::Data {
+        what: "model.lora.r".into(),
+        message: format!(
+            "{} is more than the width of the model, {}\n  hint: lower it to at most {1}, or train all weights without [model.lora]",
+            lora.r, config.hidden_size
+        ),
+    })
 }
 
 /// Bytes at the peak: weights, those that are frozen packed; of what is trained the moments and the gradients of two halves of a

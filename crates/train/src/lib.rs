@@ -9,6 +9,7 @@ mod closing;
 pub mod dry_run;
 mod error;
 pub mod identity;
+pub mod idle;
 pub mod lanes;
 pub mod meters;
 pub mod methods;

@@ -12,7 +12,7 @@ use train::pipeline::{self, Before, Job};
 use train::progress::Progress;
 use train::recipe::{METHODS, Recipe};
 use train::stage::Ended;
-use train::{Error, dry_run};
+use train::{Error, dry_run, idle};
 
 #[global_allocator]
 static ALLOCATOR: kernels::memory::Allocator = kernels::memory::Allocator;
@@ -106,6 +106,10 @@ fn main() -> ExitCode {
     io::survive_file_size_limit();
     let arguments = Arguments::parse();
     arguments.console.apply();
+    if let Err(message) = io::check_threads_of_environment() {
+        Progress::say(&format!("error: {message}"));
+        return ExitCode::from(2);
+    }
     if let Some(Command::Oracle(oracle)) = &arguments.command {
         return foretell(oracle);
     }
@@ -226,11 +230,31 @@ fn plan(path: &Path, set: &[String], smoke: bool) -> Result<Plan, RecipeErrors> 
 
 fn go(arguments: &Arguments, plan: &Plan) -> Result<Ended, Error> {
     let jobs: Vec<Job> = pipeline::jobs(&plan.folder, &plan.stages);
+    let before = Before {
+        resume: arguments.resume,
+        overwrite: arguments.overwrite,
+        stages: !plan.resolved.is_empty(),
+    };
     if arguments.dry_run {
-        for job in &jobs {
-            Progress::print(&dry_run::describe(job)?);
+        let there = pipeline::forecast(&jobs, before)?;
+        for (job, there) in jobs.iter().zip(there) {
+            let mut text = dry_run::describe(job)?;
+            for line in there.into_iter().chain(idle::lines(&job.recipe)) {
+                text.push_str(&format!("  {:<12} {line}\n", "note"));
+            }
+            Progress::print(&text);
         }
         return Ok(Ended::Done);
+    }
+    let mut told: Vec<String> = Vec::new();
+    for job in &jobs {
+        for line in idle::lines(&job.recipe) {
+            // What holds for all stages of a sweep is said once.
+            if !told.contains(&line) {
+                Progress::say(&format!("{}: {line}", job.title));
+                told.push(line);
+            }
+        }
     }
     let _lock = io::RunLock::take(&plan.locked)?;
     if !plan.resolved.is_empty() {
@@ -247,10 +271,5 @@ fn go(arguments: &Arguments, plan: &Plan) -> Result<Ended, Error> {
         Progress::say("\nstopping after this step; once more to stop at once");
     })
     .map_err(Error::other)?;
-    let before = Before {
-        resume: arguments.resume,
-        overwrite: arguments.overwrite,
-        stages: !plan.resolved.is_empty(),
-    };
     pipeline::run(&jobs, &plan.pools, before, &stop)
 }

@@ -5,6 +5,8 @@
 
 use std::fmt::Write;
 
+use crate::recipe::{METHODS, Method, Recipe};
+
 /// A metric of training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metric {
@@ -344,6 +346,54 @@ pub const METRICS: [Metric; 71] = [
     ),
     metric("parl/pairs", false, "parl", "share of drawn pairs that are labelled", "pairs drawn"),
 ];
+
+/// Metrics of a step, which no held-out rows have.
+const OF_STEPS: [&str; 5] = ["grad_norm", "learning_rate", "epoch", "num_tokens", "tokens_per_second"];
+
+/// The metrics that a run of a recipe has, by name; those of held-out rows last.
+pub(crate) fn measured(recipe: &Recipe) -> Vec<String> {
+    let mut names: Vec<String> = METRICS
+        .iter()
+        .filter(|metric| metric.is_of(recipe))
+        .flat_map(|metric| named(metric.name, recipe))
+        .collect();
+    names.extend(of_held_out(recipe));
+    names
+}
+
+/// The metrics of held-out rows that a run of a recipe has, by name.
+pub(crate) fn of_held_out(recipe: &Recipe) -> Vec<String> {
+    if !recipe.method.holds_out() || recipe.data.held_out == 0 {
+        return Vec::new();
+    }
+    let of = METRICS.iter().filter(|metric| metric.is_of(recipe) && !OF_STEPS.contains(&metric.name));
+    of.flat_map(|metric| named(metric.name, recipe)).map(|name| format!("eval_{name}")).collect()
+}
+
+/// The names that one of [`METRICS`] stands for: one of each objective.
+fn named(name: &str, recipe: &Recipe) -> Vec<String> {
+    match &recipe.method {
+        Method::Parm(parm) if name.contains("OBJECTIVE") => {
+            parm.objectives.iter().map(|objective| name.replace("OBJECTIVE", objective)).collect()
+        }
+        _ => vec![name.to_owned()],
+    }
+}
+
+impl Metric {
+    /// Whether a run of a recipe may have it.
+    fn is_of(&self, recipe: &Recipe) -> bool {
+        let method = recipe.method.name();
+        let on_policy = recipe.method.on_policy();
+        self.of.split([',', ';']).map(str::trim).any(|of| match of {
+            "all" => true,
+            "on policy" => on_policy.is_some(),
+            "estimator ppo" => on_policy.is_some_and(|settings| settings.ppo().is_some()),
+            "prefix-scorer from labelled steps" => method == "prefix-scorer",
+            of => of == method || (on_policy.is_some() && METHODS.iter().all(|info| info.name != of)),
+        })
+    }
+}
 
 /// The page of the reference.
 pub(crate) fn page() -> String {

@@ -82,14 +82,71 @@ pub fn jobs(folder: &Path, stages: &[(String, Recipe)]) -> Vec<Job> {
 }
 
 /// What is to be done about a job.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 enum Next {
     /// Nothing: it was done before, with this fingerprint.
     Skip(String),
     /// It runs; what is there is gone on with.
     GoOn,
+    /// It was done before, and is made longer.
+    Extend,
     /// It runs from its beginning.
     Begin,
+    /// So it does, in the place of what is there.
+    Replace,
+    /// So it does, and what is there is put aside, because of these changes.
+    Aside(Vec<Change>),
+}
+
+impl Next {
+    /// What a plan says about it.
+    fn told(&self, job: &Job) -> Option<String> {
+        match self {
+            Self::Skip(_) => Some("done before".to_owned()),
+            Self::GoOn | Self::Begin => None,
+            Self::Extend if depends_on_end(&job.recipe) => Some(
+                "done before, and goes on with more steps; the learning rates of the steps that are made were those of a shorter run, so that it ends as no run from the start would".to_owned(),
+            ),
+            Self::Extend => Some("done before, and goes on with more steps".to_owned()),
+            Self::Replace => Some(format!("the run that is in {} is replaced", job.folder.display())),
+            Self::Aside(changes) => Some(format!(
+                "runs again, and what is there is put aside, as {}.old; these have changed:{}",
+                job.folder.display(),
+                listed(changes)
+            )),
+        }
+    }
+
+    /// Makes the folder ready for it.
+    fn prepare(&self, job: &Job) -> Result<(), Error> {
+        match self {
+            Self::Skip(_) | Self::GoOn | Self::Begin => {}
+            // A finished run that is to have more steps is one that has not ended.
+            Self::Extend => fs_err::remove_file(job.folder.join(DONE))?,
+            Self::Replace => make_room(job)?,
+            Self::Aside(_) => {
+                atomic::set_aside(&job.folder)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What running jobs would do about the runs that are there already, a line for each job of which there is something to say.
+///
+/// # Errors
+/// A run that is there would be refused.
+pub fn forecast(jobs: &[Job], before: Before) -> Result<Vec<Option<String>>, Error> {
+    let mut prints: BTreeMap<String, String> = BTreeMap::new();
+    let mut lines = Vec::new();
+    for job in jobs {
+        let identity = Identity::of(&job.recipe, &prints, &job.places, false)?;
+        let next = next(job, &identity, before)?;
+        lines.push(next.told(job));
+        let print = if let Next::Skip(print) = next { print } else { identity.print()? };
+        prints.insert(job.name.clone(), print);
+    }
+    Ok(lines)
 }
 
 /// Runs jobs in order. What is done already is skipped; what `before` says becomes of what is done otherwise.
@@ -98,16 +155,19 @@ pub fn run(jobs: &[Job], pools: &Path, before: Before, stop: &AtomicBool) -> Res
     for job in jobs {
         let known = Identity::of(&job.recipe, &prints, &job.places, false)?;
         let next = next(job, &known, before)?;
+        if let Some(text) = next.told(job) {
+            Progress::say(&format!("{}: {text}", job.title));
+        }
         if let Next::Skip(print) = next {
-            Progress::say(&format!("{}: done before", job.title));
             prints.insert(job.name.clone(), print);
             continue;
         }
+        next.prepare(job)?;
         fs_err::create_dir_all(&job.folder).map_err(|error| Error::writing(&job.folder, 0, error))?;
         // What was not on this machine is downloaded now, and so has a hash.
         let identity = Identity::of(&job.recipe, &prints, &job.places, true)?;
         let print = identity.print()?;
-        let goes_on = next == Next::GoOn;
+        let goes_on = matches!(next, Next::GoOn | Next::Extend);
         let site = Site {
             folder: job.folder.clone(),
             title: job.title.clone(),
@@ -163,19 +223,19 @@ fn next(job: &Job, identity: &Identity, before: Before) -> Result<Next, Error> {
         return Err(stopped_here(job));
     }
     if !is_done && before.overwrite {
-        return make_room(job);
+        return Ok(Next::Replace);
     }
     match found {
         Verdict::Same => Ok(Next::GoOn),
         Verdict::Shorter if before.resume || !depends_on_end(&job.recipe) => {
-            if is_done {
-                extend(job)?;
-            }
-            Ok(Next::GoOn)
+            Ok(if is_done { Next::Extend } else { Next::GoOn })
         }
-        _ if before.overwrite => make_room(job),
-        Verdict::Shorter if before.stages => set_aside(job, &[]),
-        Verdict::Changed(changes) if before.stages => set_aside(job, &changes),
+        _ if before.overwrite => Ok(Next::Replace),
+        Verdict::Shorter if before.stages => {
+            let words = "optim: its length, on which its learning rates depend";
+            Ok(Next::Aside(vec![Change::Other(words.into())]))
+        }
+        Verdict::Changed(changes) if before.stages => Ok(Next::Aside(changes)),
         Verdict::Shorter => Err(refuse(
             job,
             "it was made with fewer steps, and its learning rates depend on how many there are",
@@ -224,13 +284,12 @@ fn stopped_here(job: &Job) -> Error {
     )
 }
 
-fn make_room(job: &Job) -> Result<Next, Error> {
-    Progress::say(&format!("{}: the run that was in {} is replaced", job.title, job.folder.display()));
+/// Empties a run folder but for its lock and its pools, which lie there for single runs; the latter are found by what decides about them.
+fn make_room(job: &Job) -> Result<(), Error> {
     // The mark goes first: a half-emptied folder is none of a finished run.
     if job.folder.join(DONE).exists() {
         fs_err::remove_file(job.folder.join(DONE))?;
     }
-    // A single run's lock and pools lie in its folder and stay.
     for entry in fs_err::read_dir(&job.folder)? {
         let entry = entry?;
         match entry.file_name().to_str() {
@@ -239,34 +298,6 @@ fn make_room(job: &Job) -> Result<Next, Error> {
             _ => fs_err::remove_file(entry.path())?,
         }
     }
-    Ok(Next::Begin)
-}
-
-/// Puts the folder of a stage that has changed aside.
-fn set_aside(job: &Job, changes: &[Change]) -> Result<Next, Error> {
-    let old = atomic::set_aside(&job.folder)?;
-    let what = if changes.is_empty() {
-        "\n  its length, on which its learning rates depend".to_owned()
-    } else {
-        listed(changes)
-    };
-    Progress::say(&format!(
-        "{}: running again, what was there is now in {}; these have changed:{what}",
-        job.title,
-        old.display()
-    ));
-    Ok(Next::Begin)
-}
-
-/// A finished run that is to have more steps is one that has not ended.
-fn extend(job: &Job) -> Result<(), Error> {
-    fs_err::remove_file(job.folder.join(DONE))?;
-    let more = if depends_on_end(&job.recipe) {
-        "; the learning rates of the steps that are made were those of a shorter run, so that it ends as no run from the start would"
-    } else {
-        ""
-    };
-    Progress::say(&format!("{}: done before, and goes on with more steps{more}", job.title));
     Ok(())
 }
 
@@ -351,10 +382,12 @@ mod tests {
 
         // More steps of a constant schedule go on; the run is then one that has not ended.
         let longer = FOUR.replace("= 4", "= 6");
-        assert_eq!(decide(&longer, plain), Ok(Next::GoOn));
-        assert!(!was.folder.join(DONE).exists());
+        assert_eq!(decide(&longer, plain), Ok(Next::Extend));
+        Next::Extend.prepare(&was).expect("there");
+        assert!(!was.folder.join(DONE).exists() && was.folder.join("step-000004").is_dir());
         finish(&was, &identity);
-        assert_eq!(decide(&changed, Before { overwrite: true, ..plain }), Ok(Next::Begin));
+        assert_eq!(decide(&changed, Before { overwrite: true, ..plain }), Ok(Next::Replace));
+        Next::Replace.prepare(&was).expect("there");
         assert!(!was.folder.join("step-000004").exists());
     }
 
@@ -368,7 +401,8 @@ mod tests {
         let refusal = next(&longer, &identity, Before::default()).expect_err("it depends").to_string();
         assert!(refusal.contains("learning rates depend") && refusal.contains("--resume"), "{refusal}");
         let resume = Before { resume: true, ..Before::default() };
-        assert_eq!(next(&longer, &identity, resume).expect("asked for"), Next::GoOn);
+        let extended = next(&longer, &identity, resume).expect("asked for");
+        assert!(extended.told(&longer).expect("it is said").contains("those of a shorter run"));
     }
 
     #[test]
@@ -378,7 +412,10 @@ mod tests {
         finish(&was, &identity);
         let (other, changed) = job(folder.path(), &FOUR.replace("= 4", "= 3"));
         let stages = Before { stages: true, ..Before::default() };
-        assert_eq!(next(&other, &changed, stages).expect("it runs again"), Next::Begin);
+        let aside = next(&other, &changed, stages).expect("it runs again");
+        let told = aside.told(&other).expect("it is said");
+        assert!(told.contains("optim.steps: 4 -> 3") && told.contains("run.old"), "{told}");
+        aside.prepare(&other).expect("there");
         assert!(folder.path().join("run.old/step-000004").is_dir() && !was.folder.exists());
 
         finish(&was, &identity);

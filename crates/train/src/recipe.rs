@@ -29,6 +29,7 @@ use crate::methods::soup::Soup;
 use crate::methods::sppo::Sppo;
 use crate::methods::vbon::Vbon;
 use crate::methods::wind::Wind;
+use crate::metrics;
 use crate::on_policy::Compose;
 use crate::pooled::Pooled;
 
@@ -316,6 +317,11 @@ impl Method {
         !matches!(self, Self::Pool(_) | Self::Soup(_) | Self::Compare(_))
     }
 
+    /// Whether it measures rows that are held out.
+    pub fn holds_out(&self) -> bool {
+        self.trains() && self.on_policy().is_none()
+    }
+
     /// Its settings, where it learns from the policy's own answers.
     pub fn on_policy(&self) -> Option<&dyn Compose> {
         match self {
@@ -423,6 +429,7 @@ impl Validate for Recipe {
                 rules.check(&[&key, "optim.batch_size"], ppo.divides(self.optim.batch_size));
             }
         }
+        rules.check(&["save.metric", "save.keep_best", "data.held_out", "method"], best_is_measured(self));
         rules.check(&["reward", "method"], reward_is_there(self));
         rules.check(&["data.path", "method.prefix-scorer.form"], steps_are_there(self));
         rules.check(&["data.objective", "method"], objective_is_read(self));
@@ -430,6 +437,27 @@ impl Validate for Recipe {
         rules.check(&["model.dtype", "method"], training_keeps_f32(self));
         rules.check(&["model.lora", "method"], adapters_are_there(self));
     }
+}
+
+/// The metric that `save.keep_best` chooses by is one that the run measures.
+fn best_is_measured(recipe: &Recipe) -> Result<(), Violation> {
+    let metric = recipe.save.metric.trim();
+    if !recipe.save.keep_best || metric.is_empty() || !recipe.method.trains() {
+        return Ok(());
+    }
+    let measured = metrics::measured(recipe);
+    if measured.iter().any(|name| name == metric) {
+        return Ok(());
+    }
+    let held_out = metrics::of_held_out(recipe);
+    let message = format!("`{metric}` is not measured by this recipe, and `save.keep_best` needs it");
+    let remedy = if held_out.is_empty() && metric.starts_with("eval_") && recipe.method.holds_out() {
+        "set `data.held_out` to some rows: what begins with `eval_` is measured on them; "
+    } else {
+        ""
+    };
+    let names = if held_out.is_empty() { measured } else { held_out };
+    Err(Violation::new(message).hint(format!("{remedy}measured are {}", names.join(", "))))
 }
 
 /// What depends on the weights of objectives in `parm` is an adapter.

@@ -77,6 +77,20 @@ pub trait Objective: Sync {
     }
 }
 
+/// Refuses batches of more rows than there are.
+pub(crate) fn batch_fits(optim: &Optim, rows: usize) -> Result<(), Error> {
+    if optim.batch_size <= rows || rows == 0 {
+        return Ok(());
+    }
+    Err(Error::Data {
+        what: "optim.batch_size".into(),
+        message: format!(
+            "a batch of {} has more rows than the {rows} that are trained on\n  hint: lower it to at most {rows}, or give more rows",
+            optim.batch_size
+        ),
+    })
+}
+
 /// An objective with its rows.
 #[derive(Debug)]
 pub struct Supervised<O: Objective> {

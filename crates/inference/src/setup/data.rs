@@ -191,6 +191,13 @@ fn known_split(split: &str) -> Result<(), Violation> {
 }
 
 fn wordmath_needs_a_limit(limit: usize) -> Result<(), Violation> {
+    const MOST: usize = 1_000_000;
+    if limit > MOST {
+        let message = format!("{limit} rows of wordmath are more than are made at once");
+        return Err(
+            Violation::new(message).hint(format!("at most {MOST}; `pretrain` makes its rows one by one"))
+        );
+    }
     if limit > 0 {
         return Ok(());
     }

@@ -75,6 +75,9 @@ impl Places {
             },
         };
         if directory.is_dir() {
+            if download && matches!(name.location(), ModelLocation::Stage(_)) {
+                intact(name, &directory)?;
+            }
             return Ok(Some(directory));
         }
         if !download {
@@ -133,6 +136,14 @@ impl Places {
         }
         Ok(Found::Here(directory))
     }
+}
+
+/// Refuses the checkpoint of a stage whose files are not those that the stage wrote.
+fn intact(name: &ModelName, directory: &Path) -> Result<(), Error> {
+    io::checksums::verify(directory).map_err(|damage| Error::Data {
+        what: name.to_string(),
+        message: format!("{damage}\n  hint: remove the folder of the stage to make it again"),
+    })
 }
 
 /// The base of an adapter, as a recipe names it.

@@ -21,6 +21,7 @@ use serde_json::json;
 
 use crate::card;
 use crate::checkpoint::{self, Learner};
+use crate::dry_run::rank_fits;
 use crate::error::Error;
 use crate::identity::Identity;
 use crate::methods::parm::PreferenceAware;
@@ -33,7 +34,7 @@ use crate::pairs::{referenced, unreferenced};
 use crate::progress::Progress;
 use crate::provenance;
 use crate::recipe::{Method, Recipe};
-use crate::supervised::{Objective, Supervised};
+use crate::supervised::{Objective, Supervised, batch_fits};
 use crate::trainer::{self, Outcome, Plan, Task};
 
 use policies::{by_turns, on_policy};
@@ -271,6 +272,7 @@ fn hold_out_and_supervise<O: Objective>(
         });
     }
     let held = rows.split_off(rows.len() - held_out);
+    batch_fits(&recipe.optim, rows.len())?;
     supervise(recipe, site, loaded, objective, (rows, held), device)
 }
 
@@ -296,6 +298,7 @@ fn learner(recipe: &Recipe, loaded: Loaded) -> Result<Learner, Error> {
     let adapter = match &recipe.model.lora {
         None => None,
         Some(lora) => {
+            rank_fits(lora, &decoder.config)?;
             let config = AdapterConfig {
                 r: lora.r,
                 alpha: lora.alpha,
