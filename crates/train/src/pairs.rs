@@ -115,6 +115,8 @@ pub fn watch_pair(meters: &mut Meters, prefix: &str, rewards: (f64, f64), log_pr
 /// 1 where the chosen answer leads, one half for a tie.
 pub fn right(chosen: f64, rejected: f64) -> f64 {
     match chosen.total_cmp(&rejected) {
+        // 0.0 and -0.0 tie.
+        _ if chosen == rejected => 0.5,
         std::cmp::Ordering::Greater => 1.0,
         std::cmp::Ordering::Equal => 0.5,
         std::cmp::Ordering::Less => 0.0,
