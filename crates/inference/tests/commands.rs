@@ -292,5 +292,9 @@ fn a_dry_run_says_that_finished_answers_are_of_another_recipe() {
     let plan = inference(folder.path(), &[&other[..], &["--dry-run"]].concat());
     assert_eq!((run.code, plan.code), (Some(1), Some(1)), "{}", plan.out);
     assert_eq!(run.err, plan.err);
-    assert_eq!(inference(folder.path(), &["case.toml", "--dry-run"]).code, Some(0), "the same recipe goes on");
+    assert_eq!(
+        inference(folder.path(), &["case.toml", "--dry-run"]).code,
+        Some(0),
+        "the same recipe goes on"
+    );
 }

@@ -144,7 +144,7 @@ fn kind(document: Document<'_>, property: &Json) -> String {
         })
         .collect();
     let mut text = types.join(" or ");
-    if let Some(items) = property.get("items") {
+    if let Some(items) = property.get("items").or_else(|| target.get("items")) {
         let _ = write!(text, " of {}", kind(document, items));
     }
     let limits = limits(property.as_object().into_iter().chain(target.as_object()));

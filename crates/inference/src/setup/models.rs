@@ -304,8 +304,11 @@ fn load_with(
     let Some(directory) = places.model(name, true)? else {
         return Err(Error::Data { what: name.to_string(), message: "there is no such model".into() });
     };
-    let say =
-        |decoder: &Decoder| decoder.config.notes.iter().for_each(|note| warn(&format!("{name}: {note}")));
+    let say = |decoder: &Decoder| {
+        for note in &decoder.config.notes {
+            warn(&format!("{name}: {note}"));
+        }
+    };
     if !files::is_adapter(&directory) {
         if preference.is_some() {
             return Err(no_preference(name));

@@ -64,7 +64,9 @@ impl Places {
                 let revision = revision.as_deref().unwrap_or("main");
                 if download {
                     let (directory, notes) = hub::model(repo, revision)?;
-                    notes.iter().for_each(|note| warn(note));
+                    for note in &notes {
+                        warn(note);
+                    }
                     return Ok(Some(directory));
                 }
                 return Ok(hub::cached_model(repo, revision));

@@ -92,9 +92,10 @@ impl Reader {
         let read = match messages {
             Some(messages) => chat(&renderer, messages, completion, whole),
             None => {
-                let text = match prompt.text.is_empty() {
-                    false => prompt.text.clone(),
-                    true => self.policy.decode(&prompt.ids, false).map_err(|error| error.to_string())?,
+                let text = if prompt.text.is_empty() {
+                    self.policy.decode(&prompt.ids, false).map_err(|error| error.to_string())?
+                } else {
+                    prompt.text.clone()
                 };
                 plain(&renderer, text, completion, whole)
             }

@@ -373,7 +373,9 @@ pub fn build(
             }
             let other = reader.as_ref().map(|reader| format!("{name}: {}", reader.note()));
             let other = other.or_else(|| other_template(&scorer, loaded));
-            other.iter().for_each(|note| warn(note));
+            if let Some(note) = &other {
+                warn(note);
+            }
             identity = format!("{identity} {}", scorer.hash);
             Some(scorer.policy(scorer.name.clone()))
         }

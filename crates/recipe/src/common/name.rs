@@ -132,8 +132,8 @@ pub fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<
 #[serde(untagged)]
 #[allow(dead_code, reason = "it is a schema alone")]
 pub enum OneOrMany {
-    /// One model.
-    One(ModelName),
     /// Several.
     Many(Vec<ModelName>),
+    /// One model.
+    One(ModelName),
 }
