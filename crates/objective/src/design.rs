@@ -10,14 +10,27 @@
 //! The fixed-point tilt of such a procedure is the derivative of its win rate at the optimum itself:
 //! `Phi(v) = -N^2 int_v^1 F^(N-1) u^(N-1)` for best-of-N, `-N^2 int_v^1 (1-F)^(N-1) (1-u)^(N-1)` for worst-of-N, solved by
 //! damped iteration in `log f` (Balashankar et al. 2025, whose theorem states the coupling). It is a stationary point.
+//!
+//! Of worst-of-N all that matters is how fast `Phi` vanishes towards the top: the optimum of 2 nats for N = 32 has a
+//! coefficient of `1 / beta = 1.6e28`. Its tilt is therefore kept as the share of the integral above a quantile, between -1 and 0
+//! and zero at the top, where floating-point numbers are dense.
 
 use crate::error::{InputError, in_range};
 use crate::numeric::{log_sum_exp, mean, sum};
-use crate::rank::CachedRewards;
+use crate::rank::{CachedRewards, Rank};
 use crate::tilt::Tilt;
 
 /// Midpoints of the grid that integrals are taken on.
 const GRID: usize = 4000;
+
+/// How far, relatively, the KL of an optimum may be from the KL that was asked for.
+const BUDGET_TOLERANCE: f64 = 1e-6;
+
+/// Most mass that a step of the fixed point may still move at its end.
+const SETTLED: f64 = 1e-6;
+
+/// Draws of cells' masses that a budget on pools is averaged over, all pools together; each has one at least.
+const CELL_DRAWS: usize = 2048;
 
 /// What is done with the policy at test time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +56,22 @@ impl QuantileLaw {
 
     /// The optimum of a tilt with KL coefficient `beta`.
     pub fn of(tilt: &Tilt, beta: f64) -> Result<Self, InputError> {
+        Self::on_cells(tilt, beta, GRID)
+    }
+
+    /// As [`QuantileLaw::of`], on a grid of so many cells: densities that are steep at an end need many.
+    pub fn on_cells(tilt: &Tilt, beta: f64, cells: usize) -> Result<Self, InputError> {
         tilt.validate()?;
         in_range("beta", beta, "above 0", |b| b > 0.0)?;
-        Ok(Self::from_log_weights(&values(tilt).iter().map(|v| v / beta).collect::<Vec<_>>()))
+        if cells == 0 {
+            return Err(InputError::TooFew { what: "cells of the grid", least: 1 });
+        }
+        Ok(Self::from_log_weights(&values(tilt, cells).iter().map(|v| v / beta).collect::<Vec<_>>()))
+    }
+
+    /// The logarithm of the density at the midpoints.
+    pub fn log_density(&self) -> &[f64] {
+        &self.log_density
     }
 
     fn width(&self) -> f64 {
@@ -104,8 +130,14 @@ impl QuantileLaw {
         }
     }
 
-    /// Derivative of the procedure's win rate with respect to the density, at the midpoints.
+    /// Derivative of the procedure's win rate with respect to the density, at the midpoints: minus what of `N^2 int` lies above
+    /// each.
     pub fn slope(&self, procedure: Procedure, n: f64) -> Vec<f64> {
+        self.slope_and_whole(procedure, n).0
+    }
+
+    /// The slope, and the size of the whole integral.
+    fn slope_and_whole(&self, procedure: Procedure, n: f64) -> (Vec<f64>, f64) {
         let cumulative = self.cumulative();
         let mut above = 0.0;
         let mut values = vec![0.0; cumulative.len()];
@@ -119,7 +151,26 @@ impl QuantileLaw {
             values[at] = -(above + 0.5 * step);
             above += step;
         }
+        (values, above)
+    }
+
+    /// The slope as a tilt of size 1: in `[0, 1]` for best-of-N, in `[-1, 0]` for worst-of-N, whose values at the top are far
+    /// below the spacing of numbers near 1. A shift moves no optimum.
+    fn unit_slope(&self, procedure: Procedure, n: f64) -> Vec<f64> {
+        let (mut values, whole) = self.slope_and_whole(procedure, n);
+        match procedure {
+            Procedure::BestOfN => {
+                let (low, high) = (values[0], values[values.len() - 1]);
+                values.iter_mut().for_each(|value| *value = (*value - low) / (high - low));
+            }
+            Procedure::WorstOfN => values.iter_mut().for_each(|value| *value /= whole),
+        }
         values
+    }
+
+    /// Half of the sum of absolute differences in mass, of laws on the same grid.
+    fn distance(&self, other: &Self) -> f64 {
+        0.5 * self.integral(|at| (self.log_density[at].exp() - other.log_density[at].exp()).abs())
     }
 }
 
@@ -154,12 +205,24 @@ impl Design {
     pub fn of_budget(tilt: Tilt, kl: f64, n: f64) -> Result<Self, InputError> {
         tilt.validate()?;
         affordable(kl)?;
-        let beta = 1.0 / inverse_beta(&[(values(&tilt), vec![1.0 / GRID as f64; GRID])], kl, 1.0);
-        Self::new(tilt, beta, n)
+        let beta = 1.0 / inverse_beta(&[(values(&tilt, GRID), vec![1.0 / GRID as f64; GRID])], kl, 1.0);
+        Self::new(tilt, beta, n)?.spending(kl)
+    }
+
+    /// The design, where it spends what was asked for.
+    fn spending(self, kl: f64) -> Result<Self, InputError> {
+        if (self.kl - kl).abs() <= BUDGET_TOLERANCE * kl {
+            return Ok(self);
+        }
+        Err(InputError::Missed { what: "KL of the tilt's optimum in nats", asked: kl, reached: self.kl })
     }
 }
 
-/// The fixed-point tilt of a procedure with `n` answers that spends `kl` nats, normalised to `[0, 1]`.
+/// The fixed-point tilt of a procedure with `n` answers that spends `kl` nats: of size 1, zero at the bottom for best-of-N and at
+/// the top for worst-of-N.
+///
+/// # Errors
+/// Numbers out of range; the iteration does not settle, or its optimum does not spend `kl`.
 pub fn fixed_point(procedure: Procedure, n: f64, kl: f64) -> Result<Design, InputError> {
     at_least_one(n)?;
     affordable(kl)?;
@@ -167,20 +230,27 @@ pub fn fixed_point(procedure: Procedure, n: f64, kl: f64) -> Result<Design, Inpu
     let mut law = QuantileLaw::from_log_weights(&vec![0.0; GRID]);
     let mut inverse = 1.0;
     let mut phi = Vec::new();
+    let mut unsettled = f64::INFINITY;
     for _ in 0..2000 {
-        phi = unit(law.slope(procedure, n));
+        phi = law.unit_slope(procedure, n);
         inverse = inverse_beta(&[(phi.clone(), uniform.clone())], kl, inverse);
-        let next =
-            QuantileLaw::from_log_weights(&phi.iter().map(|v| inverse * v).collect::<Vec<_>>()).log_density;
-        let change = next.iter().zip(&law.log_density).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        let next = QuantileLaw::from_log_weights(&phi.iter().map(|v| inverse * v).collect::<Vec<_>>());
+        let logs = next.log_density.iter().zip(&law.log_density);
+        let change = logs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        unsettled = next.distance(&law);
         let mixed: Vec<f64> =
-            law.log_density.iter().zip(&next).map(|(old, new)| 0.9 * old + 0.1 * new).collect();
+            law.log_density.iter().zip(&next.log_density).map(|(old, new)| 0.9 * old + 0.1 * new).collect();
         law = QuantileLaw::from_log_weights(&mixed);
-        if change < 1e-9 {
+        // Of worst-of-N densities are down to exp(-1e28), whose logarithms never settle and whose masses do not matter.
+        if change < 1e-9 || (procedure == Procedure::WorstOfN && unsettled < 1e-10) {
             break;
         }
     }
-    Design::new(Tilt::Table(phi.into()), 1.0 / inverse, n)
+    if unsettled.is_nan() || unsettled > SETTLED {
+        let what = "change of mass in a step of the fixed point";
+        return Err(InputError::Missed { what, asked: 0.0, reached: unsettled });
+    }
+    Design::new(Tilt::Table(phi.into()), 1.0 / inverse, n)?.spending(kl)
 }
 
 /// The coefficient of a tilt that spends `kl` nats on average over prompts, given the cached rewards of each: ties leave
@@ -189,45 +259,136 @@ pub fn fixed_point(procedure: Procedure, n: f64, kl: f64) -> Result<Design, Inpu
 pub struct Budgeted {
     /// KL coefficient.
     pub beta: f64,
-    /// Standard deviation over prompts of the KL of their optima, nats.
+    /// Standard deviation of the KL of single prompts' optima, nats.
     pub spread: f64,
 }
 
-/// Solves for the coefficient with which the optima spend `kl` nats on average.
+/// The tilt's values in the cells that a fresh answer may fall into, and the masses of the cells.
+type CellLaw = (Vec<f64>, Vec<f64>);
+
+/// Solves for the coefficient with which the optima spend `kl` nats on average over prompts.
 ///
-/// Each sample of a pool stands for a fresh answer and is ranked among the *others*: among all, it would count itself, and
-/// the optimum would spend more than was asked for. An error says how much the ties leave.
+/// A fresh answer falls into one of the M + 1 gaps between the M samples of a pool, or ties with some of them. Where nothing
+/// ties, the masses of the gaps under the reference are uniform on the simplex, whatever its distribution is, and the mean over
+/// draws of them is what the optima spend; with equal masses it would be off by up to a fifth at M = 8. A class of tied samples has
+/// the gaps between its own, and of a gap to a neighbour half.
+///
+/// An error says how much the ties leave.
 pub fn beta_for_budget(tilt: &Tilt, pools: &[CachedRewards], kl: f64) -> Result<Budgeted, InputError> {
     tilt.validate()?;
-    if pools.is_empty() {
-        return Err(InputError::TooFew { what: "pools", least: 1 });
-    }
-    let mut laws = Vec::with_capacity(pools.len());
-    for pool in pools {
-        let (mut phi, mut mass) = (Vec::new(), Vec::new());
-        let rewards = pool.sorted();
-        if rewards.len() < 2 {
-            return Err(InputError::TooFew { what: "samples of a pool", least: 2 });
-        }
-        for class in rewards.chunk_by(|a, b| a == b) {
-            phi.push(tilt.of_rank(pool.rank(class[0])?.among_others()));
-            mass.push(class.len() as f64 / rewards.len() as f64);
-        }
-        laws.push((phi, mass));
-    }
-    let most = most_on_average(pools);
+    let laws = cell_laws(tilt, pools)?;
+    let most = most_in_cells(&laws);
     in_range("KL budget in nats", kl, "above 0, and below what the ties of the pools leave", |kl| {
         kl > 0.0 && kl < 0.999 * most
     })?;
     let inverse = inverse_beta(&laws, kl, 1.0);
     let spent: Vec<f64> = laws.iter().map(|(phi, mass)| tilted_kl(phi, mass, inverse).0).collect();
     let centre = mean(&spent);
+    if (centre - kl).abs() > BUDGET_TOLERANCE * kl {
+        let what = "mean KL of the optima on the pools in nats";
+        return Err(InputError::Missed { what, asked: kl, reached: centre });
+    }
     let spread = mean(&spent.iter().map(|k| (k - centre).powi(2)).collect::<Vec<_>>()).sqrt();
     Ok(Budgeted { beta: 1.0 / inverse, spread })
 }
 
-/// The most nats that a rank-based optimum can spend on average over prompts: that of the answers of the best reward alone,
-/// `-log` of their share of each pool.
+/// The most nats that [`beta_for_budget`] can spend on these pools: that of the cell of the best rewards alone.
+pub fn most_affordable(pools: &[CachedRewards]) -> Result<f64, InputError> {
+    Ok(most_in_cells(&cell_laws(&Tilt::Identity, pools)?))
+}
+
+fn most_in_cells(laws: &[CellLaw]) -> f64 {
+    mean(&laws.iter().map(|(_, mass)| -mass[mass.len() - 1].ln()).collect::<Vec<_>>())
+}
+
+fn cell_laws(tilt: &Tilt, pools: &[CachedRewards]) -> Result<Vec<CellLaw>, InputError> {
+    if pools.is_empty() {
+        return Err(InputError::TooFew { what: "pools", least: 1 });
+    }
+    let draws = CELL_DRAWS.div_ceil(pools.len());
+    let mut uniform = uniforms(0x9e37_79b9_7f4a_7c15);
+    let mut laws = Vec::with_capacity(pools.len() * draws);
+    for pool in pools {
+        let cells = cells(pool)?;
+        let phi: Vec<f64> = cells.iter().map(|cell| tilt.of_rank(cell.rank)).collect();
+        for _ in 0..draws {
+            // Exponential draws, divided by their sum, are uniform on the simplex.
+            let gaps: Vec<f64> = (0..=pool.sorted().len()).map(|_| -(1.0 - uniform()).ln()).collect();
+            let whole = sum(gaps.iter().copied());
+            let mass = cells
+                .iter()
+                .map(|cell| sum(cell.gaps.iter().map(|(gap, share)| share * gaps[*gap])) / whole)
+                .collect();
+            laws.push((phi.clone(), mass));
+        }
+    }
+    Ok(laws)
+}
+
+/// Where a fresh answer may fall among a pool's samples, and which shares of the gaps between them make up the mass of that.
+struct Cell {
+    rank: Rank,
+    gaps: Vec<(usize, f64)>,
+}
+
+/// The cells of a pool from the bottom up; gap `k` lies below the sample at place `k` and above the one before it.
+fn cells(pool: &CachedRewards) -> Result<Vec<Cell>, InputError> {
+    let rewards = pool.sorted();
+    let total = rewards.len();
+    if total < 2 {
+        return Err(InputError::TooFew { what: "samples of a pool", least: 2 });
+    }
+    let open = |place: usize, share: f64| Cell {
+        rank: Rank { below: place, at_most: place, total },
+        gaps: vec![(place, share)],
+    };
+    let mut cells: Vec<Cell> = Vec::new();
+    let (mut below, mut tied_before) = (0, None);
+    for class in rewards.chunk_by(|a, b| a == b) {
+        let (at_most, tied) = (below + class.len(), class.len() > 1);
+        // Of a gap between two classes of ties both have half; beside a sample that ties with none it is a cell of its own.
+        let (to_before, to_this, apart) = match (tied_before, tied) {
+            (None, true) => (0.0, 1.0, 0.0),
+            (None | Some(false), false) => (0.0, 0.0, 1.0),
+            (Some(false), true) => (0.0, 0.5, 0.5),
+            (Some(true), false) => (0.5, 0.0, 0.5),
+            (Some(true), true) => (0.5, 0.5, 0.0),
+        };
+        if to_before > 0.0
+            && let Some(before) = cells.last_mut()
+        {
+            before.gaps.push((below, to_before));
+        }
+        if apart > 0.0 {
+            cells.push(open(below, apart));
+        }
+        if tied {
+            let inner = (below + 1..at_most).map(|gap| (gap, 1.0));
+            let gaps = std::iter::once((below, to_this)).chain(inner).collect();
+            cells.push(Cell { rank: Rank { below, at_most, total }, gaps });
+        }
+        (below, tied_before) = (at_most, Some(tied));
+    }
+    match cells.last_mut() {
+        Some(top) if tied_before == Some(true) => top.gaps.push((total, 1.0)),
+        _ => cells.push(open(total, 1.0)),
+    }
+    Ok(cells)
+}
+
+/// Numbers in `[0, 1)` by `SplitMix64`, the same in every run.
+fn uniforms(mut state: u64) -> impl FnMut() -> f64 {
+    move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+/// The most nats that a law on the pools' own samples can spend on average over prompts: that of the samples of the best reward
+/// alone, `-log` of their share of each pool.
 pub fn most_on_average(pools: &[CachedRewards]) -> f64 {
     let spent = pools.iter().map(|pool| {
         let rewards = pool.sorted();
@@ -237,17 +398,8 @@ pub fn most_on_average(pools: &[CachedRewards]) -> f64 {
     mean(&spent.collect::<Vec<_>>())
 }
 
-fn values(tilt: &Tilt) -> Vec<f64> {
-    (0..GRID).map(|at| tilt.at((at as f64 + 0.5) / GRID as f64)).collect()
-}
-
-/// Shifts and scales to `[0, 1]`: the optimum at a given KL does not change.
-fn unit(mut values: Vec<f64>) -> Vec<f64> {
-    let (low, high) = (values[0], values[values.len() - 1]);
-    for value in &mut values {
-        *value = (*value - low) / (high - low);
-    }
-    values
+fn values(tilt: &Tilt, cells: usize) -> Vec<f64> {
+    (0..cells).map(|at| tilt.at((at as f64 + 0.5) / cells as f64)).collect()
 }
 
 fn at_least_one(n: f64) -> Result<(), InputError> {
@@ -260,6 +412,11 @@ fn affordable(kl: f64) -> Result<(), InputError> {
 
 /// KL to `mass` of its tilt by `inverse * phi`, and the derivative with respect to `log inverse`, `inverse^2 Var(phi)`.
 fn tilted_kl(phi: &[f64], mass: &[f64], inverse: f64) -> (f64, f64) {
+    let most = phi.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if inverse * most == f64::INFINITY {
+        // A shift moves no optimum.
+        return tilted_kl(&phi.iter().map(|v| v - most).collect::<Vec<_>>(), mass, inverse);
+    }
     let logs: Vec<f64> = phi.iter().zip(mass).map(|(v, q)| q.ln() + inverse * v).collect();
     let log_total = log_sum_exp(&logs);
     let law: Vec<f64> = logs.iter().map(|l| (l - log_total).exp()).collect();
@@ -277,9 +434,10 @@ pub fn inverse_beta(laws: &[(Vec<f64>, Vec<f64>)], kl: f64, start: f64) -> f64 {
         let count = parts.len() as f64;
         (sum(parts.iter().map(|p| p.0)) / count - kl, sum(parts.iter().map(|p| p.1)) / count)
     };
-    let (mut low, mut high) = (-60.0_f64, 60.0_f64);
+    // As wide as numbers go: worst-of-N has coefficients of 1e28 and far more.
+    let (mut low, mut high) = (-700.0_f64, 700.0_f64);
     let mut log = start.ln();
-    for _ in 0..200 {
+    for _ in 0..400 {
         let (excess, slope) = at(log);
         if excess > 0.0 {
             high = log;
@@ -289,7 +447,8 @@ pub fn inverse_beta(laws: &[(Vec<f64>, Vec<f64>)], kl: f64, start: f64) -> f64 {
         if excess.abs() < 1e-13 || high - low < 1e-14 {
             break;
         }
-        let newton = log - (excess / slope).clamp(-2.0, 2.0);
+        // Without a slope all mass is where it can go, and the bracket is halved.
+        let newton = if slope > 0.0 { log - (excess / slope).clamp(-2.0, 2.0) } else { f64::NAN };
         log = if newton.is_finite() && newton > low && newton < high { newton } else { 0.5 * (low + high) };
     }
     log.exp()
@@ -420,31 +579,87 @@ mod tests {
         let fine =
             beta_for_budget(&Tilt::Identity, std::slice::from_ref(&distinct), 0.5).expect("there is one");
         let limit = Design::of_budget(Tilt::Identity, 0.5, 1.0).expect("in range");
-        assert!((fine.beta / limit.beta - 1.0).abs() < 1e-2 && fine.spread < 1e-12);
+        assert!((fine.beta / limit.beta - 1.0).abs() < 1e-2 && fine.spread < 0.05);
         let both = beta_for_budget(&Tilt::Identity, &[distinct, halves.clone()], 0.5).expect("there is one");
         assert!(both.beta < fine.beta && both.spread > 0.1);
         assert!((most_on_average(std::slice::from_ref(&halves)) - 2.0_f64.ln()).abs() < 1e-12);
+        let most = most_affordable(std::slice::from_ref(&halves)).expect("a pool");
+        assert!((most - 2.0_f64.ln()).abs() < 0.01, "{most}");
         let error = beta_for_budget(&Tilt::Identity, &[halves], 0.8).expect_err("log 2 is the most");
         assert!(error.to_string().contains("ties"), "{error}");
     }
 
     #[test]
-    fn a_budget_solved_on_small_pools_is_what_fresh_answers_spend() {
-        let mut state = 5_u64;
-        let mut uniform = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 11) as f64 / (1_u64 << 53) as f64
-        };
-        for (samples, off) in [(8, 0.25), (32, 0.1)] {
-            for tilt in [Tilt::Identity, Tilt::Exponential { t: 5.0 }] {
+    fn a_budget_solved_on_pools_is_what_fresh_answers_spend() {
+        let exponential = |t| Tilt::Exponential { t };
+        for (samples, prompts) in [(8, 500), (64, 100)] {
+            for tilt in [exponential(10.0), exponential(5.0), Tilt::Identity, exponential(-10.0)] {
+                let mut uniform = uniforms(5);
                 let mut pool = || CachedRewards::new((0..samples).map(|_| uniform()).collect());
                 let pools: Vec<CachedRewards> = (0..100).map(|_| pool().expect("finite")).collect();
-                let beta = beta_for_budget(&tilt, &pools, 0.5).expect("there is one").beta;
-                let spent = crate::oracle::estimated(&tilt, beta, samples, 1.0, 100, &mut uniform);
+                let beta = beta_for_budget(&tilt, &pools, 1.0).expect("there is one").beta;
+                let spent = crate::oracle::estimated(&tilt, beta, beta, samples, 1.0, prompts, &mut uniform);
                 let spent = spent.expect("in range").promise.kl;
-                assert!((spent / 0.5 - 1.0).abs() < off, "{tilt:?}, {samples} samples: {spent}");
+                assert!((spent - 1.0).abs() < 0.08, "{tilt:?}, {samples} samples: {spent}");
             }
         }
+    }
+
+    #[test]
+    fn masses_of_cells_are_those_of_gaps_and_ties() {
+        let masses = |rewards: &[f64]| {
+            let pool = CachedRewards::new(rewards.to_vec()).expect("finite");
+            let cells = cells(&pool).expect("a pool");
+            let whole: f64 = cells.iter().flat_map(|cell| &cell.gaps).map(|(_, share)| share).sum();
+            assert!(
+                (whole - (rewards.len() + 1) as f64).abs() < 1e-12,
+                "every gap is somewhere: {rewards:?}"
+            );
+            let one = |cell: &Cell| {
+                (cell.rank.below, cell.rank.at_most, cell.gaps.iter().map(|(_, share)| share).sum::<f64>())
+            };
+            cells.iter().map(one).collect::<Vec<_>>()
+        };
+        assert_eq!(masses(&[1.0, 2.0]), [(0, 0, 1.0), (1, 1, 1.0), (2, 2, 1.0)]);
+        assert_eq!(masses(&[1.0, 1.0, 2.0, 2.0]), [(0, 2, 2.5), (2, 4, 2.5)]);
+        assert_eq!(masses(&[1.0, 2.0, 2.0]), [(0, 0, 1.0), (1, 1, 0.5), (1, 3, 2.5)]);
+        assert_eq!(masses(&[1.0, 1.0, 3.0]), [(0, 2, 2.5), (2, 2, 0.5), (3, 3, 1.0)]);
+        assert_eq!(masses(&[4.0; 3]), [(0, 3, 4.0)]);
+    }
+
+    #[test]
+    fn fixed_points_of_worst_of_n_spend_what_was_asked_for_whatever_n_is() {
+        // KL, W and W of best-of-N by an independent solution.
+        for (n, kl, want) in [
+            (8.0, 2.0, (0.9370, 0.8980)),
+            (16.0, 1.0, (0.8226, 0.7444)),
+            (32.0, 2.0, (0.9336, 0.8852)),
+            (100.0, 1.0, (0.8172, 0.7333)),
+        ] {
+            let design = fixed_point(Procedure::WorstOfN, n, kl).expect("in range");
+            assert!((design.kl - kl).abs() < 1e-6, "{n} {kl}: {}", design.kl);
+            let Tilt::Table(values) = &design.tilt else { panic!("a table") };
+            assert!(values.iter().all(|v| (-1.0..=0.0).contains(v)) && values.is_sorted());
+            let (win_rate, best_of) = want;
+            assert!((design.win_rate - win_rate).abs() < 6e-5, "{n} {kl}: {}", design.win_rate);
+            assert!((design.best_of - best_of).abs() < 6e-5, "{n} {kl}: {}", design.best_of);
+            // None of the other tilts has a higher rate under the procedure.
+            let other = Design::of_budget(Tilt::Identity, kl, n).expect("in range");
+            assert!(design.worst_of >= other.worst_of - 1e-9, "{n} {kl}");
+        }
+        assert!(
+            Design::of_budget(Tilt::Exponential { t: -100.0 }, 3.0, 4.0)
+                .is_ok_and(|design| (design.kl - 3.0).abs() < 1e-5)
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_spent_is_an_error_and_not_another_budget() {
+        // A tilt with two values has no more to spend than the upper one's share: -log(1/4).
+        let steps = Tilt::Table((0..GRID).map(|at| f64::from(u8::from(4 * at >= 3 * GRID))).collect());
+        assert!(Design::of_budget(steps.clone(), 1.3, 4.0).is_ok());
+        let error = Design::of_budget(steps, 1.6, 4.0).expect_err("log 4 is the most").to_string();
+        assert!(error.contains("1.6 was asked for"), "{error}");
     }
 
     #[test]

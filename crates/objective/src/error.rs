@@ -41,6 +41,16 @@ pub enum InputError {
         /// The range in words, for instance `above 0`.
         range: &'static str,
     },
+    /// What was solved for did not come out.
+    #[error("{what} is {reached}, and {asked} was asked for: the numbers have too few digits for it")]
+    Missed {
+        /// Which number.
+        what: &'static str,
+        /// What it was to be.
+        asked: f64,
+        /// What it is.
+        reached: f64,
+    },
     /// A list that must be a probability law is not.
     #[error("{what} is not a probability law: {problem}")]
     NotALaw {

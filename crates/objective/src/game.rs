@@ -133,6 +133,91 @@ pub enum WindLoss {
     Nce,
 }
 
+/// Weights of mean `exp(d (w - 1/2))`, `w` a win rate, from a few comparisons of that rate.
+///
+/// `exp(d (w_hat - 1/2))` of a counted rate is larger on average: at `d = 3` and three comparisons the equilibrium of the rounds is 3.1
+/// nats from the reference instead of 2.7. A polynomial of a degree up to the number of comparisons has unbiased estimates: that of
+/// `(w - 1/2)^j` is the mean product of j different comparisons less one half each. The exponential is interpolated by such a
+/// polynomial at Chebyshev's points.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UnbiasedExponential {
+    coefficients: Vec<f64>,
+    rate: f64,
+}
+
+/// Highest degree of the polynomial in the place of the exponential.
+const MOST_DEGREE: usize = 8;
+
+impl UnbiasedExponential {
+    /// That of rate `d` from so many comparisons.
+    pub fn new(d: f64, comparisons: usize) -> Self {
+        let degree = comparisons.min(MOST_DEGREE);
+        let count = degree + 1;
+        let point = |at: usize| 0.5 * (std::f64::consts::PI * (at as f64 + 0.5) / count as f64).cos();
+        let points: Vec<f64> = (0..count).map(point).collect();
+        // Newton's divided differences, then the coefficients of powers.
+        let mut differences: Vec<f64> = points.iter().map(|v| (d * v).exp()).collect();
+        for order in 1..count {
+            for at in (order..count).rev() {
+                let step = points[at] - points[at - order];
+                differences[at] = (differences[at] - differences[at - 1]) / step;
+            }
+        }
+        let mut coefficients = vec![0.0; count];
+        for at in (0..count).rev() {
+            for power in (1..count).rev() {
+                coefficients[power] = coefficients[power - 1] - points[at] * coefficients[power];
+            }
+            coefficients[0] = differences[at] - points[at] * coefficients[0];
+        }
+        Self { coefficients, rate: d }
+    }
+
+    /// The mean weight at a win rate.
+    pub fn mean(&self, win_rate: f64) -> f64 {
+        self.coefficients.iter().rev().fold(0.0, |sum, c| sum * (win_rate - 0.5) + c)
+    }
+
+    /// The weight of an answer with these outcomes of comparisons, each between 0 and 1; as many as the polynomial was made for, or
+    /// more.
+    pub fn weight(&self, outcomes: &[f64]) -> f64 {
+        let count = outcomes.len();
+        // Elementary symmetric polynomials, each divided by its number of products as it grows.
+        let mut means = vec![0.0; self.coefficients.len()];
+        means[0] = 1.0;
+        for (place, outcome) in outcomes.iter().enumerate() {
+            for power in (1..means.len().min(place + 2)).rev() {
+                means[power] += (outcome - 0.5) * means[power - 1];
+            }
+        }
+        let mut choices = 1.0;
+        let mut weight = 0.0;
+        for (power, (c, mean)) in self.coefficients.iter().zip(means).enumerate() {
+            weight += c * mean / choices;
+            choices *= count.saturating_sub(power) as f64 / (power as f64 + 1.0);
+            if choices == 0.0 {
+                break;
+            }
+        }
+        weight
+    }
+
+    /// The largest error of the logarithm of the mean weight over all win rates, relative to the rate `d`; infinite where a mean or
+    /// a weight of wins and losses is not positive, as of a rate far above the number of comparisons.
+    pub fn error(&self, comparisons: usize) -> f64 {
+        let weights = (0..=comparisons).map(|wins| {
+            let outcomes: Vec<f64> = (0..comparisons).map(|at| f64::from(u8::from(at < wins))).collect();
+            self.weight(&outcomes)
+        });
+        let means: Vec<f64> = (0..=200).map(|at| self.mean(f64::from(at) / 200.0)).collect();
+        if weights.chain(means.iter().copied()).any(|weight| !(weight > 0.0 && weight.is_finite())) {
+            return f64::INFINITY;
+        }
+        let miss = |(at, mean): (usize, &f64)| (mean.ln() - self.rate * (at as f64 / 200.0 - 0.5)).abs();
+        means.iter().enumerate().map(miss).fold(0.0, f64::max) / self.rate
+    }
+}
+
 /// WIND: answers of the current round's policy, the anchor, are given the log-probability that the next exact iterate has, or
 /// its share of their likelihood, their win rate estimated among each other.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -161,14 +246,19 @@ impl Objective for Wind {
                 return Err(InputError::TooFew { what: "samples of the anchor", least: 2 });
             }
             let mut targets = Vec::with_capacity(samples.len());
+            let mut ratios = Vec::with_capacity(samples.len());
+            let (_, c, d) = self.game.exponents();
+            let exponential = UnbiasedExponential::new(d, samples.len() - 1);
             let mut silent = true;
             for (index, sample) in samples.iter().enumerate() {
                 let others = samples.iter().enumerate().filter(|(other, _)| *other != index);
-                let wins: f64 =
-                    others.map(|(_, other)| self.preference.of(sample.reward, other.reward)).sum();
-                let rate = wins / (samples.len() - 1) as f64;
+                let outcomes: Vec<f64> =
+                    others.map(|(_, other)| self.preference.of(sample.reward, other.reward)).collect();
+                let rate = outcomes.iter().sum::<f64>() / outcomes.len() as f64;
                 silent &= rate == 0.5;
                 targets.push(self.game.target(sample.log_anchor, sample.log_reference, rate));
+                let pulled = (c * (sample.log_reference - sample.log_anchor)).exp();
+                ratios.push(pulled * exponential.weight(&outcomes));
                 record("objective/scores", sample.reward, 1.0);
             }
             record("frac_reward_zero_std", f64::from(u8::from(silent)), 1.0);
@@ -177,16 +267,13 @@ impl Objective for Wind {
                     targets.iter().map(|target| TermLoss::Squared { target: *target }).collect()
                 }
                 // Without the normaliser, which weighs prompts and moves no prompt's optimum.
-                WindLoss::Kl => {
-                    let weight = |(target, sample): (&f64, &AnchorSample)| (target - sample.log_anchor).exp();
-                    targets.iter().zip(samples).map(weight).map(|weight| TermLoss::Linear(-weight)).collect()
-                }
+                WindLoss::Kl => ratios.iter().map(|ratio| TermLoss::Linear(-ratio)).collect(),
                 WindLoss::Nce => {
-                    let contrast = |(target, sample): (&f64, &AnchorSample)| TermLoss::Contrast {
+                    let contrast = |(ratio, sample): (&f64, &AnchorSample)| TermLoss::Contrast {
                         noise: sample.log_anchor,
-                        weight: (target - sample.log_anchor).exp(),
+                        weight: *ratio,
                     };
-                    targets.iter().zip(samples).map(contrast).collect()
+                    ratios.iter().zip(samples).map(contrast).collect()
                 }
             };
             let anchor = losses.into_iter().map(|loss| Some(Term { loss, divisor })).collect();
@@ -272,6 +359,102 @@ mod tests {
             let ctrl = tilt(&reference, &quantiles).expect("law").law;
             assert!((win_rate(&ctrl, &reference, &rewards).expect("laws") - want_win).abs() < 1e-3);
             assert!(kl(&end, &reference) > kl(&ctrl, &reference) + 5e-3);
+        }
+    }
+
+    #[test]
+    fn weights_of_a_few_comparisons_have_the_mean_of_the_exponential() {
+        use crate::draw::Exhaustive;
+
+        for (comparisons, d) in [(1, 0.15), (2, 0.8), (3, 5.0 / 6.0), (3, 2.0), (4, 10.0 / 3.0), (12, 6.0)] {
+            let exponential = UnbiasedExponential::new(d, comparisons);
+            assert!(exponential.error(comparisons) < 0.01, "{comparisons} {d}");
+            // All outcomes of comparisons that are won with probability w, or tied.
+            for (win, tie) in [(0.0, 0.0), (0.3, 0.0), (0.2, 0.5), (1.0, 0.0)] {
+                let law = [1.0 - win - tie, tie, win].map(f64::ln);
+                let outcomes = [0.0, 0.5, 1.0];
+                if comparisons <= 4 {
+                    let mean = Exhaustive::mean(|draw| {
+                        let drawn: Vec<f64> = (0..comparisons).map(|_| outcomes[draw.pick(&law)]).collect();
+                        vec![exponential.weight(&drawn)]
+                    });
+                    let rate = win + 0.5 * tie;
+                    let (mean, want) = (mean.expect("finite")[0], exponential.mean(rate));
+                    assert!(
+                        (mean - want).abs() < 1e-12,
+                        "{comparisons} {d} at {rate}: {mean} and not {want}"
+                    );
+                }
+            }
+            for at in 0..=20 {
+                let rate = f64::from(at) / 20.0;
+                let (mean, want) = (exponential.mean(rate), (d * (rate - 0.5)).exp());
+                assert!(
+                    (mean / want).ln().abs() < 0.011 * d,
+                    "{comparisons} {d} at {rate}: {mean} and not {want}"
+                );
+            }
+        }
+        // One comparison knows a line alone, and a weight below zero is none.
+        assert!(UnbiasedExponential::new(5.0 / 6.0, 1).error(1) > 0.01);
+        assert!(UnbiasedExponential::new(10.0, 3).error(3) > 0.01);
+    }
+
+    /// The equilibrium of rounds whose weights have the mean `exp` of the win rate: its KL and win rate where nothing ties.
+    fn equilibrium_of_rounds(game: Game, weight: impl Fn(f64) -> f64) -> (f64, f64) {
+        const CELLS: usize = 2000;
+        let (a, ..) = game.exponents();
+        let mut logs = vec![0.0_f64; CELLS];
+        for _ in 0..2000 {
+            let mut below = 0.0;
+            let next: Vec<f64> = logs
+                .iter()
+                .map(|log| {
+                    let mass = log.exp() / CELLS as f64;
+                    let rate = below + 0.5 * mass;
+                    below += mass;
+                    a * log + weight(rate).ln()
+                })
+                .collect();
+            let whole = crate::numeric::log_sum_exp(&next) - (CELLS as f64).ln();
+            for (log, next) in logs.iter_mut().zip(&next) {
+                *log = 0.5 * *log + 0.5 * (next - whole);
+            }
+        }
+        let each = |of: &dyn Fn(usize, f64) -> f64| {
+            logs.iter().enumerate().map(|(at, log)| log.exp() * of(at, *log)).sum::<f64>() / CELLS as f64
+        };
+        (each(&|_, log| log), each(&|at, _| (at as f64 + 0.5) / CELLS as f64))
+    }
+
+    #[test]
+    fn rounds_of_the_kl_loss_end_at_the_equilibrium_and_those_of_counted_rates_beyond_it() {
+        for (beta, eta, samples, counted) in [
+            (0.2_f64, 1.0, 4_usize, (0.912, 0.8143)),
+            (0.2, 2.0, 4, (0.930, 0.8194)),
+            (0.1, 5.0, 5, (3.03, 0.923)),
+        ] {
+            let game = Game { beta, eta };
+            let (_, _, d) = game.exponents();
+            let want = crate::oracle::game(beta, 1.0).expect("in range");
+            let exponential = UnbiasedExponential::new(d, samples - 1);
+            let got = equilibrium_of_rounds(game, |rate| exponential.mean(rate));
+            assert!((got.0 / want.kl - 1.0).abs() < 0.01, "{beta} {eta}: {} and not {}", got.0, want.kl);
+            assert!(
+                (got.1 - want.win_rate).abs() < 6e-4,
+                "{beta} {eta}: {} and not {}",
+                got.1,
+                want.win_rate
+            );
+            // E exp(d K / m) is a power of a line.
+            let opponents = (samples - 1) as f64;
+            let plain =
+                |rate: f64| (1.0 + rate * (d / opponents).exp_m1()).powf(opponents) * (-0.5 * d).exp();
+            let off = equilibrium_of_rounds(game, plain);
+            assert!(
+                (off.0 - counted.0).abs() < 6e-3 && (off.1 - counted.1).abs() < 1e-3,
+                "{beta} {eta}: {off:?}"
+            );
         }
     }
 

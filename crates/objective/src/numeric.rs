@@ -130,6 +130,20 @@ pub fn harmonic_difference(a: f64, b: f64) -> f64 {
     digamma(a + 1.0) - digamma(b + 1.0)
 }
 
+/// The integral of `f` over `[0, 1]` by the tanh-sinh rule, whose points crowd at both ends: for functions that are smooth inside
+/// and may be steep there.
+pub fn integral(f: impl Fn(f64) -> f64) -> f64 {
+    const STEP: f64 = 1.0 / 64.0;
+    let half_pi = std::f64::consts::FRAC_PI_2;
+    sum((-288..=288).map(|k| {
+        let t = f64::from(k) * STEP;
+        let x = half_pi * t.sinh();
+        // u = (1 + tanh x) / 2 and du/dt = pi/4 cosh t / cosh(x)^2.
+        let weight = 0.5 * half_pi * t.cosh() / x.cosh().powi(2) * STEP;
+        if weight > 0.0 { f(1.0 / (1.0 + (-2.0 * x).exp())) * weight } else { 0.0 }
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,6 +178,16 @@ mod tests {
             assert!((sigmoid(x) + sigmoid(-x) - 1.0).abs() < 1e-15);
             assert!((log_sigmoid(x) - sigmoid(x).ln()).abs() < 1e-14);
         }
+    }
+
+    #[test]
+    fn integrals_of_functions_that_are_steep_at_an_end() {
+        assert!((integral(|u| u * u) - 1.0 / 3.0).abs() < 1e-14);
+        for width in [1e-1_f64, 1e-3, 1e-5] {
+            let want = width * -(-1.0 / width).exp_m1();
+            assert!((integral(|u| (-u / width).exp()) - want).abs() < 1e-9 * want, "{width}");
+        }
+        assert!((integral(|u| 1000.0 * u.powf(999.0)) - 1.0).abs() < 1e-12);
     }
 
     #[test]

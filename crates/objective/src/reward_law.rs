@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{InputError, finite, in_range, same_length};
 use crate::numeric::{log_sigmoid, log_sum_exp, mean, sigmoid};
-use crate::rank::{CachedRewards, Ties};
+use crate::rank::{CachedRewards, LogCdf, Ties};
 
 /// Standard deviation of the logistic law of scale 1: `pi / sqrt(3)`.
 const LOGISTIC_DEVIATION: f64 = 1.813_799_364_234_217_8;
@@ -83,7 +83,12 @@ impl MixtureShape {
             // Bounded, so that a number out of all proportion makes a flat component and no infinite one.
             scale: SHARPEST + self.spread() * outputs[2 * count + k].min(50.0).exp(),
         };
-        Ok(RewardLaw { location: self.location, unit: self.scale, parts: (0..count).map(part).collect() })
+        Ok(RewardLaw {
+            location: self.location,
+            unit: self.scale,
+            parts: (0..count).map(part).collect(),
+            floor: f64::NEG_INFINITY,
+        })
     }
 
     /// The cross-entropy `-t log F(r) - (1 - t) log(1 - F(r))` of the law of `outputs` at reward `r`, for the share `t` of
@@ -117,6 +122,7 @@ pub struct RewardLaw {
     location: f64,
     unit: f64,
     parts: Vec<Part>,
+    floor: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -135,6 +141,24 @@ impl RewardLaw {
     /// `log(w_k sigmoid(sign z_k))`.
     fn logs(&self, z: &[f64], sign: f64) -> Vec<f64> {
         self.parts.iter().zip(z).map(|(part, z)| part.log_weight + log_sigmoid(sign * z)).collect()
+    }
+
+    /// The law with a floor of `log F` at the least that so many cached samples can say, `-H_M`: in its tail a law that was fitted to
+    /// few samples of a prompt is a guess, of -20 at five deviations below and of -1000 beside a sharp component, and one bad answer
+    /// would then outweigh a batch.
+    #[must_use]
+    pub fn with_floor_of(self, samples: usize) -> Self {
+        Self { floor: LogCdf::HarmonicDifference.floor(samples), ..self }
+    }
+
+    /// `log F(r)`, or the floor where that is larger.
+    pub fn floored_log_cdf(&self, r: f64) -> Result<f64, InputError> {
+        Ok(self.log_cdf(r)?.max(self.floor))
+    }
+
+    /// Whether `log F(r)` is at the floor.
+    pub fn is_floored(&self, r: f64) -> Result<bool, InputError> {
+        Ok(self.log_cdf(r)? <= self.floor)
     }
 
     /// `log F(r)`, below 0 and finite for a finite reward.
@@ -206,6 +230,25 @@ mod tests {
             );
             assert!(law.log_cdf(f64::NAN).is_err());
         }
+    }
+
+    #[test]
+    fn a_floor_is_that_of_a_pool_of_samples() {
+        let shape = MixtureShape::of_rewards(8, &[-1.0, 1.0]).expect("finite");
+        let law = shape.read(&[0.0; 24]).expect("numbers");
+        let floored = law.clone().with_floor_of(16);
+        let floor = LogCdf::HarmonicDifference.floor(16);
+        assert!((floor + 3.3807).abs() < 1e-4);
+        for deviations in [3.0, 5.0, 10.0] {
+            assert!(law.log_cdf(-deviations).expect("finite") < floor);
+            assert_eq!(floored.floored_log_cdf(-deviations).expect("finite"), floor);
+            assert!(floored.is_floored(-deviations).expect("finite"));
+        }
+        for r in [-0.5, 0.0, 2.0] {
+            assert_eq!(floored.floored_log_cdf(r), law.log_cdf(r));
+            assert!(!floored.is_floored(r).expect("finite"));
+        }
+        assert_eq!(law.floored_log_cdf(-10.0), law.log_cdf(-10.0));
     }
 
     #[test]

@@ -65,6 +65,18 @@ impl Tilt {
         }
     }
 
+    /// A table none of whose values is more than `depth` below its largest; other tilts as they are.
+    #[must_use]
+    pub fn with_depth(self, depth: f64) -> Self {
+        match self {
+            Self::Table(values) => {
+                let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                Self::Table(values.iter().map(|value| value.max(most - depth)).collect())
+            }
+            other => other,
+        }
+    }
+
     /// `Phi` of a quantile that is known by its logarithm.
     pub fn of_log_quantile(&self, log_u: f64) -> f64 {
         if *self == Self::Log { log_u } else { self.at(log_u.exp()) }

@@ -10,10 +10,11 @@ pub enum BonEstimator {
     /// BoN-RL: `(R_best - R_second) grad log pi(y_best)`, averaged over all subsets of N among the answers drawn. The second
     /// is the reward that the subset has without its best: a leave-one-out baseline.
     BestMinusSecond,
-    /// BoN-RLB for rewards of 0 and 1, positive side: the best, where it succeeds, weighs `N p^(N-1) (1-p) / (1-p^N)` with
-    /// the share `p` of failures, at most `clip`.
+    /// BoN-RLB for rewards of 0 and 1: of K answers with `f` failures each success weighs `N/K` times the share of choices of
+    /// N - 1 others that are all failures, `C(f, N-1) / C(K-1, N-1)`, at most `clip`. Without a clip it is
+    /// [`BonEstimator::BestMinusSecond`] on such rewards: the lead is 1 where the subset has one success alone.
     Binary {
-        /// The largest weight.
+        /// The largest share.
         clip: f64,
     },
 }
@@ -31,22 +32,24 @@ pub struct BonAware {
     pub estimator: BonEstimator,
 }
 
-/// `N p^(N-1) (1-p) / (1-p^N)`: what an answer of best-of-N that succeeds has to weigh so that the sum is the gradient of
-/// `1 - p^N`, with `p` the probability of failure. Between 0 (`p = 0`) and 1 (`p = 1`).
-pub fn binary_weight(p: f64, n: f64) -> f64 {
-    if p >= 1.0 {
-        return 1.0;
+/// `C(f, N-1) / C(K-1, N-1)`: the share of choices of N - 1 among the K - 1 answers beside a success that are all among its `f`
+/// failures. Its mean is `p^(N-1)` where each of them fails with probability `p`, whatever K is, so that with `N/K` for each
+/// success the sum is on average `N p^(N-1) grad(1-p)`, the gradient of `1 - p^N`.
+///
+/// The paper's weight `N p^(N-1) (1-p) / (1-p^N)` of a success of best-of-N is the same for a known `p`. At the share of failures among
+/// other answers it is biased, since it is convex in `p`: by a factor of 8 for N = 4, four other answers and `p = 0.1`.
+pub fn alone_share(failures: usize, answers: usize, n: usize) -> f64 {
+    if n == 0 || failures + 1 < n || answers < n {
+        return 0.0;
     }
-    n * p.powf(n - 1.0) * (1.0 - p) / (1.0 - p.powf(n))
+    (0..n - 1).map(|i| (failures - i) as f64 / (answers - 1 - i) as f64).product()
 }
 
 impl BonAware {
     /// Refuses settings that do not make sense.
     pub fn validate(&self) -> Result<(), InputError> {
         in_range("N of BoN-aware training", self.n as f64, "at least 2", |n| n >= 2.0)?;
-        let enough = "at least N (one more for the binary estimator)";
-        let least = self.n + usize::from(matches!(self.estimator, BonEstimator::Binary { .. }));
-        in_range("rollouts", self.rollouts as f64, enough, |k| k >= least as f64)?;
+        in_range("rollouts", self.rollouts as f64, "at least N", |k| k >= self.n as f64)?;
         in_range("beta", self.beta, "at least 0", |beta| beta >= 0.0)?;
         match self.estimator {
             BonEstimator::Binary { clip } => in_range("clip", clip, "above 0", |c| c > 0.0),
@@ -65,19 +68,16 @@ impl BonAware {
         }
     }
 
-    /// The best of the first N, weighed by the failures among the answers that did not take part.
+    /// Each success by how often it is alone among N of the answers.
     fn binary(&self, rewards: &[f64], clip: f64) -> Result<Vec<f64>, InputError> {
         if let Some(index) = rewards.iter().position(|r| *r != 0.0 && *r != 1.0) {
             let range = "0 or 1 for the binary estimator; form = \"rl\" takes any";
             return Err(InputError::OutOfRange { what: "reward", value: rewards[index], range });
         }
-        let (taking_part, others) = rewards.split_at(self.n);
-        let mut gains = vec![0.0; rewards.len()];
-        if let Some(best) = taking_part.iter().position(|r| *r == 1.0) {
-            let failures = others.iter().filter(|r| **r == 0.0).count() as f64 / others.len() as f64;
-            gains[best] = binary_weight(failures, self.n as f64).min(clip);
-        }
-        Ok(gains)
+        let failures = rewards.iter().filter(|r| **r == 0.0).count();
+        let share = alone_share(failures, rewards.len(), self.n).min(clip);
+        let gain = self.n as f64 / rewards.len() as f64 * share;
+        Ok(rewards.iter().map(|r| gain * r).collect())
     }
 }
 
@@ -142,17 +142,47 @@ impl Objective for BonAware {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_binary_weight_gives_the_gradient_of_success_under_best_of_n() {
-        for n in [2.0, 8.0, 32.0] {
-            for p in [0.05, 0.3, 0.7, 0.95] {
-                // Best-of-N gives a success (1-p^N)/(1-p) times as often as the policy.
-                let often = (1.0 - f64::powf(p, n)) / (1.0 - p);
-                let want = n * f64::powf(p, n - 1.0);
-                assert!((often * binary_weight(p, n) - want).abs() < 1e-12);
-            }
-            assert_eq!((binary_weight(0.0, n), binary_weight(1.0, n)), (0.0, 1.0));
+    /// The mean over all draws of `rollouts` answers of failure probability `p` of the sum of gains of successes, over the exact
+    /// coefficient `N p^(N-1) (1-p)`.
+    fn mean_over_exact(bon: &BonAware, p: f64) -> f64 {
+        let mut mean = 0.0;
+        for drawn in 0..1_u32 << bon.rollouts {
+            let rewards: Vec<f64> = (0..bon.rollouts).map(|i| f64::from(drawn >> i & 1)).collect();
+            let successes: f64 = rewards.iter().sum();
+            let failures = bon.rollouts as f64 - successes;
+            let weight = (1.0 - p).powf(successes) * p.powf(failures);
+            mean += weight * bon.gains(&rewards).expect("rewards of 0 and 1").iter().sum::<f64>();
         }
+        mean / (bon.n as f64 * p.powi(bon.n as i32 - 1) * (1.0 - p))
+    }
+
+    #[test]
+    fn both_forms_are_unbiased_for_rewards_of_zero_and_one() {
+        for (n, rollouts) in [(4, 8), (4, 5), (4, 4), (2, 7), (8, 9)] {
+            for p in [0.1, 0.5, 0.9] {
+                for estimator in [BonEstimator::Binary { clip: 1.0 }, BonEstimator::BestMinusSecond] {
+                    let bon = BonAware { n, rollouts, beta: 0.0, estimator };
+                    let ratio = mean_over_exact(&bon, p);
+                    assert!(
+                        (ratio - 1.0).abs() < 1e-9,
+                        "N = {n} of {rollouts} at {p}, {estimator:?}: {ratio}"
+                    );
+                }
+            }
+        }
+        // Easy prompts get less than hard ones, as much as the gradient says.
+        let clipped =
+            BonAware { n: 4, rollouts: 8, beta: 0.0, estimator: BonEstimator::Binary { clip: 0.3 } };
+        assert!(mean_over_exact(&clipped, 0.9) < 0.5 && mean_over_exact(&clipped, 0.1) > 0.7);
+    }
+
+    #[test]
+    fn the_share_is_that_of_choices_without_another_success() {
+        assert_eq!(alone_share(3, 4, 4), 1.0);
+        assert_eq!((alone_share(2, 4, 4), alone_share(0, 4, 2)), (0.0, 0.0));
+        assert!((alone_share(5, 8, 3) - 10.0 / 21.0).abs() < 1e-15);
+        // With many answers it is the paper's: N p^(N-1) for a success of the policy.
+        assert!((alone_share(50_000, 100_001, 4) - 0.125).abs() < 1e-4);
     }
 
     #[test]
@@ -173,9 +203,11 @@ mod tests {
         assert!(BonAware { rollouts: 3, ..fine }.validate().is_err());
         assert!(BonAware { beta: -1.0, ..fine }.validate().is_err());
         let binary = BonEstimator::Binary { clip: 1.0 };
-        assert!(BonAware { estimator: binary, ..fine }.validate().is_err());
+        BonAware { estimator: binary, ..fine }.validate().expect("fine");
+        assert!(BonAware { estimator: BonEstimator::Binary { clip: 0.0 }, ..fine }.validate().is_err());
         let five = BonAware { estimator: binary, rollouts: 5, ..fine };
         assert!(five.gains(&[0.0, 1.0, 0.5, 0.0, 1.0]).is_err());
-        assert_eq!(five.gains(&[0.0, 0.0, 1.0, 1.0, 0.0]).expect("binary"), [0.0, 0.0, 1.0, 0.0, 0.0]);
+        // One success and four failures: it is alone in each of the four subsets that have it.
+        assert_eq!(five.gains(&[0.0, 0.0, 1.0, 0.0, 0.0]).expect("binary"), [0.0, 0.0, 0.8, 0.0, 0.0]);
     }
 }

@@ -116,15 +116,22 @@ impl Composition {
             (Value::Raw, _) => Ok(rewards.collect()),
             (Value::Calibrated(tilt), Some(law)) => rewards
                 .map(|reward| {
-                    let value = tilt.of_log_quantile(learned_quantile(law, reward, record)?);
+                    let log_f = learned_quantile(law, reward, record)?;
+                    let value = match tilt {
+                        Tilt::Log => law.floored_log_cdf(reward)?,
+                        _ => tilt.of_log_quantile(log_f),
+                    };
                     record("objective/tilted_score", value, 1.0);
                     Ok(value)
                 })
                 .collect(),
             // Ties have no mass under a learned law, which is continuous.
-            (Value::Vbon { target, .. }, Some(law)) => {
-                rewards.map(|reward| Ok(target.reward(learned_quantile(law, reward, record)?, 0.0))).collect()
-            }
+            (Value::Vbon { target, .. }, Some(law)) => rewards
+                .map(|reward| {
+                    learned_quantile(law, reward, record)?;
+                    Ok(target.reward(law.floored_log_cdf(reward)?, 0.0))
+                })
+                .collect(),
             (Value::Calibrated(tilt), None) => {
                 let pool = pool()?;
                 rewards
@@ -264,8 +271,9 @@ fn log_quantile(rank: Rank, ties: Ties, record: &mut Record<'_>) -> f64 {
 /// `log F` of a reward by a learned law, with what is worth knowing about it.
 fn learned_quantile(law: &RewardLaw, reward: f64, record: &mut Record<'_>) -> Result<f64, InputError> {
     let log_f = law.log_cdf(reward)?;
-    record("objective/log_f", log_f, 1.0);
+    record("objective/log_f", law.floored_log_cdf(reward)?, 1.0);
     record("bon/quantile", log_f.exp(), 1.0);
+    record("bon/floor_hits", f64::from(u8::from(law.is_floored(reward)?)), 1.0);
     effective_n(log_f.exp(), record);
     Ok(log_f)
 }

@@ -22,7 +22,7 @@ mod composition;
 mod estimator;
 mod ppo;
 
-pub use bon_aware::{BonAware, BonEstimator, binary_weight};
+pub use bon_aware::{BonAware, BonEstimator, alone_share};
 pub use composition::{Composition, Value, Weights};
 pub use estimator::Estimator;
 pub use ppo::{Payments, Ppo, TokenLoss, TokenTerm, Trajectory};

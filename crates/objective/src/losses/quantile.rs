@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{InputError, in_range};
-use crate::numeric::log_sum_exp;
-use crate::rank::{LogCdf, Rank, Ties};
+use crate::numeric::{log_sum_exp, log1mexp};
+use crate::rank::{CachedRewards, LogCdf, Rank, Ties};
 
 /// A function `phi` of the quantile `u` in `[0, 1]`, increasing; the target is `ref exp(phi(u) / beta) / Z`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,6 +61,49 @@ impl QuantileTilt {
             Self::Log => (beta / (1.0 + beta)).ln(),
             Self::Power(_) | Self::Exp(_) => integrate(|u| self.phi(u) / beta),
         }
+    }
+}
+
+impl QuantileTilt {
+    /// `log` of the integral of `exp(phi(u) / beta)` over `[low, high]`, within `[0, 1]`.
+    fn log_slice(&self, beta: f64, low: f64, high: f64) -> f64 {
+        match *self {
+            Self::Identity => high / beta + (-(-(high - low) / beta).exp_m1()).ln() + beta.ln(),
+            Self::Log => {
+                let power = 1.0 + 1.0 / beta;
+                power * high.ln() + log1mexp(power * (low / high).ln()) - power.ln()
+            }
+            Self::Power(_) | Self::Exp(_) => {
+                let width = high - low;
+                width.ln() + integrate(|u| self.phi(low + width * u) / beta)
+            }
+        }
+    }
+
+    /// `log Z` of a prompt as its samples tell it, ties included: a sample that ties with no other stands for its share of the
+    /// quantiles, over which the integral is exact, and a class of ties for its own value. Without ties it is
+    /// [`QuantileTilt::log_partition`]; with ties it becomes that of the law as samples grow.
+    ///
+    /// The mean of `exp(phi / beta)` over samples ranked among the others is neither: those ranks are 0, 1/(M-1), ..., 1 whatever the
+    /// samples are, both ends with full weight, so that it is too large by a constant (0.5 nats for the identity with `beta = 0.1` and
+    /// M = 8).
+    pub fn log_partition_of(&self, beta: f64, pool: &CachedRewards) -> f64 {
+        let rewards = pool.sorted();
+        let total = rewards.len() as f64;
+        let mut below = 0;
+        let terms: Vec<f64> = rewards
+            .chunk_by(|a, b| a == b)
+            .map(|class| {
+                let rank = Rank { below, at_most: below + class.len(), total: rewards.len() };
+                below = rank.at_most;
+                if class.len() == 1 {
+                    return self.log_slice(beta, rank.below as f64 / total, rank.at_most as f64 / total);
+                }
+                let ties = if *self == Self::Log { Ties::NonStrict } else { Ties::MidRank };
+                self.phi(rank.fraction(ties)) / beta + (class.len() as f64 / total).ln()
+            })
+            .collect();
+        log_sum_exp(&terms)
     }
 }
 
@@ -139,6 +182,50 @@ mod tests {
         }
         assert!((QuantileTilt::Exp(1e-6).phi(0.3) - 0.3).abs() < 1e-6);
         assert!((QuantileTilt::Exp(-1e-6).phi(0.3) - 0.3).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_pool_without_ties_has_the_exact_partition_and_ties_have_theirs() {
+        let tilts = [
+            QuantileTilt::Identity,
+            QuantileTilt::Log,
+            QuantileTilt::Power(2.0),
+            QuantileTilt::Exp(5.0),
+            QuantileTilt::Exp(-5.0),
+        ];
+        for tilt in tilts {
+            for (beta, samples) in [(0.1, 8), (0.2, 8), (0.5, 4), (0.1, 64), (1e-3, 8)] {
+                let pool = CachedRewards::new((0..samples).map(|k| f64::from(k).sqrt()).collect());
+                let got = tilt.log_partition_of(beta, &pool.expect("finite"));
+                let want = tilt.log_partition(beta);
+                assert!(
+                    (got - want).abs() < 1e-8 * want.abs().max(1.0),
+                    "{tilt:?} {beta} {samples}: {got} {want}"
+                );
+            }
+            // A law of three rewards, at its own frequencies.
+            let masses = [0.5_f64, 0.3, 0.2];
+            let counts = [50, 30, 20];
+            let rewards = (0..3_usize).flat_map(|class| std::iter::repeat_n(class as f64, counts[class]));
+            let pool = CachedRewards::new(rewards.collect()).expect("finite");
+            let at_most = [0.5, 0.8, 1.0];
+            let beta = 0.2;
+            let terms: Vec<f64> = (0..3)
+                .map(|class| {
+                    let middle = at_most[class] - 0.5 * masses[class];
+                    let u = if tilt == QuantileTilt::Log { at_most[class] } else { middle };
+                    masses[class].ln() + tilt.phi(u) / beta
+                })
+                .collect();
+            assert!((tilt.log_partition_of(beta, &pool) - log_sum_exp(&terms)).abs() < 1e-12, "{tilt:?}");
+        }
+        // What the mean over ranks among the others is off by.
+        for (beta, samples, bias) in [(0.1, 8, 0.497), (0.2, 8, 0.206), (0.5, 4, 0.101), (0.1, 64, 0.063)] {
+            let ranks: Vec<f64> =
+                (0..samples).map(|k| f64::from(k) / f64::from(samples - 1) / beta).collect();
+            let off = log_mean_exp(&ranks) - QuantileTilt::Identity.log_partition(beta);
+            assert!((off - bias).abs() < 6e-4, "{beta} {samples}: {off}");
+        }
     }
 
     #[test]
