@@ -1,6 +1,6 @@
 //! Preference pairs beside what a reference gives them, and what losses of such pairs have in common.
 
-use data::render::Pair;
+use data::render::{Example, Pair};
 use generate::Score;
 use model::learn::Forward;
 use model::{Decoder, Policy};
@@ -28,7 +28,8 @@ impl ReferencedPair {
     }
 }
 
-/// Scores pairs under the reference.
+/// Scores pairs under the reference: the sums over the tokens that are learned, as the policy's are, which leave out the turns of
+/// others within an answer.
 pub fn referenced(reference: &Policy, pairs: Vec<Pair>) -> Result<Vec<ReferencedPair>, Error> {
     let mut items: Vec<(&[u32], &[u32])> = Vec::with_capacity(2 * pairs.len());
     for pair in &pairs {
@@ -37,13 +38,20 @@ pub fn referenced(reference: &Policy, pairs: Vec<Pair>) -> Result<Vec<Referenced
         }
     }
     let scores = reference.score(&items)?;
-    let sums: Vec<f64> = scores.iter().map(|row| row.iter().map(|x| f64::from(*x)).sum()).collect();
+    let examples = pairs.iter().flat_map(|pair| [&pair.chosen, &pair.rejected]);
+    let sums: Vec<f64> = examples.zip(&scores).map(|(example, row)| learned_sum(example, row)).collect();
     let both = sums.chunks_exact(2).map(|two| (two[0], two[1]));
     Ok(pairs
         .into_iter()
         .zip(both)
         .map(|(pair, (chosen, rejected))| ReferencedPair { pair, chosen, rejected })
         .collect())
+}
+
+/// The sum over learned tokens of log-probabilities of all tokens from the first learned one on.
+fn learned_sum(example: &Example, log_probs: &[f32]) -> f64 {
+    let learned = &example.loss[example.prompt_len()..];
+    learned.iter().zip(log_probs).filter(|(learned, _)| **learned).map(|(_, log)| f64::from(*log)).sum()
 }
 
 /// Pairs of a loss that has no reference: every log-ratio is the log-probability itself.

@@ -19,12 +19,15 @@ use reward::{PoolSample, VocabularyModel};
 use train::calibration::{Wanted, laws, laws_of, reward_name};
 use train::checkpoint::{Learner, export};
 use train::meters::Meters;
+use train::methods::dpo::{Dpo, PairwiseLoss};
+use train::methods::ipo::Ipo;
 use train::methods::prefix_scorer::{Form, HeadName, PrefixScorer, Scorer, values_before_each};
 use train::methods::pretrain::{Pretrain, Source};
 use train::methods::quantile::{Meaning, Quantile, QuantileHead};
 use train::methods::reward::RewardModel;
 use train::methods::stepwise::{StepScorer, at_label};
 use train::on_policy::TieRule;
+use train::pairs::{ReferencedPair, referenced};
 use train::pooled::{Pooled, Scored};
 use train::supervised::Objective;
 
@@ -165,6 +168,42 @@ fn a_rows_own_margin_takes_the_place_of_the_setting() {
         assert_close(&[meters.mean("margin").expect("a margin")], &[c - r], 1e-9);
     }
     check_gradient(&method, &[&own, &none], decoder);
+}
+
+/// Pairs whose answers have a user's turn in them, of other lengths on the two sides, which is not learned.
+fn pairs_with_gaps() -> Vec<Pair> {
+    let side = |length: u32, gap: usize| {
+        let ids: Vec<u32> = (0..length).map(|at| 5 + (at * at + 3 * at) % 200).collect();
+        let loss = (0..ids.len()).map(|at| at >= 4 && !(7..7 + gap).contains(&at)).collect();
+        Example { ids, loss }
+    };
+    [(20, 5, 28, 9), (15, 2, 15, 0), (12, 1, 30, 15)]
+        .map(|(chosen, gap, rejected, other)| Pair::new(side(chosen, gap), side(rejected, other)))
+        .to_vec()
+}
+
+#[test]
+fn at_step_one_log_ratios_are_zero_whatever_lies_between_learned_tokens() {
+    let (decoder, _) = language();
+    let policy = Policy::new("base", &decoder);
+    let at_first = |loss: PairwiseLoss, beta: f64| {
+        let method = Dpo { loss, beta, ..Dpo::default() };
+        let rows = referenced(&policy, pairs_with_gaps()).expect("scores");
+        let rows: Vec<&ReferencedPair> = rows.iter().collect();
+        loss_of(&method, &rows, &decoder).2
+    };
+    let meters = at_first(PairwiseLoss::Sigmoid, 0.1);
+    assert_close(&[meters.mean("loss").expect("a loss")], &[2.0_f64.ln()], 1e-5);
+    for name in ["rewards/chosen", "rewards/rejected", "rewards/margins"] {
+        assert_close(&[meters.mean(name).expect("a reward")], &[0.0], 1e-5);
+    }
+    assert_close(&[at_first(PairwiseLoss::Hinge, 0.1).mean("loss").expect("a loss")], &[1.0], 1e-5);
+    // (0 - 1/(2 beta))^2.
+    assert_close(&[at_first(PairwiseLoss::Ipo, 0.1).mean("loss").expect("a loss")], &[25.0], 1e-3);
+    let rows = referenced(&policy, pairs_with_gaps()).expect("scores");
+    let rows: Vec<&ReferencedPair> = rows.iter().collect();
+    let meters = loss_of(&Ipo { tau: 0.1 }, &rows, &decoder).2;
+    assert_close(&[meters.mean("loss").expect("a loss")], &[25.0], 1e-3);
 }
 
 fn probes(settings: &Quantile) -> Vec<<QuantileHead as Objective>::Row> {

@@ -24,6 +24,14 @@ struct Side {
     prompt: Prompt,
     ids: Vec<TokenId>,
     end: End,
+    /// The stretches that are to be predicted, each behind all before it.
+    learned: Vec<Stretch>,
+}
+
+/// Tokens that are to be predicted, and what stands before them.
+struct Stretch {
+    prompt: Prompt,
+    ids: Vec<TokenId>,
 }
 
 impl Side {
@@ -33,7 +41,29 @@ impl Side {
         let ids = example.ids[start..stop].to_vec();
         let end = if ids.last().is_some_and(|id| ends.contains(id)) { End::Eos } else { End::Budget };
         let prompt = Prompt::from_ids(index, example.ids[..start].to_vec());
-        Self { prompt, ids, end }
+        let mut learned = Vec::new();
+        let mut at = start;
+        for part in example.loss[start..stop].chunk_by(|a, b| a == b) {
+            if part[0] {
+                let prompt = Prompt::from_ids(index, example.ids[..at].to_vec());
+                learned.push(Stretch { prompt, ids: example.ids[at..at + part.len()].to_vec() });
+            }
+            at += part.len();
+        }
+        Self { prompt, ids, end, learned }
+    }
+
+    /// What a reward is asked for, whose sum is its reward: of a sum of log-probabilities the stretches that are to be predicted, as
+    /// in training, without the turns of others between them; else the whole answer.
+    fn asked(&self, of_tokens: bool) -> Vec<Candidate<'_>> {
+        if !of_tokens || self.learned.len() < 2 {
+            return vec![self.candidate()];
+        }
+        let end = self.end;
+        self.learned
+            .iter()
+            .map(|stretch| Candidate { prompt: &stretch.prompt, ids: &stretch.ids, end })
+            .collect()
     }
 
     fn candidate(&self) -> Candidate<'_> {
@@ -58,7 +88,9 @@ pub(super) fn accuracies(
             _ => "the proxy reward".to_owned(),
         };
         let mut reward = proxy.open()?;
-        let Some(accuracy) = accuracy(&name, &mut *reward, &pairs, base, compare, settings)? else {
+        let of_tokens = matches!(compare.proxy, Some(RewardTable::Arm(_)));
+        let Some(accuracy) = accuracy(&name, &mut *reward, of_tokens, &pairs, base, compare, settings)?
+        else {
             return Ok(None);
         };
         found.push((name, accuracy));
@@ -71,7 +103,7 @@ pub(super) fn accuracies(
             None => name.to_string(),
             Some(weights) => under(name, weights),
         };
-        let Some(accuracy) = accuracy(&name, &mut reward, &pairs, base, compare, settings)? else {
+        let Some(accuracy) = accuracy(&name, &mut reward, true, &pairs, base, compare, settings)? else {
             return Ok(None);
         };
         found.push((name, accuracy));
@@ -105,6 +137,7 @@ fn arms(compare: &Compare) -> Vec<Arm<'_>> {
 fn accuracy(
     name: &str,
     reward: &mut dyn Reward,
+    of_tokens: bool,
     pairs: &[Pair],
     base: &setup::Loaded,
     compare: &Compare,
@@ -120,8 +153,11 @@ fn accuracy(
     // Pairs of one prompt are not independent.
     let mut groups: BTreeMap<&[TokenId], Vec<f64>> = BTreeMap::new();
     for (chunk, part) in sides.chunks(AT_A_TIME).enumerate() {
-        let candidates: Vec<Candidate<'_>> = part.iter().flatten().map(Side::candidate).collect();
-        let rewards = reward.rewards(&candidates)?;
+        let asked: Vec<Vec<Candidate<'_>>> =
+            part.iter().flatten().map(|side| side.asked(of_tokens)).collect();
+        let counts: Vec<usize> = asked.iter().map(Vec::len).collect();
+        let mut given = reward.rewards(&asked.concat())?.into_iter();
+        let rewards: Vec<f64> = counts.into_iter().map(|count| given.by_ref().take(count).sum()).collect();
         for (pair, scores) in part.iter().zip(rewards.chunks(2)) {
             groups.entry(&pair[0].prompt.ids).or_default().push(scores[0] - scores[1]);
         }
@@ -133,4 +169,24 @@ fn accuracy(
     let margins: Vec<Vec<f64>> = groups.into_values().collect();
     let resamples = Resamples::new(settings.seed, margins.len(), compare.bootstrap, Resamples::LEVEL)?;
     Ok(Some(PairwiseAccuracy::grouped(&margins, &resamples)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sum_over_tokens_leaves_out_what_is_not_learned() {
+        let loss = [false, false, true, true, false, true, false].to_vec();
+        let example = Example { ids: (10..17).collect(), loss };
+        let side = Side::new(3, &example, &[15]);
+        let asked = |of_tokens| -> Vec<(Vec<TokenId>, Vec<TokenId>)> {
+            let candidates = side.asked(of_tokens);
+            candidates.iter().map(|one| (one.prompt.ids.clone(), one.ids.to_vec())).collect()
+        };
+        assert_eq!(asked(false), [(vec![10, 11], vec![12, 13, 14, 15])]);
+        assert_eq!(asked(true), [(vec![10, 11], vec![12, 13]), (vec![10, 11, 12, 13, 14], vec![15])]);
+        let whole = Side::new(0, &Example::join(&[1], &[2, 3]), &[]);
+        assert_eq!(whole.asked(true).len(), 1);
+    }
 }

@@ -22,10 +22,13 @@ struct Row {
     map: Map<String, Value>,
     prompt: Vec<u32>,
     completion: Vec<u32>,
+    /// Which tokens of the completion are the answer's: not those of others' turns within a completion of several messages.
+    learned: Vec<bool>,
 }
 
 /// Reads rows of `prompt` and `completion` (text), or `prompt_ids` and `completion_ids`, and returns them as lines of JSON
-/// with `log_prob` and `token_log_probs` (natural logarithms under the raw law), or with `reward`.
+/// with `log_prob` and `token_log_probs` (natural logarithms under the raw law), or with `reward`. Of a completion of several messages
+/// `log_prob` is the sum over the assistant's tokens, as in training, and `token_log_probs` has all of them.
 ///
 /// Rows of token ids are scored as they are; rows of text as training and generation read them, with the end-of-sequence
 /// token behind the completion where `end` says so. The input `-` is standard input. A directory without a tokenizer scores rows of token ids.
@@ -79,7 +82,8 @@ pub fn score_file(name: &ModelName, input: &Path, end: bool, device: &Device) ->
             rows.iter().map(|row| (&row.prompt[..], &row.completion[..])).collect();
         let scores = policy.score(&items)?;
         for (row, scores) in rows.into_iter().zip(scores) {
-            let sum: f64 = scores.iter().map(|x| f64::from(*x)).sum();
+            let own = scores.iter().zip(&row.learned).filter(|(_, learned)| **learned);
+            let sum: f64 = own.map(|(x, _)| f64::from(*x)).sum();
             line(row.map, json!({ "log_prob": sum, "token_log_probs": scores }));
         }
     }
@@ -110,7 +114,8 @@ fn row(
             .map_err(|error| refuse(format!("`{key}` is no list of token ids: {error}")))
     };
     if let (Some(prompt), Some(completion)) = (ids("prompt_ids")?, ids("completion_ids")?) {
-        return Ok(Row { map, prompt, completion });
+        let learned = vec![true; completion.len()];
+        return Ok(Row { map, prompt, completion, learned });
     }
     let text = |key: &str| -> Result<Text, Error> {
         match map.get(key) {
@@ -136,5 +141,6 @@ fn row(
     {
         completion = before;
     }
-    Ok(Row { prompt: prompt.to_vec(), completion: completion.to_vec(), map })
+    let learned = example.loss[prompt.len()..prompt.len() + completion.len()].to_vec();
+    Ok(Row { prompt: prompt.to_vec(), completion: completion.to_vec(), learned, map })
 }
