@@ -98,8 +98,8 @@ pub fn describe(job: &Job) -> Result<String, Error> {
             );
             line("updates", value);
         }
-        if let Some((name, _)) = settings.quantile() {
-            line("quantile", format!("ranks by the laws of {name} {}", here(job, name)));
+        if let Some(head) = settings.quantile() {
+            line("quantile", format!("ranks by the laws of {} {}", head.name, here(job, head.name)));
         }
     }
     let directory =

@@ -146,7 +146,7 @@ pub(crate) fn models_of(recipe: &Recipe) -> Vec<&ModelName> {
         Method::Soup(soup) => models.extend(soup.models.iter().map(|model| &model.path)),
         Method::PrefixScorer(scorer) => models.extend(&scorer.policy),
         Method::Parl(parl) => models.extend(&parl.reward_model),
-        method => models.extend(method.on_policy().and_then(Compose::quantile).map(|(name, _)| name)),
+        method => models.extend(method.on_policy().and_then(Compose::quantile).map(|head| head.name)),
     }
     if let Method::Compare(compare) = &recipe.method {
         models.extend(compare.policies.iter().filter_map(|policy| policy.path.as_ref()));

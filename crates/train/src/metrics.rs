@@ -33,7 +33,7 @@ const fn metric(
 }
 
 /// All metrics, by who has them.
-pub const METRICS: [Metric; 71] = [
+pub const METRICS: [Metric; 72] = [
     metric(
         "loss",
         true,
@@ -313,6 +313,13 @@ pub const METRICS: [Metric; 71] = [
     ),
     metric("val/clipfrac_avg", true, "estimator ppo", "share whose value is clipped", "answer tokens"),
     metric("val/ratio", true, "estimator ppo", "ratio to the policy that drew the answers", "answer tokens"),
+    metric(
+        "val/pull",
+        false,
+        "estimator ppo",
+        "ppo.vf_coef times the root mean square of what values are off by, over that of the advantages, when answers are drawn",
+        "batches",
+    ),
     metric("val/mean", false, "estimator ppo", "value of the text so far", "answer tokens"),
     metric("reward/loss", false, "parl", "loss of the reward model", "pairs"),
     metric(

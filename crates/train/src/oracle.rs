@@ -9,7 +9,7 @@ use generate::{Purpose, Stream};
 use objective::design::{Design, Procedure, QuantileLaw, beta_for_budget, fixed_point};
 use objective::error::InputError;
 use objective::losses::QuantileTilt;
-use objective::oracle::{Promise, estimated, game};
+use objective::oracle::{Estimated, Promise, averaged, estimated, fresh, game};
 use objective::rank::CachedRewards;
 use objective::tilt::Tilt;
 
@@ -27,6 +27,10 @@ const MOST_KL: f64 = 5.0;
 enum Ideal {
     /// `π_ref exp(Φ(u)/β) / Z`, `u` estimated from so many cached samples, where it is estimated.
     Tilted { tilt: Tilt, beta: f64, samples: Option<usize>, says: String },
+    /// The same, learned from pools that are drawn once, each sample ranked among so many others of its prompt.
+    Offline { tilt: Tilt, beta: f64, others: usize, says: String },
+    /// Best-of-`n` by the Jeffreys divergence of weight `b`, with so many samples that are fresh at every step.
+    Fresh { n: f64, b: f64, samples: usize, says: String },
     /// The same with β solved on the cached samples, so that these nats are spent.
     Budgeted { tilt: Tilt, beta: f64, samples: usize, kl: f64, says: String },
     /// The equilibrium of the win-rate game.
@@ -35,32 +39,17 @@ enum Ideal {
     None(String),
 }
 
+/// Most cells of the grid that an exact optimum is taken on.
+const MOST_CELLS: usize = 1 << 18;
+
 /// What the recipe's method promises, judged with `n` answers at test time.
 pub fn describe(recipe: &Recipe, n: f64) -> Result<String, Error> {
     let name = recipe.method.name();
-    let (law, says, estimate) = match ideal(&recipe.method).map_err(Error::other)? {
-        Ideal::None(why) => return Ok(format!("{name}: {why}\n")),
-        Ideal::Game { beta } => {
-            let says = format!("the best answer to itself in the win-rate game, beta = {beta}");
-            (game(beta).map_err(Error::other)?, says, None)
-        }
-        Ideal::Tilted { tilt, beta, samples, says } => {
-            let law = QuantileLaw::of(&tilt, beta).map_err(Error::other)?;
-            (law, says, samples.map(|samples| (tilt, beta, samples)))
-        }
-        Ideal::Budgeted { tilt, beta, samples, kl, says } => {
-            let law = QuantileLaw::of(&tilt, beta).map_err(Error::other)?;
-            // As training does, on pools of the size that it has.
-            let mut stream = Stream::new(recipe.run.seed, Purpose::Sample, 1, 0);
-            let mut pool = || CachedRewards::new((0..samples).map(|_| stream.uniform()).collect());
-            let pools = (0..PROMPTS).map(|_| pool()).collect::<Result<Vec<_>, _>>().map_err(Error::other)?;
-            let beta = beta_for_budget(&tilt, &pools, kl).map_err(Error::other)?.beta;
-            let says =
-                format!("{says} without ties; on pools of {samples} samples β = {beta:.6} spends {kl} nats");
-            (law, says, Some((tilt, beta, samples)))
-        }
+    let ideal = ideal(&recipe.method).map_err(Error::other)?;
+    let Found { exact, off, says, rows } = match found(ideal, recipe.run.seed, n).map_err(Error::other)? {
+        Ok(found) => found,
+        Err(why) => return Ok(format!("{name}: {why}\n")),
     };
-    let exact = Promise::of(&law, n);
     let mut text = format!("{name}: {says}\n");
     let header =
         ["KL, nats", "win rate", &format!("best-of-{n}"), &format!("worst-of-{n}")].map(str::to_owned);
@@ -73,32 +62,118 @@ pub fn describe(recipe: &Recipe, n: f64) -> Result<String, Error> {
         let _ = writeln!(text, "{line}");
     };
     row("exact optimum", &exact, "");
-    if let Some((tilt, beta, samples)) = estimate {
-        let mut stream = Stream::new(recipe.run.seed, Purpose::Sample, 0, 0);
-        let got =
-            estimated(&tilt, beta, samples, n, PROMPTS, &mut || stream.uniform()).map_err(Error::other)?;
-        let after = format!("   {:.4} nats from the exact one", got.regret);
-        row(&format!("of {samples} cached samples"), &got.promise, &after);
+    for (name, got) in &rows {
+        row(name, &got.promise, &format!("   {:.5} nats from the exact one", got.regret));
     }
+    let mut failed = Vec::new();
     if exact.kl > 0.0 && exact.kl <= MOST_KL {
-        for (name, design) in others(exact.kl, n).map_err(Error::other)? {
-            let Design { kl, win_rate, best_of, worst_of, .. } = design;
-            row(&name, &Promise { kl, win_rate, best_of, worst_of }, "");
+        for (name, design) in others(exact.kl, n) {
+            match design {
+                Ok(Design { kl, win_rate, best_of, worst_of, .. }) => {
+                    row(&name, &Promise { kl, win_rate, best_of, worst_of }, "");
+                }
+                Err(error) => failed.push(format!("  {name}: {error}\n")),
+            }
         }
     }
+    text.extend(failed);
     text.push_str("  where no two rewards are equal and the policy can be any law; ties leave less to win\n");
+    let accuracy =
+        if off < 5e-5 { "exact to the last digit".to_owned() } else { format!("within about {off:.1e}") };
+    let _ = writeln!(text, "  the exact optimum is {accuracy}, the others within 0.001");
     Ok(text)
 }
 
+/// What is known of a method's optimum.
+struct Found {
+    exact: Promise,
+    /// About how far the exact optimum's numbers may be off.
+    off: f64,
+    says: String,
+    rows: Vec<(String, Estimated)>,
+}
+
+/// What an optimum spends and wins; `Err` says why a method has none.
+fn found(ideal: Ideal, seed: u64, n: f64) -> Result<Result<Found, String>, InputError> {
+    let cached = |tilt: &Tilt, beta: f64, exact_beta: f64, samples: usize| {
+        let mut stream = Stream::new(seed, Purpose::Sample, 0, 0);
+        let got = estimated(tilt, beta, exact_beta, samples, n, PROMPTS, &mut || stream.uniform())?;
+        Ok::<_, InputError>((format!("of {samples} cached samples"), got))
+    };
+    Ok(Ok(match ideal {
+        Ideal::None(why) => return Ok(Err(why)),
+        Ideal::Game { beta } => {
+            let says = format!("the best answer to itself in the win-rate game, beta = {beta}");
+            Found { exact: game(beta, n)?, off: 0.0, says, rows: Vec::new() }
+        }
+        Ideal::Tilted { tilt, beta, samples, says } => {
+            let (exact, off) = exact(&tilt, beta, n)?;
+            let rows = samples.map(|samples| cached(&tilt, beta, beta, samples)).transpose()?;
+            Found { exact, off, says, rows: rows.into_iter().collect() }
+        }
+        Ideal::Offline { tilt, beta, others, says } => {
+            let (exact, off) = exact(&tilt, beta, n)?;
+            // Pools that are learned one by one, and what all of them have in common.
+            let by_heart = cached(&tilt, beta, beta, others)?;
+            let shared = ("averaged over pools".to_owned(), averaged(&tilt, beta, others, n)?);
+            Found { exact, off, says, rows: vec![by_heart, shared] }
+        }
+        Ideal::Fresh { n: of, b, samples, says } => {
+            let (exact, off) = exact(&Tilt::Log, 1.0 / (of - 1.0), n)?;
+            let row = (format!("of {samples} fresh samples"), fresh(of, b, samples, n)?);
+            Found { exact, off, says, rows: vec![row] }
+        }
+        Ideal::Budgeted { tilt, beta, samples, kl, says } => {
+            let (exact, off) = exact(&tilt, beta, n)?;
+            // As training does, on pools of the size that it has.
+            let mut stream = Stream::new(seed, Purpose::Sample, 1, 0);
+            let mut pool = || CachedRewards::new((0..samples).map(|_| stream.uniform()).collect());
+            let pools = (0..PROMPTS).map(|_| pool()).collect::<Result<Vec<_>, _>>()?;
+            let solved = beta_for_budget(&tilt, &pools, kl)?.beta;
+            let says = format!(
+                "{says} without ties; on pools of {samples} samples β = {solved:.6} spends {kl} nats"
+            );
+            Found { exact, off, says, rows: vec![cached(&tilt, solved, beta, samples)?] }
+        }
+    }))
+}
+
+/// The optimum of a tilt on a grid that is made finer until its numbers stand, and about how far they are off.
+fn exact(tilt: &Tilt, beta: f64, n: f64) -> Result<(Promise, f64), InputError> {
+    let on = |cells| Ok::<_, InputError>(Promise::of(&QuantileLaw::on_cells(tilt, beta, cells)?, n));
+    let mut cells = 4000;
+    let mut promise = on(cells)?;
+    loop {
+        cells *= 2;
+        let finer = on(cells)?;
+        let off = [
+            finer.kl - promise.kl,
+            finer.win_rate - promise.win_rate,
+            finer.best_of - promise.best_of,
+            finer.worst_of - promise.worst_of,
+        ];
+        let off = off.into_iter().map(f64::abs).fold(0.0, f64::max);
+        promise = finer;
+        // The error of a midpoint rule is a third of what halving its cells changes.
+        if off < 5e-5 || cells >= MOST_CELLS {
+            return Ok((promise, off));
+        }
+    }
+}
+
 /// What the same nats win otherwise.
-fn others(kl: f64, n: f64) -> Result<Vec<(String, Design)>, InputError> {
-    let log = Design::of_budget(Tilt::Log, kl, n)?;
-    Ok(vec![
-        ("same KL: identity".into(), Design::of_budget(Tilt::Identity, kl, n)?),
-        (format!("same KL: best-of-{:.2}", 1.0 + 1.0 / log.beta), log),
-        (format!("same KL: for best-of-{n}"), fixed_point(Procedure::BestOfN, n, kl)?),
-        (format!("same KL: for worst-of-{n}"), fixed_point(Procedure::WorstOfN, n, kl)?),
-    ])
+fn others(kl: f64, n: f64) -> Vec<(String, Result<Design, InputError>)> {
+    let log = Design::of_budget(Tilt::Log, kl, n);
+    let log_name = match &log {
+        Ok(log) => format!("same KL: best-of-{:.2}", 1.0 + 1.0 / log.beta),
+        Err(_) => "same KL: best-of-n".to_owned(),
+    };
+    vec![
+        ("same KL: identity".into(), Design::of_budget(Tilt::Identity, kl, n)),
+        (log_name, log),
+        (format!("same KL: for best-of-{n}"), fixed_point(Procedure::BestOfN, n, kl)),
+        (format!("same KL: for worst-of-{n}"), fixed_point(Procedure::WorstOfN, n, kl)),
+    ]
 }
 
 fn best_of(n: f64, samples: Option<usize>) -> Ideal {
@@ -120,7 +195,10 @@ fn ideal(method: &Method) -> Result<Ideal, InputError> {
         Method::Bond(bond) if bond.update_every.is_some() => {
             Ideal::None(format!("the anchor moves: after k updates the optimum is best-of-{}^k", bond.n))
         }
-        Method::Bond(bond) => best_of(bond.n, Some(bond.samples)),
+        Method::Bond(bond) => match best_of(bond.n, None) {
+            Ideal::Tilted { says, .. } => Ideal::Fresh { n: bond.n, b: bond.b, samples: bond.samples, says },
+            other => other,
+        },
         Method::BonSft(bon) => best_of(bon.n as f64, None),
         Method::Bonbon(bonbon) => match best_of(bonbon.n as f64, None) {
             Ideal::Tilted { tilt, beta, samples, says } => {
@@ -149,20 +227,16 @@ fn ideal(method: &Method) -> Result<Ideal, InputError> {
                 QuantileTilt::Exp(t) => (Tilt::Exponential { t }, qrpo.beta * t.exp_m1().abs()),
             };
             let says = format!("π_ref exp(Φ(u)/β)/Z, {}, β = {beta}", formula(&tilt));
-            Ideal::Tilted { tilt, beta, samples: Some(qrpo.pool_samples - 1), says }
+            Ideal::Offline { tilt, beta, others: qrpo.pool_samples - 1, says }
         }
         Method::Ipo(ipo) => {
             let says = format!("π_ref exp(u/τ)/Z, τ = {}, for pairs drawn from the reference", ipo.tau);
             Ideal::Tilted { tilt: Tilt::Identity, beta: ipo.tau, samples: None, says }
         }
         Method::Sppo(sppo) if sppo.preference == Preference::Ranks && sppo.normaliser == Normaliser::Pool => {
-            let (beta, samples) = (1.0 / sppo.eta, Some(sppo.pool_samples - 1));
-            Ideal::Tilted {
-                tilt: Tilt::Identity,
-                beta,
-                samples,
-                says: format!("one exact round, β = 1/η = {beta}"),
-            }
+            let (beta, others) = (1.0 / sppo.eta, sppo.pool_samples - 1);
+            let says = format!("one exact round, β = 1/η = {beta}");
+            Ideal::Offline { tilt: Tilt::Identity, beta, others, says }
         }
         Method::Wind(wind) if wind.preference == (PreferenceName::Rank {}) && wind.beta > 0.0 => {
             Ideal::Game { beta: wind.beta }
@@ -223,6 +297,90 @@ mod tests {
         let same = number(&text, "same KL: best-of-8.00", 1);
         assert!(number(&text, "same KL: identity", 1) > same, "{text}");
         assert!(number(&text, "same KL: for best-of-4", 2) > number(&text, "same KL: identity", 2), "{text}");
+    }
+
+    #[test]
+    fn the_game_and_fresh_samples_have_their_exact_values() {
+        let close = |text: &str, row: &str, want: [f64; 3]| {
+            for (column, want) in want.into_iter().enumerate().filter(|(_, want)| !want.is_nan()) {
+                assert!(
+                    (number(text, row, column) - want).abs() < 1.01e-4,
+                    "{row}, {column}: {want}\n{text}"
+                );
+            }
+        };
+        let none = f64::NAN;
+        for (beta, want) in [
+            (0.2, [0.8838, 0.8068, 0.9243]),
+            (0.15, [1.4349, 0.8513, none]),
+            (0.1, [2.6974, 0.9000, 0.9915]),
+            (0.05, [7.0043, 0.9500, 0.9994]),
+        ] {
+            let text = of(&format!("{REWARD}[method.wind]\nbeta = {beta}\nsamples = 4\n"));
+            close(&text, "exact optimum", want);
+            // What wins otherwise is of the same KL.
+            if beta >= 0.1 {
+                assert!((number(&text, "same KL: identity", 0) - want[0]).abs() < 2e-4, "{text}");
+            }
+        }
+        let fresh = of(&format!("{REWARD}[method.bond]\nn = 2.0\nsamples = 8\nb = 1.0\n"));
+        close(&fresh, "of 8 fresh samples", [none, 0.6582, none]);
+        assert!(fresh.contains("0.0066") && !fresh.contains("cached"), "{fresh}");
+        let half = of(&format!("{REWARD}[method.bond]\nn = 4.0\nsamples = 16\nb = 0.5\n"));
+        close(&half, "of 16 fresh samples", [none, 0.7999, none]);
+        assert!(half.contains("0.00001 nats from"), "{half}");
+    }
+
+    #[test]
+    fn steep_tilts_are_exact_and_every_row_says_how_exact() {
+        // Identity: W = 1/(1 - exp(-1/beta)) - beta and KL = W/beta - log Z.
+        for beta in [0.003_f64, 0.001, 0.0003] {
+            let text = of(&format!("{REWARD}[method.ctrl]\nbeta = {beta}\n"));
+            let win_rate = 1.0 - beta;
+            assert!((number(&text, "exact optimum", 1) - win_rate).abs() < 1.01e-4, "{text}");
+            let kl = win_rate / beta - (1.0 / beta + beta.ln());
+            assert!((number(&text, "exact optimum", 0) - kl).abs() < 1.01e-4, "{text}");
+            assert!(text.contains("exact to the last digit"), "{text}");
+        }
+        let text = of(&format!("{REWARD}[method.vbon]\nn = 1000.0\npool_samples = 300\n"));
+        let kl = 1000.0_f64.ln() - 0.999;
+        assert!((number(&text, "exact optimum", 0) - kl).abs() < 1.01e-4, "{text}");
+    }
+
+    #[test]
+    fn the_fixed_point_of_worst_of_n_spends_what_is_beside_it() {
+        let text = format!("[data]\nlimit = 8\n[optim]\nsteps = 1\n{REWARD}[method.vbon]\nn = 20.0\n");
+        let loaded = recipe::Source::from_text("recipe.toml", text).load::<Recipe>().expect("a recipe");
+        let text = describe(&loaded.value, 32.0).expect("a description");
+        let kl = number(&text, "exact optimum", 0);
+        assert!((number(&text, "same KL: for worst-of-32", 0) - kl).abs() < 2e-4, "{text}");
+        let ctrl = of(&format!(
+            "{REWARD}[method.ctrl]\nkl = 2.0\nforecast_n = 32.0\ntilt = {{ fixed-point = {{ procedure = \"worst-of-n\", n = 32.0 }} }}\n"
+        ));
+        assert!((number(&ctrl, "exact optimum", 0) - 2.0).abs() < 2e-4, "{ctrl}");
+        assert!((number(&ctrl, "exact optimum", 1) - 0.9336).abs() < 1.01e-4, "{ctrl}");
+        let distance =
+            ctrl.split(" nats from the exact one").next().and_then(|t| t.split_whitespace().last());
+        let distance: f64 = distance.expect("a distance").parse().expect("a number");
+        assert!(distance.is_finite() && distance < 2.0, "{ctrl}");
+    }
+
+    #[test]
+    fn a_budget_is_measured_to_the_optimum_that_is_printed() {
+        let text = of(&format!(
+            "{REWARD}[method.ctrl]\nkl = 0.7\npool_samples = 32\ntilt = {{ exponential = {{ t = 5.0 }} }}\n"
+        ));
+        assert!((number(&text, "exact optimum", 0) - 0.7).abs() < 1.01e-4, "{text}");
+        // On pools of that size, without a fifth missing.
+        assert!((number(&text, "of 32 cached", 0) - 0.7).abs() < 0.03, "{text}");
+    }
+
+    #[test]
+    fn offline_methods_have_what_is_learned_by_heart_and_what_pools_have_in_common() {
+        let text = of(&format!("{REWARD}[method.qrpo]\nbeta = 0.2\n"));
+        let win_rate = number(&text, "exact optimum", 1);
+        assert!((number(&text, "averaged over pools", 1) - win_rate).abs() < 1.01e-4, "{text}");
+        assert!(number(&text, "of 7 cached", 1) < win_rate - 5e-3, "{text}");
     }
 
     #[test]

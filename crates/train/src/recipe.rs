@@ -424,6 +424,7 @@ impl Validate for Recipe {
             let (key, count) = settings.answers();
             let key = format!("method.{}.{key}", self.method.name());
             rules.check(&["optim.batch_size", &key], batch_holds_answers(self, &key, count));
+            rules.check(&["optim.batch_size", &key], batch_has_others(self, &key, settings.least_batch()));
             if let Some(ppo) = settings.ppo() {
                 let key = format!("method.{}.ppo.mini_batches", self.method.name());
                 rules.check(&[&key, "optim.batch_size"], ppo.divides(self.optim.batch_size));
@@ -558,6 +559,18 @@ fn raw_law(sampling: &Sampling, key: &str) -> Result<(), Violation> {
     }
     let message = "answers have to be drawn from the policy itself: another law biases every ratio to the anchor and the KL";
     Err(Violation::new(message).hint(value))
+}
+
+/// With one answer of a prompt the baseline of each is the mean return of the batch's others.
+fn batch_has_others(recipe: &Recipe, key: &str, least: usize) -> Result<(), Violation> {
+    if recipe.optim.batch_size >= least {
+        return Ok(());
+    }
+    let message = format!(
+        "a batch of {} completion has no others that its return is compared with",
+        recipe.optim.batch_size
+    );
+    Err(Violation::new(message).hint(format!("raise `optim.batch_size` or `{key}` to {least} at least")))
 }
 
 fn batch_holds_answers(recipe: &Recipe, key: &str, count: usize) -> Result<(), Violation> {

@@ -41,6 +41,11 @@ pub trait Objective: Sync {
     /// What the sum of losses is divided by: tokens for next-token losses, rows for the others.
     fn weight(row: &Self::Row) -> f64;
 
+    /// Whether a batch is divided by the mean weight of all rows, once for each of its rows, and not by the sum of its own weights.
+    /// That sum is random where weights are shares of a target: the ratio of two random sums is not the weighted mean, light rows
+    /// count too much beside light ones, and a batch of one row forgets its weight.
+    const DIVIDED_BY_THE_MEAN: bool = false;
+
     /// Brings the rows of the micro-batches of update `step` up to date before they are run: targets that depend on the
     /// model.
     fn refresh(
@@ -97,6 +102,7 @@ pub struct Supervised<O: Objective> {
     objective: O,
     rows: Vec<O::Row>,
     held_out: Vec<O::Row>,
+    mean_weight: f64,
     optim: Optim,
     seed: u64,
 }
@@ -116,7 +122,16 @@ impl<O: Objective> Supervised<O> {
                 message: "no row is left to train on\n  hint: check data.path, and the counts of rows that were dropped".into(),
             });
         }
-        Ok(Self { objective, rows, held_out, optim: optim.clone(), seed })
+        let mean_weight = rows.iter().map(O::weight).sum::<f64>() / rows.len() as f64;
+        Ok(Self { objective, rows, held_out, mean_weight, optim: optim.clone(), seed })
+    }
+
+    /// What the sum of losses of a batch is divided by.
+    fn divisor(&self, batch: &[usize]) -> f64 {
+        if O::DIVIDED_BY_THE_MEAN {
+            return self.mean_weight * batch.len() as f64;
+        }
+        batch.iter().map(|row| O::weight(&self.rows[*row])).sum()
     }
 }
 
@@ -135,7 +150,7 @@ impl<O: Objective> Task for Supervised<O> {
         let mut batch = Sampler::resume(self.seed, self.rows.len(), position).take(self.optim.batch_size);
         // Rows of like length together: a micro-batch is padded to its longest.
         batch.sort_by_key(|row| O::tokens(&self.rows[*row]));
-        let total: f64 = batch.iter().map(|row| O::weight(&self.rows[*row])).sum();
+        let total = self.divisor(&batch);
         let mut grads = Grads::default();
         let mut tokens = 0;
         let batches: Vec<Vec<usize>> =

@@ -13,7 +13,7 @@ use train::Error;
 use train::checkpoint::Learner;
 use train::identity::Identity;
 use train::meters::Meters;
-use train::methods::bon_sft::BonSft;
+use train::methods::bon_sft::{BonSft, Choose};
 use train::methods::bonbon::Bonbon;
 use train::methods::prefix_scorer::{Form, PrefixScorer, Scorer};
 use train::methods::pretrain::{Pretrain, Source};
@@ -146,6 +146,46 @@ fn losses(folder: &Path) -> Vec<f64> {
         line["loss"].as_f64()
     };
     text.lines().filter_map(loss).collect()
+}
+
+/// The sum of the gradients of the batches of an epoch, all parameters one after the other.
+fn epoch_gradient(method: BonSft, batch_size: usize) -> Vec<f64> {
+    let rows = rows(&method);
+    let (count, optim) = (rows.len(), Optim { batch_size, steps: Some(1), ..Optim::default() });
+    let mut task = Supervised::new(method, rows, Vec::new(), &optim, 3).expect("rows");
+    let (mut decoder, tokenizer) = model(false);
+    decoder.visit(&mut |_, mut slot| slot.set_trained(true));
+    let mut learner = Learner { decoder, adapter: None, tokenizer, base: "test".into() };
+    let mut whole: std::collections::BTreeMap<String, Vec<f64>> = std::collections::BTreeMap::new();
+    let batches = count / batch_size;
+    for step in 0..batches {
+        let (grads, _) = task.gradient(&mut learner, step, &mut Meters::default()).expect("a gradient");
+        for (name, gradient) in grads.iter() {
+            let gradient = gradient.to_data();
+            let gradient = gradient.iter::<f32>().map(|g| f64::from(g) / batches as f64);
+            match whole.get_mut(name) {
+                Some(sum) => sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g),
+                None => {
+                    whole.insert(name.to_owned(), gradient.collect());
+                }
+            }
+        }
+    }
+    whole.into_values().flatten().collect()
+}
+
+#[test]
+fn batches_of_weighted_rows_have_the_gradient_of_all_rows_on_average() {
+    let subsets = || BonSft { n: 2, pool_samples: SAMPLES, choose: Choose::Subsets };
+    let count = rows(&subsets()).len();
+    let all = epoch_gradient(subsets(), count);
+    let size = all.iter().map(|g| g * g).sum::<f64>().sqrt();
+    for batch_size in [1, 2] {
+        assert!(count.is_multiple_of(batch_size), "{count} rows");
+        let mean = epoch_gradient(subsets(), batch_size);
+        let off = mean.iter().zip(&all).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
+        assert!(off < 1e-4 * size, "batches of {batch_size}: {off} of {size}");
+    }
 }
 
 #[test]

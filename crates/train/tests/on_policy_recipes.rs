@@ -74,8 +74,35 @@ fn what_would_bias_ratios_or_cannot_be_is_refused_with_a_remedy() {
         ("ctrl", &["method.ctrl.tilt={exponential={t=20.0}}"], "raise `pool_samples` to 100"),
         ("bond", &["method.bond.n=2.5"], "round `n`"),
         ("bond", &["method.bond.n=16.0"], "raise `samples`"),
-        ("bon-aware", &["method.bon-aware.form=\"rlb\"", "method.bon-aware.n=8"], "raise `rollouts` to 9"),
+        ("bon-aware", &["method.bon-aware.form=\"rlb\"", "method.bon-aware.n=9"], "raise `rollouts` to 9"),
         ("vbon", &["method.vbon.n=100"], "raise `pool_samples`"),
+        (
+            "vbon",
+            &["method.vbon.form=\"exact\"", "method.vbon.ties=\"strict\""],
+            "set `ties = \"non-strict\"`",
+        ),
+        (
+            "vbon",
+            &["method.vbon.form=\"exact\"", "method.vbon.ties=\"mid-rank\""],
+            "set `ties = \"non-strict\"`",
+        ),
+        ("wind", &["method.wind.loss=\"kl\"", "method.wind.samples=2"], "raise `samples` to 3"),
+        ("wind", &["method.wind.loss=\"nce\"", "method.wind.samples=2"], "raise `samples` to 3"),
+        (
+            "wind",
+            &["method.wind.loss=\"kl\"", "method.wind.beta=0.05", "method.wind.eta=20.0"],
+            "weights of exp(10.00 w)",
+        ),
+        (
+            "bond",
+            &["method.bond.rollouts=1", "optim.batch_size=1", "optim.micro_batch_size=1"],
+            "to 2 at least",
+        ),
+        (
+            "j-bond",
+            &["method.j-bond.rollouts=1", "optim.batch_size=1", "optim.micro_batch_size=1"],
+            "to 2 at least",
+        ),
     ] {
         let message = load(name, changes).expect_err("refused");
         assert!(message.contains(part), "{name} {changes:?}: {message}");
@@ -104,4 +131,13 @@ fn what_would_bias_ratios_or_cannot_be_is_refused_with_a_remedy() {
     let message = load("vbon", &[head, "method.vbon.form=\"exact\""]).expect_err("refused");
     assert!(message.contains("mass of ties") && message.contains("form = \"bound\""), "{message}");
     assert!(load("bond", &["method.bond.n=2.5", "method.bond.b=1.0"]).is_ok(), "backward alone takes any N");
+    for fine in [
+        &["method.bon-aware.form=\"rlb\"", "method.bon-aware.n=8"][..],
+        &["method.bon-aware.form=\"rlb\"", "method.bon-aware.n=4"],
+    ] {
+        load("bon-aware", fine).expect("as many rollouts as N are enough");
+    }
+    for loss in ["kl", "nce", "squared"] {
+        load("wind", &[&format!("method.wind.loss=\"{loss}\"")]).expect("the defaults serve each loss");
+    }
 }

@@ -81,6 +81,11 @@ impl Compose for Bond {
         ("rollouts", self.rollouts)
     }
 
+    fn least_batch(&self) -> usize {
+        // The baseline of a prompt's only rollout is the mean of the batch's others.
+        if self.rollouts == 1 { 2 } else { 1 }
+    }
+
     fn compose(&self, _: &[CachedRewards]) -> Result<Plan, Error> {
         let beta = 1.0 / (self.n - 1.0);
         let objective = Composition {

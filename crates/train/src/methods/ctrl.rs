@@ -15,6 +15,7 @@
 
 use objective::algebra::{Composition, Value, Weights};
 use objective::design::{self, Design, Procedure};
+use objective::error::InputError;
 use objective::rank::CachedRewards;
 use objective::tilt::Tilt;
 use recipe::{ModelName, Rules, Validate, Violation};
@@ -22,7 +23,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::on_policy::{Compose, EstimatorName, Plan, Ppo, TieRule, estimator_fits};
+use crate::on_policy::{Compose, EstimatorName, Head, Plan, Ppo, TieRule, estimator_fits};
 
 /// `[method.ctrl]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -38,7 +39,8 @@ pub struct Ctrl {
     #[schemars(range(max = 5), extend("exclusiveMinimum" = 0))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kl: Option<f64>,
-    /// Cached samples of the reference per prompt, M; of no use with `quantile`.
+    /// Cached samples of the reference per prompt, M. With `quantile` none are cached, and log F, which the tilt `log` reads, is never
+    /// below `−H_M`, the least that M samples can say.
     #[schemars(range(min = 2))]
     pub pool_samples: usize,
     /// A head trained by `quantile`, whose laws of rewards answers are ranked by: no samples are cached.
@@ -125,6 +127,7 @@ impl Validate for Ctrl {
         let fits = estimator_fits(self.estimator, self.ppo.as_ref(), self.rollouts);
         rules.check(&["estimator", "ppo", "rollouts"], fits);
         rules.check(&["pool_samples", "tilt"], pool_resolves_tilt(self));
+        rules.check(&["kl", "tilt"], budget_is_met(self));
     }
 }
 
@@ -167,9 +170,25 @@ fn pool_resolves_tilt(ctrl: &Ctrl) -> Result<(), Violation> {
         .hint(format!("raise `pool_samples` to {needed} at least, or take a smaller t")))
 }
 
+/// The optimum spends what was asked for.
+fn budget_is_met(ctrl: &Ctrl) -> Result<(), Violation> {
+    if ctrl.kl.is_none() || one_strength(ctrl).is_err() || tilt_tilts(ctrl).is_err() {
+        return Ok(());
+    }
+    match ctrl.design() {
+        Err(error @ InputError::Missed { .. }) => Err(Violation::new(error.to_string())
+            .hint("lower `kl` or the tilt's `n` or `t`, or take another tilt")),
+        _ => Ok(()),
+    }
+}
+
+/// Nats below the best answer at which a fixed-point tilt's returns end. The optimum has a density of `exp(−100)` there; that of
+/// worst-of-32 goes on to 1e28 nats, and an answer of such a return would be all that a batch learns.
+const DEPTH: f64 = 100.0;
+
 impl Ctrl {
     /// The tilt, and the coefficient of the limit without ties.
-    pub fn design(&self) -> Result<Design, objective::error::InputError> {
+    pub fn design(&self) -> Result<Design, InputError> {
         let tilt = match self.tilt {
             TiltName::Identity {} => Tilt::Identity,
             TiltName::Log {} => Tilt::Log,
@@ -195,8 +214,9 @@ impl Compose for Ctrl {
         if self.quantile.is_some() { 0 } else { self.pool_samples }
     }
 
-    fn quantile(&self) -> Option<(&ModelName, TieRule)> {
-        self.quantile.as_ref().map(|name| (name, TieRule::MidRank))
+    fn quantile(&self) -> Option<Head<'_>> {
+        let head = |name| Head { name, ties: TieRule::MidRank, floor: self.pool_samples };
+        self.quantile.as_ref().map(head)
     }
 
     fn answers(&self) -> (&'static str, usize) {
@@ -216,12 +236,12 @@ impl Compose for Ctrl {
                 (design.beta, Some(format!("ctrl: beta = {:.6} spends {kl} nats without ties", design.beta)))
             }
             Some(kl) => {
-                let most = design::most_on_average(cached);
+                let most = design::most_affordable(cached).map_err(Error::other)?;
                 if kl >= 0.999 * most {
                     return Err(Error::Data {
                         what: "method.ctrl.kl".into(),
                         message: format!(
-                            "{kl} nats are more than ranks can spend here: the cached samples of the best reward alone are {most:.3} nats away on average, since rewards tie\n  hint: lower `kl`, take a reward with fewer ties, or raise `pool_samples`"
+                            "{kl} nats are more than ranks can spend here: the answers of the best reward alone are {most:.3} nats away on average by the cached samples, since rewards tie\n  hint: lower `kl`, take a reward with fewer ties, or raise `pool_samples`"
                         ),
                     });
                 }
@@ -233,7 +253,7 @@ impl Compose for Ctrl {
                 (solved.beta, Some(note))
             }
         };
-        let value = Value::Calibrated(design.tilt);
+        let value = Value::Calibrated(design.tilt.with_depth(DEPTH * beta));
         let weights = Weights::backward(beta);
         let objective = Composition::policy_gradient(value, weights, self.estimator.into(), self.rollouts);
         Ok(Plan { kl_limit: self.kl_limit, note, ..Plan::fixed(objective) })

@@ -57,6 +57,11 @@ impl Compose for JBond {
         ("rollouts", self.rollouts)
     }
 
+    fn least_batch(&self) -> usize {
+        // The baseline of a prompt's only rollout is the mean of the batch's others.
+        if self.rollouts == 1 { 2 } else { 1 }
+    }
+
     fn compose(&self, _: &[CachedRewards]) -> Result<Plan, Error> {
         let objective = Composition {
             value: Value::WorstOfThree,

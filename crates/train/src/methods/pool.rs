@@ -1,5 +1,5 @@
 //! A pool of scored samples, and preference pairs drawn from it: for each prompt, random pairs of samples with different
-//! rewards, the better one chosen. A prompt whose samples all score alike gives no pair.
+//! rewards, uniform among all such pairs, the better one chosen. A prompt whose samples all score alike gives no pair.
 //!
 //! With `objectives` every pair has the scores of several rewards, for methods that learn from the labels of each: random
 //! pairs of samples that at least one of them tells apart.
@@ -182,27 +182,46 @@ pub fn labelled_pairs(
     Ok(drawn)
 }
 
-/// Random disjoint pairs of samples of different texts that `apart` tells apart.
+/// Random disjoint pairs of samples of different texts that `apart` tells apart: each is uniform among all such pairs of the samples
+/// that are left, as pairs drawn from the model are given that they differ.
 fn match_up(
     samples: &[PoolSample],
     apart: &dyn Fn(usize, usize) -> bool,
     most: usize,
     stream: &mut Stream,
 ) -> Vec<(usize, usize)> {
+    let differ = |a: usize, b: usize| apart(a, b) && samples[a].ids != samples[b].ids;
     let mut left: Vec<usize> = (0..samples.len()).collect();
-    for place in (1..left.len()).rev() {
-        left.swap(place, (stream.uniform() * (place + 1) as f64) as usize);
-    }
+    shuffle(&mut left, stream);
     let mut pairs = Vec::new();
     while pairs.len() < most && left.len() > 1 {
-        let first = left.remove(0);
-        let differs = |other: &usize| apart(*other, first) && samples[*other].ids != samples[first].ids;
-        if let Some(place) = left.iter().position(differs) {
-            let second = left.remove(place);
-            pairs.push((first, second));
+        if !differ(left[0], left[1]) {
+            // The first two were a random pair and are rejected: one of those that differ, and what is left in a new order.
+            let places = |a: usize| (0..left.len()).map(move |b| (a, b));
+            let candidates: Vec<(usize, usize)> = (0..left.len())
+                .flat_map(places)
+                .filter(|(a, b)| a != b && differ(left[*a], left[*b]))
+                .collect();
+            if candidates.is_empty() {
+                break;
+            }
+            let (first, second) = candidates[(stream.uniform() * candidates.len() as f64) as usize];
+            let pair = (left[first], left[second]);
+            left.retain(|place| *place != pair.0 && *place != pair.1);
+            shuffle(&mut left, stream);
+            pairs.push(pair);
+            continue;
         }
+        pairs.push((left[0], left[1]));
+        left.drain(..2);
     }
     pairs
+}
+
+fn shuffle(places: &mut [usize], stream: &mut Stream) {
+    for place in (1..places.len()).rev() {
+        places.swap(place, (stream.uniform() * (place + 1) as f64) as usize);
+    }
 }
 
 #[cfg(test)]
@@ -230,6 +249,25 @@ mod tests {
         }
         let mut stream = Stream::new(0, Purpose::Order, 1, 0);
         assert!(match_up(&samples, &|_, _| false, 3, &mut stream).is_empty(), "equal rewards give no pair");
+    }
+
+    #[test]
+    fn pairs_are_uniform_among_those_that_differ() {
+        // Classes of one, two and five equal rewards: 1·2 + 1·5 + 2·5 pairs differ.
+        let samples: Vec<PoolSample> = (0..8).map(sample).collect();
+        let rewards = [0.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0];
+        let draws = 34_000;
+        let mut counts = std::collections::BTreeMap::new();
+        for seed in 0..draws {
+            let mut stream = Stream::new(seed, Purpose::Order, 1, 0);
+            let pairs = match_up(&samples, &|a, b| rewards[a] != rewards[b], 1, &mut stream);
+            let (a, b) = pairs[0];
+            *counts.entry((a.min(b), a.max(b))).or_insert(0) += 1;
+        }
+        assert_eq!(counts.len(), 17);
+        for (pair, count) in counts {
+            assert!((f64::from(count) - 2000.0).abs() < 4.5 * 2000.0_f64.sqrt(), "{pair:?}: {count}");
+        }
     }
 
     /// A pool of four samples of each of two prompts.

@@ -12,16 +12,18 @@
 //! | `exp` | `(e^{tu} − 1)/(e^t − 1)` | t > 0 for use with best-of-N, t < 0 against worst-of-N |
 //!
 //! Deviations from public code: (1) a sample's quantile is its mid-rank among the *other* samples of its prompt, which is
-//! unbiased for C; counting a sample among its own references, or ties in full, is not; (2) `log Z` is the logarithm of the
-//! mean of `exp(Φ/β)` over the prompt's samples, which is right with ties too (`partition = "pool"`), or the integral over
-//! `[0, 1]`, exact and not only for small β (`"closed-form"`); (3) `Φ = log` is estimated by `H_K − H_M`; (4) log-ratios are
-//! sums over tokens.
+//! unbiased for C; counting a sample among its own references, or ties in full, is not; (2) `log Z` is the integral of `exp(Φ/β)` over
+//! `[0, 1]`, exact where no two rewards are equal and not only for small β (`partition = "closed-form"`), or with `"pool"` the same for
+//! samples that tie with no other, each of which stands for 1/M of the quantiles, and the value of their own for classes of ties: without
+//! ties the same, with ties right as M grows. The mean of `exp(Φ/β)` at the ranks among the others would be too large by a constant
+//! (0.5 nats at the defaults), and the policy then goes further than the target; (3) `Φ = log` is estimated by `H_K − H_M`; (4) log-ratios
+//! are sums over tokens.
 
 use data::render::Example;
 use model::Decoder;
 use model::learn::Forward;
 use objective::draw::Draw;
-use objective::losses::{QuantileTilt, log_mean_exp};
+use objective::losses::QuantileTilt;
 use objective::rank::CachedRewards;
 use recipe::{Rules, Validate, Violation};
 use schemars::JsonSchema;
@@ -69,7 +71,7 @@ pub enum Tilt {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Partition {
-    /// The samples of the prompt; right with equal rewards.
+    /// The samples of the prompt: exact where none tie, and right with equal rewards as samples grow.
     #[default]
     Pool,
     /// The integral over quantiles; where no two rewards are equal.
@@ -115,7 +117,7 @@ impl Qrpo {
             targets.push(self.function().of_rank(rank.among_others()) / self.beta);
         }
         let log_z = match self.partition {
-            Partition::Pool => log_mean_exp(&targets),
+            Partition::Pool => self.function().log_partition_of(self.beta, &all),
             Partition::ClosedForm => self.function().log_partition(self.beta),
         };
         for target in &mut targets {

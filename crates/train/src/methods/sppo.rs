@@ -9,15 +9,17 @@
 //!
 //! Deviations from public code: (1) a sample's own draw is not among its opponents; (2) all samples of a prompt are regressed,
 //! and not its best and worst alone; (3) ½ stands for `log Z / η`, which is right for small η only; with
-//! `normaliser = "pool"`, `log Z` is the logarithm of the mean of `exp(η w)` over the prompt's samples, and the round is exact.
-//! With ranks it is then QRPO with the identity and β = 1/η.
+//! `normaliser = "pool"` it comes from the prompt's samples. With ranks it is that of QRPO with the identity and β = 1/η, which is exact
+//! where no two rewards are equal, and so is the round; with the logistic preference it is the logarithm of the mean of `exp(η w)`
+//! for win rates among all samples, oneself with one half, which becomes exact as samples grow.
 
 use data::render::Example;
 use model::Decoder;
 use model::learn::Forward;
 use objective::draw::Draw;
-use objective::losses::log_mean_exp;
+use objective::losses::{QuantileTilt, log_mean_exp};
 use objective::numeric::sigmoid;
+use objective::rank::CachedRewards;
 use recipe::{Rules, Validate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -92,16 +94,31 @@ impl Sppo {
     }
 
     /// What the log-ratio of each sample of a prompt is to become.
-    pub fn targets(&self, rewards: &[f64]) -> Vec<f64> {
+    pub fn targets(&self, rewards: &[f64]) -> Result<Vec<f64>, Error> {
         let mut targets: Vec<f64> = self.win_rates(rewards).into_iter().map(|w| self.eta * w).collect();
         let log_z = match self.normaliser {
             Normaliser::Half => 0.5 * self.eta,
-            Normaliser::Pool => log_mean_exp(&targets),
+            Normaliser::Pool => self.log_partition(rewards, &targets)?,
         };
         for target in &mut targets {
             *target -= log_z;
         }
-        targets
+        Ok(targets)
+    }
+
+    /// `log Z` as the samples of a prompt tell it; `paid` are η times their win rates against the others.
+    fn log_partition(&self, rewards: &[f64], paid: &[f64]) -> Result<f64, Error> {
+        match self.preference {
+            Preference::Ranks => {
+                let pool = CachedRewards::new(rewards.to_vec()).map_err(Error::other)?;
+                Ok(QuantileTilt::Identity.log_partition_of(1.0 / self.eta, &pool))
+            }
+            Preference::Logistic => {
+                let count = rewards.len() as f64;
+                let among_all = |paid: &f64| (paid * (count - 1.0) + 0.5 * self.eta) / count;
+                Ok(log_mean_exp(&paid.iter().map(among_all).collect::<Vec<_>>()))
+            }
+        }
     }
 }
 
@@ -115,7 +132,7 @@ impl Pooled for Sppo {
     }
 
     fn rows(&self, scored: Scored<'_>, _: &mut dyn Draw) -> Result<Vec<Regressed>, Error> {
-        Ok(regressed(scored, self.targets(scored.rewards)))
+        Ok(regressed(scored, self.targets(scored.rewards)?))
     }
 }
 

@@ -21,7 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::on_policy::{Compose, EstimatorName, Plan, Ppo, TieRule, estimator_fits, pool_can_tell};
+use crate::on_policy::{Compose, EstimatorName, Head, Plan, Ppo, TieRule, estimator_fits, pool_can_tell};
 
 /// `[method.vbon]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -32,7 +32,8 @@ pub struct Vbon {
     pub n: f64,
     /// Which form of the objective.
     pub form: Form,
-    /// Cached samples of the reference per prompt, M; of no use with `quantile`.
+    /// Cached samples of the reference per prompt, M. With `quantile` none are cached, and log F is never below `−H_M`, the least that M
+    /// samples can say.
     #[schemars(range(min = 2))]
     pub pool_samples: usize,
     /// A head trained by `quantile` with the same `ties`, whose laws of rewards give F: no samples are cached.
@@ -88,6 +89,7 @@ impl Validate for Vbon {
             rules.check(&["pool_samples", "n"], pool_can_tell(self.pool_samples, self.n, "pool_samples"));
         }
         rules.check(&["quantile", "form"], law_has_no_ties(self));
+        rules.check(&["ties", "form"], exact_counts_ties(self));
         let fits = estimator_fits(self.estimator, self.ppo.as_ref(), self.rollouts);
         rules.check(&["estimator", "ppo", "rollouts"], fits);
     }
@@ -101,13 +103,22 @@ fn law_has_no_ties(vbon: &Vbon) -> Result<(), Violation> {
     Err(Violation::new(message).hint("set `form = \"bound\"`, or leave `quantile` out for a pool of samples"))
 }
 
+/// `log π_N − log π_ref = (N−1) log F≤ + log B`: no other count of ties is that of best-of-N.
+fn exact_counts_ties(vbon: &Vbon) -> Result<(), Violation> {
+    if vbon.form == Form::Bound || vbon.ties == TieRule::NonStrict {
+        return Ok(());
+    }
+    let message = "the exact form is that of best-of-N for F with ties counted in full, and these ties are counted otherwise";
+    Err(Violation::new(message).hint("set `ties = \"non-strict\"`, or `form = \"bound\"`"))
+}
+
 impl Compose for Vbon {
     fn pool_samples(&self) -> usize {
         if self.quantile.is_some() { 0 } else { self.pool_samples }
     }
 
-    fn quantile(&self) -> Option<(&ModelName, TieRule)> {
-        self.quantile.as_ref().map(|name| (name, self.ties))
+    fn quantile(&self) -> Option<Head<'_>> {
+        self.quantile.as_ref().map(|name| Head { name, ties: self.ties, floor: self.pool_samples })
     }
 
     fn answers(&self) -> (&'static str, usize) {

@@ -14,10 +14,12 @@
 //!
 //! Deviations from the paper: (1) answers of a round are drawn anew at every step; (2) preferences come from a reward's order,
 //! or from its differences (Bradley–Terry), and not from a pairwise ranker; (3) the weights of
-//! the KL and the NCE loss come from estimated win rates, and so are a little off where answers are few; (4) the NCE loss as said above; (5) 4 answers by default where SPPO has 5: they divide
+//! the KL and the NCE loss are not the exponential of a counted win rate, which is too large on average, but an unbiased estimate of a
+//! polynomial in the win rate that is the exponential to 1 % of its logarithm; settings for which the answers are too few for that are
+//! refused; (4) the NCE loss as said above; (5) 4 answers by default where SPPO has 5: they divide
 //! the default batch.
 
-use objective::game::{Game, Preference, Wind as Objective, WindLoss};
+use objective::game::{Game, Preference, UnbiasedExponential, Wind as Objective, WindLoss};
 use objective::rank::CachedRewards;
 use recipe::{Rules, Validate, Violation};
 use schemars::JsonSchema;
@@ -96,30 +98,48 @@ impl Default for Wind {
 
 impl Validate for Wind {
     fn validate(&self, rules: &mut Rules) {
-        rules.check(&["eta", "loss"], weights_stay_finite(self));
+        rules.check(&["eta", "loss"], contrast_is_least_at_the_iterate(self));
+        rules.check(&["samples", "eta", "loss"], weights_are_unbiased(self));
     }
 }
 
-/// The weights of the KL and of NCE are up to `exp(d)` times each other; the loss of NCE leans on their mean, too.
-fn weights_stay_finite(wind: &Wind) -> Result<(), Violation> {
-    const MOST: f64 = 20.0;
-    const MOST_OF_NCE: f64 = 2.0;
-    let d = wind.eta / (1.0 + wind.beta * wind.eta);
-    if wind.loss == LossName::Nce && d > MOST_OF_NCE {
-        let message = format!(
-            "a round moves an answer by up to {d:.1} nats, and beyond {MOST_OF_NCE} the noise-contrastive loss is least elsewhere than at the next iterate"
-        );
-        return Err(Violation::new(message)
-            .hint(format!("lower `eta` to {MOST_OF_NCE} or raise `beta`, or take the squared loss")));
-    }
-    if wind.loss == LossName::Squared || d <= MOST {
+/// The loss of NCE leans on the mean of its weights.
+fn contrast_is_least_at_the_iterate(wind: &Wind) -> Result<(), Violation> {
+    const MOST: f64 = 2.0;
+    let (_, _, d) = Game { beta: wind.beta, eta: wind.eta }.exponents();
+    if wind.loss != LossName::Nce || d <= MOST {
         return Ok(());
     }
     let message = format!(
-        "a round moves an answer by up to {d:.1} nats, and a weight of exp({d:.1}) drowns all others"
+        "a round moves an answer by up to {d:.1} nats, and beyond {MOST} the noise-contrastive loss is least elsewhere than at the next iterate"
     );
     Err(Violation::new(message)
         .hint(format!("lower `eta` to {MOST} or raise `beta`, or take the squared loss")))
+}
+
+/// The weights of the KL and of NCE are polynomials in a win rate, of a degree up to the number of comparisons.
+fn weights_are_unbiased(wind: &Wind) -> Result<(), Violation> {
+    /// Of the logarithm of a weight, relative to the largest one.
+    const TOLERANCE: f64 = 0.01;
+    const MOST_SAMPLES: usize = 16;
+    let (_, _, d) = Game { beta: wind.beta, eta: wind.eta }.exponents();
+    let serves = |samples: usize| {
+        let comparisons = samples.saturating_sub(1).max(1);
+        UnbiasedExponential::new(d, comparisons).error(comparisons) <= TOLERANCE
+    };
+    if wind.loss == LossName::Squared || serves(wind.samples) {
+        return Ok(());
+    }
+    let message = format!(
+        "a round moves an answer by up to {d:.2} nats, and weights of exp({d:.2} w) have no estimate from {} comparisons that is right to {} %",
+        wind.samples.saturating_sub(1),
+        100.0 * TOLERANCE
+    );
+    let enough = (wind.samples + 1..=MOST_SAMPLES).find(|samples| serves(*samples));
+    Err(Violation::new(message).hint(match enough {
+        Some(samples) => format!("raise `samples` to {samples}, lower `eta`, or take the squared loss"),
+        None => "lower `eta` or raise `beta`, or take the squared loss".to_owned(),
+    }))
 }
 
 impl Compose for Wind {

@@ -48,6 +48,17 @@ impl Plan {
     }
 }
 
+/// A head in the place of cached samples.
+#[derive(Debug, Clone, Copy)]
+pub struct Head<'a> {
+    /// The head.
+    pub name: &'a ModelName,
+    /// How equal rewards are to count.
+    pub ties: TieRule,
+    /// `log F` is never below the least that so many cached samples can say.
+    pub floor: usize,
+}
+
 /// Settings of an on-policy method.
 pub trait Compose {
     /// Cached samples of the reference per prompt; 0 where none are needed.
@@ -55,10 +66,14 @@ pub trait Compose {
         0
     }
 
-    /// A head that `quantile` trained, by whose laws answers are ranked instead of among cached samples, and how equal rewards
-    /// are to count there.
-    fn quantile(&self) -> Option<(&ModelName, TieRule)> {
+    /// A head that `quantile` trained, by whose laws answers are ranked instead of among cached samples.
+    fn quantile(&self) -> Option<Head<'_>> {
         None
+    }
+
+    /// The fewest answers of the policy that a batch needs: two, where each is compared with the others of the batch.
+    fn least_batch(&self) -> usize {
+        1
     }
 
     /// How many answers of a prompt a batch holds, and the key that says so.

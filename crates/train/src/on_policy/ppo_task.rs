@@ -145,6 +145,7 @@ impl<'a> PpoTask<'a> {
             })
             .collect();
         let terms = self.ppo.objective().terms(&trajectories, paid.kl).map_err(Error::other)?;
+        observed.add("val/pull", self.ppo.vf_coef * pull(&terms));
         for (answer, terms) in answers.iter_mut().zip(terms) {
             answer.advantages = terms.iter().map(|term| term.advantage).collect();
             answer.targets = terms.iter().map(|term| term.target).collect();
@@ -286,6 +287,15 @@ impl Task for PpoTask<'_> {
         let batches = step as f64 / self.ppo.updates() as f64;
         Some(batches * self.prompts_per_batch() as f64 / self.rollouts.parts.prompts.len() as f64)
     }
+}
+
+/// How much larger the derivatives of the values' loss are than those of the policy's, as answers are drawn: the root mean squares of
+/// what values are off by and of advantages, divided. 0 where there are no advantages.
+fn pull(terms: &[Vec<TokenTerm>]) -> f64 {
+    let root =
+        |of: fn(&TokenTerm) -> f64| terms.iter().flatten().map(|term| of(term).powi(2)).sum::<f64>().sqrt();
+    let (off, advantages) = (root(|term| term.target - term.value), root(|term| term.advantage));
+    if advantages > 0.0 { off / advantages } else { 0.0 }
 }
 
 /// Runs the answers at `places`.

@@ -30,7 +30,7 @@ impl Level {
 }
 
 /// Metrics of a step, the level that means trouble, and what the trouble is.
-const ALARMS: [(&str, Level, &str); 11] = [
+const ALARMS: [(&str, Level, &str); 12] = [
     (
         "frac_reward_zero_std",
         Level::High(0.9),
@@ -76,6 +76,11 @@ const ALARMS: [(&str, Level, &str); 11] = [
         "policy/clipfrac_avg",
         Level::High(0.3),
         "of the tokens are clipped: the policy moves too far on one batch of answers; lower optim.learning_rate or ppo.epochs",
+    ),
+    (
+        "val/pull",
+        Level::High(1.0),
+        "times the policy's pull is that of the values on the trunk that both share, and values move by no more than ppo.cliprange_value on a batch: returns are large; divide the reward (a weight in [[reward.sum]]), or lower ppo.vf_coef and raise ppo.cliprange_value",
     ),
     (
         "reward/out_of_range",

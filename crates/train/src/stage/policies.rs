@@ -2,7 +2,7 @@
 
 use burn::tensor::Device;
 use inference::setup;
-use model::{Head, Policy};
+use model::Policy;
 use objective::rank::CachedRewards;
 
 use super::pools::{Drawn, built, scored_pool};
@@ -10,7 +10,7 @@ use super::{Ended, Site, learner, load, load_for_score, mark_trained, room, trai
 use crate::calibration::{self, Wanted};
 use crate::error::Error;
 use crate::methods::parl::{Parl, ParlTask, Turns};
-use crate::on_policy::{Compose, OnPolicy, Parts, PpoTask};
+use crate::on_policy::{Compose, Head, OnPolicy, Parts, PpoTask};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::trainer::Task;
@@ -44,9 +44,10 @@ pub(super) fn on_policy(
     };
     let laws = match settings.quantile() {
         None => Vec::new(),
-        Some((name, ties)) => {
+        Some(Head { name, ties, floor }) => {
             let wanted = Wanted { name, ties, reference: &loaded, reward: &reward };
-            calibration::laws(wanted, &prompts, &site.places, device)?
+            let laws = calibration::laws(wanted, &prompts, &site.places, device)?;
+            laws.into_iter().map(|law| law.with_floor_of(floor)).collect()
         }
     };
     let plan = settings.compose(&cached)?;
@@ -88,7 +89,7 @@ pub(super) fn by_turns(
     let loaded = load(recipe, &recipe.model.path, site, device)?;
     let gold = built(table, recipe, site, &loaded, device)?;
     let name = settings.reward_model.as_ref().unwrap_or(&recipe.model.path);
-    let judge = load_for_score(recipe, name, Head::Score, site, device)?;
+    let judge = load_for_score(recipe, name, model::Head::Score, site, device)?;
     if judge.tokenizer.hash() != loaded.tokenizer.hash() {
         return Err(Error::Data {
             what: judge.name,
