@@ -30,7 +30,8 @@ const METRICS: [Entry; 13] = [
     entry(
         "win_rate",
         "Chance that a completion of the row has more gold reward than an independent sample of the base policy (the first of \
-         `policies`) for the same prompt; ties count one half. The base's own samples have 0.5.",
+         `policies`) for the same prompt; ties count one half. The base's own samples have 0.5. Of a rule that chooses among n of \
+         them the others are what it is compared with.",
     ),
     entry(
         "win_rate/best_of_N",
@@ -67,19 +68,31 @@ const METRICS: [Entry; 13] = [
     ),
 ];
 
-const COSTS: [Entry; 9] = [
+/// A column that is there where models say how many parameters they have.
+pub(super) const PARAMETER_TOKENS: &str = "parameter tokens";
+
+const COSTS: [Entry; 10] = [
     entry("n", "Samples, states of a chain, rows of a search or particles for each answer."),
     entry(
         "tokens/prompt",
         "Tokens that were decoded, prefilled or read by reward models for each prompt, all models together and each token \
-         counted alike, whatever the size of its model. What a cache gave again is not counted.",
+         counted alike, whatever the size of its model. What a cache gave again is not counted. Of a rule on a pool, what its \
+         method would run by itself.",
     ),
-    entry("seconds", "Wall-clock seconds for all prompts; of rules on a pool, their part of the pool's."),
+    entry(
+        "seconds",
+        "Wall-clock seconds for all prompts; of rules on a pool, their part of the pool's by tokens.",
+    ),
     entry("decode tokens", "Tokens that were drawn."),
     entry("prefill tokens", "Tokens of prompts and prefixes that policies read."),
     entry("reward tokens", "Tokens that reward models and values of prefixes read."),
     entry("forward passes", "Batched passes of any model."),
     entry("reward calls", "Completions that were scored."),
+    entry(
+        PARAMETER_TOKENS,
+        "Tokens times the parameters of the model that ran them, which tells models of different size apart; two \
+         floating-point operations each, attention apart.",
+    ),
     entry(
         "intervals",
         "In brackets, by bootstrap over prompts (percentiles); differences are paired on prompts. Of a share whose outcomes are \
@@ -87,7 +100,13 @@ const COSTS: [Entry; 9] = [
     ),
 ];
 
-const DIAGNOSTICS: [Entry; 9] = [
+const DIAGNOSTICS: [Entry; 11] = [
+    entry(
+        "kl/target",
+        "The divergence of the target of a chain or of particles from the base policy, in nats: the answer nears the target, \
+         and how nearly is not known. Of chains it is estimated on the base's samples.",
+    ),
+    entry("kl/at_most", "An upper bound of the divergence of the answer from the base policy, in nats."),
     entry("acceptance", "Share of a chain's proposals that were accepted."),
     entry("changed", "Share of a chain's proposals that were accepted and differ from the state before."),
     entry("ess", "Effective number of particles at the end, mean over prompts."),
@@ -119,7 +138,9 @@ pub(super) fn meaning(name: &str) -> Option<&'static str> {
 pub(super) fn of(report: &Report) -> Vec<(String, &'static str)> {
     let mut names: Vec<&str> = vec!["intervals", "n"];
     names.extend(columns(report).into_iter().map(|column| column.name));
-    names.extend(COSTS.iter().map(|entry| entry.name).filter(|name| !["intervals", "n"].contains(name)));
+    let weighed = report.rows.iter().any(|row| row.cost.parameter_tokens > 0.0);
+    let is_there = |name: &&str| !["intervals", "n"].contains(name) && (weighed || *name != PARAMETER_TOKENS);
+    names.extend(COSTS.iter().map(|entry| entry.name).filter(is_there));
     let diagnostics: std::collections::BTreeSet<&str> =
         report.rows.iter().flat_map(|row| row.diagnostics.keys().map(String::as_str)).collect();
     names.extend(diagnostics);

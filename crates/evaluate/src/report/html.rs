@@ -176,7 +176,8 @@ fn differences(page: &mut String, report: &Report) {
 
 fn costs(page: &mut String, report: &Report) {
     push(page, "<h2>Cost</h2>\n<p class=\"key\">All prompts together.</p>");
-    let heads = [
+    let weighed = report.rows.iter().any(|row| row.cost.parameter_tokens > 0.0);
+    let mut heads = vec![
         "method",
         "n",
         "decode tokens",
@@ -186,6 +187,7 @@ fn costs(page: &mut String, report: &Report) {
         "reward calls",
         "seconds",
     ];
+    heads.extend(weighed.then_some(glossary::PARAMETER_TOKENS));
     grouped(page, report, &heads, |_, row| {
         let cost = &row.cost;
         let counts = [
@@ -196,6 +198,7 @@ fn costs(page: &mut String, report: &Report) {
             cost.reward_calls,
         ];
         let cells = counts.map(|n| n.to_string()).into_iter().chain([seconds(cost.seconds)]);
+        let cells = cells.chain(weighed.then(|| format!("{:.2e}", cost.parameter_tokens)));
         Some(cells.map(|cell| format!("<td>{cell}</td>")).collect())
     });
 }

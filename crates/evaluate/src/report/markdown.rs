@@ -124,7 +124,8 @@ fn differences(text: &mut String, report: &Report) {
 fn costs(text: &mut String, report: &Report) {
     line(text, "## Cost\n");
     line(text, "All prompts together.\n");
-    let heads = [
+    let weighed = report.rows.iter().any(|row| row.cost.parameter_tokens > 0.0);
+    let mut heads = vec![
         "policy",
         "method",
         "n",
@@ -135,6 +136,7 @@ fn costs(text: &mut String, report: &Report) {
         "reward calls",
         "seconds",
     ];
+    heads.extend(weighed.then_some(glossary::PARAMETER_TOKENS));
     let mut rows = Vec::new();
     for (policy, group) in by_policy(report) {
         for (_, row) in group {
@@ -151,6 +153,7 @@ fn costs(text: &mut String, report: &Report) {
                 .map(|count| count.to_string()),
             );
             cells.push(seconds(cost.seconds));
+            cells.extend(weighed.then(|| format!("{:.2e}", cost.parameter_tokens)));
             rows.push(cells);
         }
     }
