@@ -41,7 +41,7 @@ fn right_answers_that_cannot_be_compared_with_are_refused_by_the_dry_run() {
     fs_err::write(folder.path().join("rows.jsonl"), rows).expect("room");
     let methods = [
         "[reward.answer]\n[method.pool]\nsamples = 2\n",
-        "[method.compare]\nsamples = 2\n[method.compare.gold.answer]\n[[method.compare.policies]]\nname = \"base\"\n",
+        "[method.compare]\nsamples = 2\nn = [1, 2]\n[method.compare.gold.answer]\n[[method.compare.policies]]\nname = \"base\"\n",
     ];
     for method in methods {
         let recipe = format!("[data]\npath = \"rows.jsonl\"\n{method}");

@@ -226,10 +226,6 @@ fn a_run_that_was_resumed_is_the_same_bit_for_bit() {
     // A run of fewer updates left its checkpoint, which the longer one goes on from.
     train(parts.path(), 3, false);
     assert_ne!(adapter(whole.path()), adapter(parts.path()));
-    let state = parts.path().join("latest/state/trainer.json");
-    let text =
-        fs_err::read_to_string(&state).expect("a state").replace("\"total_steps\": 3", "\"total_steps\": 6");
-    fs_err::write(&state, text).expect("written");
     train(parts.path(), 6, true);
     assert_eq!(adapter(whole.path()), adapter(parts.path()));
 }
