@@ -191,7 +191,10 @@ fn what_the_model_s_generation_config_says_holds_where_the_recipe_is_silent() {
     ] {
         assert!(resolved.contains(line), "{line}\n{resolved}");
     }
-    let plan = inference(folder.path(), &["case.toml", "--dry-run", "--set", "model.path=model"]);
+    let plan = inference(
+        folder.path(),
+        &["case.toml", "--dry-run", "--set", "model.path=model", "--set", "run.name=other"],
+    );
     assert!(plan.out.contains("temperature = 0.6, top_p = 0.9"), "{}", plan.out);
     assert!(plan.out.contains("at most 9 new tokens"), "{}", plan.out);
 }
