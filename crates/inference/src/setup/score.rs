@@ -31,7 +31,8 @@ struct Row {
 /// `log_prob` is the sum over the assistant's tokens, as in training, and `token_log_probs` has all of them.
 ///
 /// Rows of token ids are scored as they are; rows of text as training and generation read them, with the end-of-sequence
-/// token behind the completion where `end` says so. The input `-` is standard input. A directory without a tokenizer scores rows of token ids.
+/// token behind the completion where `end` says so. The input `-` is standard input. A directory without a tokenizer scores
+/// rows of token ids.
 pub fn score_file(name: &ModelName, input: &Path, end: bool, device: &Device) -> Result<String, Error> {
     let places = Places::default();
     let Some(directory) = places.model(name, true)? else {
@@ -48,10 +49,10 @@ pub fn score_file(name: &ModelName, input: &Path, end: bool, device: &Device) ->
     let standard = input == Path::new("-");
     let objects =
         if standard { Objects::new(std::io::stdin(), "standard input")? } else { Objects::open(input)? };
-    let ends = tokenizer.as_ref().filter(|_| !end).map_or(&[][..], Tokenizer::stop_ids);
+    let without_end = tokenizer.as_ref().filter(|_| !end);
     for object in objects {
         let (line, map) = object?;
-        rows.push(row(map, line, input, renderer.as_ref(), ends)?);
+        rows.push(row(map, line, input, renderer.as_ref(), without_end)?);
     }
     let policy = Policy::new(name.to_string(), &decoder);
     let mut text = String::new();
@@ -103,7 +104,7 @@ fn row(
     line: usize,
     input: &Path,
     renderer: Option<&Renderer<'_>>,
-    left_out: &[u32],
+    without_end: Option<&Tokenizer>,
 ) -> Result<Row, Error> {
     let place = format!("{}:{line}", input.display());
     let refuse = |message: String| Error::Data { what: place.clone(), message };
@@ -136,10 +137,14 @@ fn row(
     };
     let example = renderer.completion(&prompt, &completion)?;
     let (prompt, mut completion) = example.ids.split_at(example.prompt_len());
-    if let [before @ .., last] = completion
-        && left_out.contains(last)
+    if let Some(tokenizer) = without_end
+        && let Some(last) = completion.iter().rposition(|id| tokenizer.stop_ids().contains(id))
     {
-        completion = before;
+        // A chat template may put a line break behind the end.
+        let (before, rest) = (&completion[..last], &completion[last + 1..]);
+        if tokenizer.decode(rest, true)?.trim().is_empty() {
+            completion = before;
+        }
     }
     let learned = example.loss[prompt.len()..prompt.len() + completion.len()].to_vec();
     Ok(Row { prompt: prompt.to_vec(), completion: completion.to_vec(), learned, map })
