@@ -427,7 +427,11 @@ fn summary_of(recipe: &Recipe, rewards: Option<&[f64]>, rows: &Rows<'_>) -> Vec<
                 "mean reward {} of {count} prompts: accuracy, by the form `{form}`; 95 % interval",
                 Mean::of_shares(rewards)
             ),
-            None => format!("mean reward {} of {count} prompts; 95 % interval", Mean::of_values(rewards)),
+            None => {
+                let mean = Mean::of_values(rewards);
+                let note = if mean.interval.is_some() { "; 95 % interval" } else { "" };
+                format!("mean reward {mean} of {count} prompts{note}")
+            }
         });
     }
     if rows.unanswered > 0.0 {
