@@ -394,9 +394,10 @@ impl Sample for Engine<'_> {
                 rows.push(admitted.into_iter().map(|(row, _)| row).collect::<Vec<_>>());
                 readers.push((prefix, asked));
             }
-            let texts: Vec<Vec<TokenId>> = match self.mixer.reads_text() {
-                true => readers.iter().map(|(prefix, _)| prefix.to_vec()).collect(),
-                false => Vec::new(),
+            let texts: Vec<Vec<TokenId>> = if self.mixer.reads_text() {
+                readers.iter().map(|(prefix, _)| prefix.to_vec()).collect()
+            } else {
+                Vec::new()
             };
             let logits = self.pass(&rows, &tokens, None)?;
             let started = Instant::now();
