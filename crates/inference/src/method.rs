@@ -174,6 +174,7 @@ pub type Embed = Arc<dyn Fn(&Prompt, &[&[TokenId]]) -> Result<Vec<Vec<f32>>, gen
 /// What a method's machine may use besides the services of the scheduler.
 #[expect(missing_debug_implementations, reason = "functions have nothing to show")]
 #[derive(Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each says of one thing whether it is there")]
 pub struct Tools {
     /// The most new tokens of a completion, the end-of-sequence token included: the horizon of the law sampled from.
     pub max_new_tokens: usize,

@@ -221,8 +221,8 @@ mod tests {
         ];
         for table in tables {
             let all = table.of(&tokens, &answers, &embeddings).expect("aligned");
-            for i in 0..4 {
-                let answers_nothing = table == SimilarityTable::Answer && answers[i].is_empty();
+            for (i, answer) in answers.iter().enumerate() {
+                let answers_nothing = table == SimilarityTable::Answer && answer.is_empty();
                 assert_eq!(all.at(i, i), if answers_nothing { 0.0 } else { 1.0 }, "{table}");
                 assert_eq!(all.at(0, 2), 1.0, "{table}");
                 for j in 0..4 {
