@@ -5,6 +5,7 @@ mod columns;
 mod dialogue;
 mod error;
 mod labelled;
+mod layouts;
 mod preference;
 mod row;
 mod stepwise;

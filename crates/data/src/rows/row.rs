@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::chat::Message;
 
-use super::{Columns, Kind, RowError, StepLabels, Text, keys, kind, labelled, preference, stepwise};
+use super::{Columns, Kind, RowError, StepLabels, Text, keys, kind, labelled, layouts, preference, stepwise};
 
 /// One row: its content, the columns that are not part of the format, and where it was read.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,6 +75,7 @@ impl Row {
     /// Reads a row of the kind asked for out of an object.
     pub fn parse(map: Map<String, Value>, kind: Kind, columns: &Columns) -> Result<Self, RowError> {
         let mut fields = Fields { map, columns };
+        layouts::adopt_conversation(&mut fields.map, columns);
         let body = match kind {
             Kind::Prompt => fields.prompt()?,
             Kind::Completion => fields.completion()?,
@@ -84,6 +85,7 @@ impl Row {
             }
             Kind::Stepwise => fields.stepwise()?,
             Kind::Labelled => fields.labelled()?,
+            Kind::Messages if !fields.has("messages") && fields.has_answer() => fields.completion()?,
             Kind::Messages => Body::Messages { messages: fields.messages("messages")? },
         };
         Ok(Self { body, extra: fields.map, file: Arc::from(""), line: 0 })
@@ -116,26 +118,32 @@ impl Row {
             Body::Prompt { .. } | Body::Stepwise { .. } | Body::Messages { .. } => false,
         };
         let answer = |text: Text| Text::Chat(text.into_completion_messages(in_dialogue));
+        let extra = &self.extra;
+        let asked = |prompt: Text| {
+            if let Text::Plain(text) = &prompt
+                && let Some(message) = layouts::alpaca_message(extra, text)
+            {
+                return Ok(Text::Chat(vec![message]));
+            }
+            prompt.into_prompt_messages().map(Text::Chat)
+        };
         let body = match self.body {
-            Body::Prompt { prompt } => Body::Prompt { prompt: Text::Chat(prompt.into_prompt_messages()?) },
-            Body::Completion { prompt, completion } => Body::Completion {
-                prompt: Text::Chat(prompt.into_prompt_messages()?),
-                completion: answer(completion),
-            },
+            Body::Prompt { prompt } => Body::Prompt { prompt: asked(prompt)? },
+            Body::Completion { prompt, completion } => {
+                Body::Completion { prompt: asked(prompt)?, completion: answer(completion) }
+            }
             Body::Preference { prompt, chosen, rejected, margin } => Body::Preference {
-                prompt: Text::Chat(prompt.into_prompt_messages()?),
+                prompt: asked(prompt)?,
                 chosen: answer(chosen),
                 rejected: answer(rejected),
                 margin,
             },
             Body::Stepwise { prompt, steps, labels } => {
-                Body::Stepwise { prompt: Text::Chat(prompt.into_prompt_messages()?), steps, labels }
+                Body::Stepwise { prompt: asked(prompt)?, steps, labels }
             }
-            Body::Labelled { prompt, responses, preferred } => Body::Labelled {
-                prompt: Text::Chat(prompt.into_prompt_messages()?),
-                responses: responses.map(answer),
-                preferred,
-            },
+            Body::Labelled { prompt, responses, preferred } => {
+                Body::Labelled { prompt: asked(prompt)?, responses: responses.map(answer), preferred }
+            }
             body @ Body::Messages { .. } => body,
         };
         Ok(Self { body, ..self })
@@ -172,15 +180,22 @@ impl Fields<'_> {
         }
     }
 
+    /// Whether there is a prompt with its completion.
+    fn has_answer(&self) -> bool {
+        let alpaca = layouts::is_alpaca(&self.map, self.columns) && self.has("output");
+        alpaca || self.has("prompt") && self.has("completion")
+    }
+
     fn text(&mut self, column: &str) -> Result<Text, RowError> {
-        let (name, value) =
-            self.take(column, &format!("name the column that holds the {column} in the column mapping"))?;
+        if column == "prompt" && layouts::is_alpaca(&self.map, self.columns) {
+            return layouts::alpaca_prompt(&self.map);
+        }
+        let (name, value) = self.take(column, &remedy(column, column))?;
         text(&name, value)
     }
 
     fn messages(&mut self, column: &str) -> Result<Vec<Message>, RowError> {
-        let (name, value) =
-            self.take(column, "name the column that holds the conversation in the column mapping")?;
+        let (name, value) = self.take(column, &remedy("conversation", column))?;
         match value {
             Value::Array(list) => messages(&name, list),
             other => Err(RowError::Type {
@@ -200,7 +215,7 @@ impl Fields<'_> {
                 }
                 return Ok(Body::Prompt { prompt: Text::Chat(prompt) });
             }
-            if self.has("chosen") && self.has("rejected") {
+            if self.has("chosen") && self.has("rejected") && !layouts::is_alpaca(&self.map, self.columns) {
                 let (prompt, ..) = self.preference()?;
                 return Ok(Body::Prompt { prompt });
             }
@@ -222,19 +237,18 @@ impl Fields<'_> {
             let completion = prompt.split_off(prompt.len() - answers);
             return Ok(Body::Completion { prompt: Text::Chat(prompt), completion: Text::Chat(completion) });
         }
+        let alpaca = layouts::is_alpaca(&self.map, self.columns) && !self.has("completion");
         let prompt = self.text("prompt")?;
-        let completion = self.text("completion")?;
+        let completion = self.text(if alpaca { "output" } else { "completion" })?;
         let completion = answer(&prompt, completion, "completion")?;
         Ok(Body::Completion { prompt, completion })
     }
 
     fn stepwise(&mut self) -> Result<Body, RowError> {
         let prompt = self.text("prompt")?;
-        let (column, steps) =
-            self.take("completions", "name the column that holds the steps in the column mapping")?;
+        let (column, steps) = self.take("completions", &remedy("steps", "completions"))?;
         let steps = stepwise::steps(&column, steps)?;
-        let (column, labels) =
-            self.take("labels", "name the column that holds the labels of the steps in the column mapping")?;
+        let (column, labels) = self.take("labels", &remedy("labels of the steps", "labels"))?;
         let labels = stepwise::labels(&column, &labels, steps.len())?;
         Ok(Body::Stepwise { prompt, steps, labels })
     }
@@ -283,7 +297,14 @@ impl Fields<'_> {
             ));
         }
         let (chosen, rejected) = (self.text("chosen")?, self.text("rejected")?);
-        if !self.has("prompt") {
+        // ShareGPT's layout of a pair: one conversation, and two turns to follow it.
+        if !self.has("prompt") && self.has("messages") {
+            let prompt = Text::Chat(self.messages("messages")?);
+            let chosen = answer(&prompt, chosen, "chosen")?;
+            let rejected = answer(&prompt, rejected, "rejected")?;
+            return Ok((prompt, chosen, rejected));
+        }
+        if !self.has("prompt") && !layouts::is_alpaca(&self.map, self.columns) {
             return preference::split(chosen, rejected);
         }
         let prompt = self.text("prompt")?;
@@ -295,6 +316,11 @@ impl Fields<'_> {
         let rejected = answer(&prompt, rejected, "rejected")?;
         Ok((prompt, chosen, rejected))
     }
+}
+
+/// What to do about a column that is not there.
+fn remedy(what: &str, column: &str) -> String {
+    format!("name the column that holds the {what} in [data.columns], as `{column} = \"NAME\"`")
 }
 
 /// Brings an answer into the prompt's form: text after a chat prompt is an assistant's turn, and messages that repeat
@@ -317,6 +343,10 @@ fn text(column: &str, value: Value) -> Result<Text, RowError> {
     match value {
         Value::String(text) => Ok(Text::Plain(text)),
         Value::Array(list) => messages(column, list).map(Text::Chat),
+        // One turn by itself.
+        turn @ Value::Object(_) if Message::try_from(turn.clone()).is_ok() => {
+            messages(column, vec![turn]).map(Text::Chat)
+        }
         other => Err(RowError::Type {
             column: column.to_owned(),
             found: kind(&other).to_owned(),
@@ -516,8 +546,8 @@ mod tests {
             (
                 r#"{"promt": "x"}"#,
                 Kind::Prompt,
-                "no column `prompt`; the row has `promt`\nhint: name the column that holds the prompt in the column \
-                 mapping",
+                "no column `prompt`; the row has `promt`\nhint: name the column that holds the prompt in \
+                 [data.columns], as `prompt = \"NAME\"`",
             ),
             (r#"{"prompt": 3}"#, Kind::Prompt, "`prompt` is a number; expected text or a list of messages"),
             (

@@ -51,9 +51,7 @@ impl Text {
     pub fn to_plain(&self) -> String {
         match self {
             Self::Plain(text) => text.clone(),
-            Self::Chat(messages) => {
-                messages.iter().filter_map(Message::content).collect::<Vec<_>>().join("\n")
-            }
+            Self::Chat(messages) => messages.iter().filter_map(Message::text).collect::<Vec<_>>().join("\n"),
         }
     }
 }

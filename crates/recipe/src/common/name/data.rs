@@ -22,7 +22,7 @@ pub struct DataName {
 pub enum DataLocation {
     /// The built-in generator of word problems.
     Wordmath,
-    /// A JSONL file, gzipped if its name ends in `.gz`.
+    /// A file of JSON lines or of one list of objects, gzipped if its name ends in `.gz`.
     File(PathBuf),
     /// A file of a data set of the Hugging Face Hub.
     Hub {
@@ -65,13 +65,20 @@ impl FromStr for DataName {
         } else if let Some(rest) = text.strip_prefix("hf://") {
             hub_data(text, rest)?
         } else {
-            let form =
-                "write `wordmath`, a .jsonl or .jsonl.gz file, hf://datasets/org/name/path or stage:NAME";
+            let form = "write `wordmath`, a .jsonl or .json file, also with .gz, hf://datasets/org/name/path or stage:NAME";
             check_plain("data", text, form)?;
-            if !is_jsonl(text) {
+            if let Some((format, remedy)) = foreign(text) {
+                return Err(malformed(
+                    "data",
+                    text,
+                    &format!("is {format}, and rows are read from JSON"),
+                    &remedy,
+                ));
+            }
+            if !is_json(text) {
                 let hint = suggest::closest(text, ["wordmath"])
                     .map_or_else(|| form.to_owned(), |name| format!("did you mean `{name}`?"));
-                return Err(malformed("data", text, "is neither built in nor a JSONL file", &hint));
+                return Err(malformed("data", text, "is neither built in nor a file of JSON", &hint));
             }
             DataLocation::File(text.into())
         };
@@ -94,23 +101,50 @@ fn hub_data(text: &str, rest: &str) -> Result<DataLocation, NameError> {
     };
     let repo = format!("{org}/{name}");
     check_repo("data", text, &repo, form)?;
-    if !is_jsonl(path) || path.split('/').any(|part| part.is_empty() || part == "..") {
-        return Err(malformed("data", text, "does not name a .jsonl or .jsonl.gz file", form));
+    if let Some((format, remedy)) = foreign(path) {
+        return Err(malformed("data", text, &format!("is {format}, and rows are read from JSON"), &remedy));
+    }
+    if !is_json(path) || path.split('/').any(|part| part.is_empty() || part == "..") {
+        return Err(malformed("data", text, "does not name a .jsonl or .json file, also with .gz", form));
     }
     let revision = check_revision("data", text, revision, form)?;
     Ok(DataLocation::Hub { repo, revision, path_in_repo: path.to_owned() })
 }
 
-fn is_jsonl(path: &str) -> bool {
-    let has =
-        |path: &Path, ending: &str| path.extension().is_some_and(|found| found.eq_ignore_ascii_case(ending));
+/// The ending of a file's name in small letters, that before `.gz` where there is one.
+fn ending(path: &str) -> String {
+    let of = |path: &Path| path.extension().map(|found| found.to_string_lossy().to_lowercase());
     let path = Path::new(path);
-    has(path, "jsonl") || (has(path, "gz") && has(&path.with_extension(""), "jsonl"))
+    match of(path).as_deref() {
+        Some("gz") => of(&path.with_extension("")),
+        found => found.map(str::to_owned),
+    }
+    .unwrap_or_default()
+}
+
+fn is_json(path: &str) -> bool {
+    matches!(ending(path).as_str(), "jsonl" | "json" | "ndjson")
+}
+
+/// The format of a file of rows that are not JSON, and how they become it.
+fn foreign(path: &str) -> Option<(&'static str, String)> {
+    let (format, reader) = match ending(path).as_str() {
+        "parquet" => ("a Parquet file", "read_parquet"),
+        "csv" => ("a CSV file", "read_csv"),
+        "tsv" => ("a TSV file", "read_table"),
+        "arrow" | "feather" => ("an Arrow file", "read_feather"),
+        "xlsx" | "xls" => ("a spreadsheet", "read_excel"),
+        _ => return None,
+    };
+    let remedy = format!(
+        "convert it once, in Python: pandas.{reader}(\"{path}\").to_json(\"rows.jsonl\", orient=\"records\", lines=True)"
+    );
+    Some((format, remedy))
 }
 
 string_name!(
     DataName,
-    "Data: `wordmath`, a .jsonl or .jsonl.gz file, `hf://datasets/org/name[@revision]/path`, or `stage:NAME`.",
+    "Data: `wordmath`, a .jsonl or .json file, also with .gz, `hf://datasets/org/name[@revision]/path`, or `stage:NAME`.",
     "wordmath"
 );
 
@@ -129,6 +163,7 @@ mod tests {
             ("wordmath", DataLocation::Wordmath),
             ("rows.jsonl", DataLocation::File("rows.jsonl".into())),
             ("data/rows.JSONL.gz", DataLocation::File("data/rows.JSONL.gz".into())),
+            ("rows.json", DataLocation::File("rows.json".into())),
             ("hf://datasets/Anthropic/hh-rlhf/helpful-base/test.jsonl.gz", hub(None)),
             ("hf://datasets/Anthropic/hh-rlhf@v1/helpful-base/test.jsonl.gz", hub(Some("v1"))),
             ("stage:pool", DataLocation::Stage("pool".into())),
@@ -146,6 +181,8 @@ mod tests {
             "",
             "wordmth",
             "rows.csv",
+            "rows.csv.gz",
+            "rows",
             "hf://a/b/c.jsonl",
             "hf://datasets/a/b",
             "hf://datasets/a/b/c.parquet",
@@ -155,6 +192,11 @@ mod tests {
         for text in names {
             let error = text.parse::<DataName>().expect_err(text);
             assert!(error.hint.is_some(), "{text}");
+        }
+        for (text, format) in [("a/rows.parquet", "a Parquet file"), ("rows.CSV", "a CSV file")] {
+            let error = text.parse::<DataName>().expect_err(text);
+            let remedy = error.hint.unwrap_or_default();
+            assert!(error.message.contains(format) && remedy.contains(text), "{} {remedy}", error.message);
         }
         let error = "wordmth".parse::<DataName>().expect_err("a typo");
         assert_eq!(error.hint.as_deref(), Some("did you mean `wordmath`?"));

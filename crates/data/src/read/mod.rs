@@ -1,10 +1,11 @@
-//! Reading JSONL and gzipped JSONL, line by line, with the place of every error.
+//! Reading rows of JSON, plain or gzipped, one by one, with the place of every error.
 
-use std::io::{BufRead, BufReader, Read};
+mod objects;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use flate2::bufread::MultiGzDecoder;
+pub use objects::Objects;
 use serde_json::{Map, Value};
 
 use crate::batch::permutation;
@@ -36,21 +37,47 @@ pub enum ReadError {
         /// Position of the first bad byte in the line, from 1.
         byte: usize,
     },
-    /// A line is not JSON.
-    #[error("{file}:{line}:{column}: not JSON: {detail}\nhint: each line must be one complete JSON object")]
+    /// A row is not JSON.
+    #[error("{file}:{line}{}: not JSON: {detail}\nhint: {remedy}", place(*column))]
     Json {
         /// The file.
         file: Arc<str>,
         /// The line, from 1.
         line: usize,
-        /// The column, from 1.
+        /// The column, from 1; 0 where it is not known.
         column: usize,
         /// The parser's reason.
         detail: String,
+        /// What to do.
+        remedy: &'static str,
     },
-    /// A line is JSON but no object.
+    /// A row has more bytes than any row should.
     #[error(
-        "{file}:{line}: found {found}; expected an object\nhint: each line must be one complete JSON object"
+        "{file}:{line}: the row has more than {limit} bytes\nhint: split it, or remove it; a row is one line of JSON"
+    )]
+    LongLine {
+        /// The file.
+        file: Arc<str>,
+        /// The line that it begins on, from 1.
+        line: usize,
+        /// The most bytes.
+        limit: usize,
+    },
+    /// The file is of a format that is not read.
+    #[error(
+        "{file}: the file is {format}, not JSON\nhint: convert it to JSON Lines, as \
+         `datasets.Dataset.to_json(\"rows.jsonl\")` does"
+    )]
+    Format {
+        /// The file.
+        file: Arc<str>,
+        /// The format.
+        format: &'static str,
+    },
+    /// A row is JSON but no object.
+    #[error(
+        "{file}:{line}: found {found}; expected an object\nhint: each line must be one complete JSON object, or the \
+         whole file one list of objects"
     )]
     NotAnObject {
         /// The file.
@@ -80,94 +107,9 @@ pub enum ReadError {
     },
 }
 
-/// The line, from 1, and the object it holds.
-type Object = (usize, Map<String, Value>);
-
-/// The objects of a JSONL file, each with its line number. Gzip is recognised by content, empty lines are skipped, a byte
-/// order mark and Windows line ends are tolerated; lines may be of any length.
-pub struct Objects {
-    reader: Box<dyn BufRead + Send>,
-    file: Arc<str>,
-    line: usize,
-    failed: bool,
-}
-
-impl std::fmt::Debug for Objects {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Objects").field("file", &self.file).field("line", &self.line).finish_non_exhaustive()
-    }
-}
-
-impl Objects {
-    /// Opens a file.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self, ReadError> {
-        let path = path.as_ref();
-        let file = fs_err::File::open(path.to_owned()).map_err(ReadError::Open)?;
-        Self::new(file, &path.display().to_string())
-    }
-
-    /// Reads from `source`, which errors call `name`.
-    pub fn new(source: impl Read + Send + 'static, name: &str) -> Result<Self, ReadError> {
-        let file: Arc<str> = Arc::from(name);
-        let mut reader = BufReader::with_capacity(1 << 16, source);
-        let start =
-            reader.fill_buf().map_err(|source| ReadError::Io { file: file.clone(), line: 0, source })?;
-        let reader: Box<dyn BufRead + Send> = if start.starts_with(&[0x1f, 0x8b]) {
-            Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(reader)))
-        } else {
-            Box::new(reader)
-        };
-        Ok(Self { reader, file, line: 0, failed: false })
-    }
-
-    fn read(&mut self) -> Result<Option<Object>, ReadError> {
-        let mut bytes = Vec::new();
-        loop {
-            bytes.clear();
-            let file = || self.file.clone();
-            let count = self.reader.read_until(b'\n', &mut bytes).map_err(|source| ReadError::Io {
-                file: file(),
-                line: self.line,
-                source,
-            })?;
-            if count == 0 {
-                return Ok(None);
-            }
-            self.line += 1;
-            let line = self.line;
-            let text = std::str::from_utf8(&bytes).map_err(|source| ReadError::Utf8 {
-                file: file(),
-                line,
-                byte: source.valid_up_to() + 1,
-            })?;
-            let text = if line == 1 { text.trim_start_matches('\u{feff}') } else { text };
-            if text.trim().is_empty() {
-                continue;
-            }
-            let value = serde_json::from_str(text.trim_end()).map_err(|source| {
-                let detail = source.to_string();
-                let detail = detail.split(" at line ").next().unwrap_or(&detail).to_owned();
-                ReadError::Json { file: file(), line, column: source.column(), detail }
-            })?;
-            return match value {
-                Value::Object(map) => Ok(Some((line, map))),
-                other => Err(ReadError::NotAnObject { file: file(), line, found: crate::rows::kind(&other) }),
-            };
-        }
-    }
-}
-
-impl Iterator for Objects {
-    type Item = Result<Object, ReadError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
-        }
-        let item = self.read().transpose();
-        self.failed = matches!(item, Some(Err(_)));
-        item
-    }
+/// A column as a part of a place in a file.
+fn place(column: usize) -> String {
+    if column == 0 { String::new() } else { format!(":{column}") }
 }
 
 /// The rows of a file, one by one.
@@ -177,13 +119,19 @@ pub fn stream(
     columns: &Columns,
 ) -> Result<impl Iterator<Item = Result<Row, ReadError>>, ReadError> {
     let objects = Objects::open(path)?;
-    let (file, columns) = (objects.file.clone(), columns.clone());
-    Ok(objects.map(move |object| {
-        let (line, map) = object?;
-        Row::parse(map, kind, &columns)
-            .map(|row| Row { file: file.clone(), line, ..row })
-            .map_err(|source| ReadError::Row { file: file.clone(), line, source })
-    }))
+    let (file, columns) = (objects.file(), columns.clone());
+    Ok(objects.map(move |object| row(object?, &file, kind, &columns)))
+}
+
+fn row(
+    (line, map): (usize, Map<String, Value>),
+    file: &Arc<str>,
+    kind: Kind,
+    columns: &Columns,
+) -> Result<Row, ReadError> {
+    Row::parse(map, kind, columns)
+        .map(|row| Row { file: file.clone(), line, ..row })
+        .map_err(|source| ReadError::Row { file: file.clone(), line, source })
 }
 
 /// How rows are read.
@@ -215,6 +163,8 @@ pub struct Rows {
     pub read: usize,
     /// How many preference pairs were dropped because both answers are the same.
     pub identical: usize,
+    /// How many of those that were read hold `NaN` or an infinity, which is read as `null`.
+    pub not_finite: usize,
 }
 
 /// Reads all rows of some files, one after the other.
@@ -222,14 +172,15 @@ pub struct Rows {
 /// # Errors
 /// The first problem, with file and line; and [`ReadError::Empty`] where no row is left.
 pub fn read(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows, ReadError> {
-    let mut result = Rows { rows: Vec::new(), read: 0, identical: 0 };
+    let mut result = Rows { rows: Vec::new(), read: 0, identical: 0, not_finite: 0 };
     let enough = options.limit.filter(|_| options.shuffle.is_none()).unwrap_or(usize::MAX);
-    'files: for path in paths {
-        for row in stream(path, options.kind, &options.columns)? {
-            if result.rows.len() >= enough {
-                break 'files;
-            }
-            let row = row?;
+    for path in paths {
+        let mut objects = Objects::open(path)?;
+        let file = objects.file();
+        while result.rows.len() < enough
+            && let Some(object) = objects.next()
+        {
+            let row = row(object?, &file, options.kind, &options.columns)?;
             result.read += 1;
             if row.is_identical_pair() {
                 result.identical += 1;
@@ -237,6 +188,7 @@ pub fn read(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows, ReadError>
                 result.rows.push(row);
             }
         }
+        result.not_finite += objects.not_finite();
     }
     if let Some(seed) = options.shuffle {
         let mut slots: Vec<Option<Row>> = result.rows.into_iter().map(Some).collect();
@@ -258,59 +210,7 @@ pub fn read(paths: &[PathBuf], options: &ReadOptions) -> Result<Rows, ReadError>
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use super::*;
-
-    fn objects(bytes: &[u8]) -> Objects {
-        Objects::new(std::io::Cursor::new(bytes.to_vec()), "rows.jsonl").unwrap()
-    }
-
-    fn gzip(bytes: &[u8]) -> Vec<u8> {
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-        encoder.write_all(bytes).unwrap();
-        encoder.finish().unwrap()
-    }
-
-    #[test]
-    fn marks_empty_lines_windows_ends_and_gzip_members_are_tolerated() {
-        let text = "\u{feff}{\"a\": 1}\r\n\r\n   \n{\"a\": 2}\n\n{\"a\": 3}";
-        let lines = |objects: Objects| -> Vec<(usize, i64)> {
-            objects
-                .map(|object| object.unwrap())
-                .map(|(line, map)| (line, map["a"].as_i64().unwrap()))
-                .collect()
-        };
-        assert_eq!(lines(objects(text.as_bytes())), [(1, 1), (4, 2), (6, 3)]);
-        let mut members = gzip(b"{\"a\": 1}\n");
-        members.extend(gzip(b"{\"a\": 2}\n"));
-        assert_eq!(lines(objects(&members)), [(1, 1), (2, 2)]);
-        assert_eq!(lines(objects(b"")), []);
-    }
-
-    #[test]
-    fn errors_name_file_line_and_column_and_end_the_stream() {
-        let first = |bytes: &[u8]| {
-            let mut objects = objects(bytes);
-            let error = objects.by_ref().find_map(Result::err).unwrap().to_string();
-            assert!(objects.next().is_none());
-            error
-        };
-        let hint = "hint: each line must be one complete JSON object";
-        assert_eq!(
-            first(b"{\"a\": 1}\n{\"a\": }\n{}"),
-            format!("rows.jsonl:2:7: not JSON: expected value\n{hint}")
-        );
-        assert_eq!(first(b"[1]\n"), format!("rows.jsonl:1: found a list; expected an object\n{hint}"));
-        assert_eq!(
-            first(b"{}\n{\"a\": \"\xff\"}"),
-            "rows.jsonl:2: byte 8 of the line is not UTF-8\nhint: convert the file to UTF-8"
-        );
-        let mut broken = gzip(&b"{\"a\": 1}\n".repeat(1000));
-        broken.truncate(broken.len() - 9);
-        let error = first(&broken);
-        assert!(error.starts_with("rows.jsonl, after line "), "{error}");
-    }
 
     #[test]
     fn rows_are_shuffled_limited_and_rid_of_identical_pairs() {
@@ -347,7 +247,7 @@ mod tests {
             error.to_string(),
             format!(
                 "{}:1: no column `messages`; the row has `prompt`, `chosen`, `rejected`\nhint: name the column that \
-                 holds the conversation in the column mapping",
+                 holds the conversation in [data.columns], as `messages = \"NAME\"`",
                 path.display()
             )
         );
