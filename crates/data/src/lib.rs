@@ -11,6 +11,7 @@
 //! | [`wordmath`] | the synthetic task: word problems, worked solutions, exact verifier |
 
 pub mod batch;
+mod caught;
 pub mod chat;
 pub mod read;
 pub mod render;

@@ -17,6 +17,27 @@ pub enum ChatError {
         /// The engine's reason.
         detail: String,
     },
+    /// The template is larger than any template needs to be.
+    #[error(
+        "the chat template has {bytes} bytes, more than the {limit} that are read\nhint: it comes with the model; use \
+         another, or chat_template.jinja of your own"
+    )]
+    Source {
+        /// Its size.
+        bytes: usize,
+        /// The most.
+        limit: usize,
+    },
+    /// A message holds something other than text.
+    #[error(
+        "message {index} holds a part of type `{kind}`, and this model reads text alone\nhint: remove the part, or the row"
+    )]
+    Part {
+        /// Position of the message, from 0.
+        index: usize,
+        /// The part's type.
+        kind: String,
+    },
     /// The last message could not be continued.
     #[error("cannot continue the final message: {detail}")]
     Continue {

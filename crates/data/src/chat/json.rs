@@ -2,8 +2,11 @@
 
 use std::fmt::Write as _;
 
-use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs, from_args};
+use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Error, ErrorKind, Value};
+
+use super::budget::{charge, width};
+use super::python::Arguments;
 
 /// How `json.dumps` lays out its text.
 struct Style {
@@ -17,23 +20,18 @@ struct Style {
 
 /// `value|tojson(ensure_ascii=false, indent=none, separators=none, sort_keys=false)`, by position or by name.
 pub(super) fn tojson(value: Value, arguments: Rest<ValueOrKwargs>) -> Result<Value, Error> {
-    let arguments = arguments.into_values();
-    let (positional, named): (&[Value], Kwargs) = from_args(&arguments)?;
-    let mut positional = positional.iter().cloned();
-    let mut option = |name: &str| -> Result<Value, Error> {
-        let positional = positional.next();
-        Ok(named.get::<Option<Value>>(name)?.or(positional).unwrap_or_default())
-    };
+    let mut arguments = Arguments::new(arguments)?;
+    let mut option = |name: &str| arguments.take(name).map(Option::unwrap_or_default);
     let ensure_ascii = option("ensure_ascii")?;
     let indent = option("indent")?;
     let separators = option("separators")?;
     let sort_keys = option("sort_keys")?;
-    named.assert_all_used()?;
+    arguments.done()?;
 
     let indent = match indent.kind() {
         ValueKind::None | ValueKind::Undefined => None,
         ValueKind::String => Some(indent.to_string()),
-        _ => Some(" ".repeat(usize::try_from(i64::try_from(indent)?.max(0)).unwrap_or_default())),
+        _ => Some(" ".repeat(width(usize::try_from(i64::try_from(indent)?.max(0)).unwrap_or_default())?)),
     };
     let (item, key) = match separators.kind() {
         ValueKind::None | ValueKind::Undefined => {
@@ -58,11 +56,14 @@ pub(super) fn tojson(value: Value, arguments: Rest<ValueOrKwargs>) -> Result<Val
 
 impl Style {
     fn value(&self, out: &mut String, value: &Value, depth: usize) -> Result<(), Error> {
+        charge(value.as_str().map_or(16, str::len))?;
         match value.kind() {
             ValueKind::None => out.push_str("null"),
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
             ValueKind::Number if value.is_integer() => out.push_str(&value.to_string()),
-            ValueKind::Number => out.push_str(&python_float(f64::try_from(value.clone())?)),
+            ValueKind::Number => {
+                out.push_str(&python_float(f64::try_from(value.clone())?, ["NaN", "Infinity", "-Infinity"]));
+            }
             ValueKind::String => self.string(out, value.as_str().unwrap_or_default()),
             ValueKind::Seq | ValueKind::Iterable => {
                 let items: Vec<Value> = value.try_iter()?.collect();
@@ -118,21 +119,23 @@ impl Style {
             if index > 0 {
                 out.push_str(&self.item);
             }
-            self.new_line(out, depth + 1);
+            self.new_line(out, depth + 1)?;
             write(out, item)?;
         }
         if !items.is_empty() {
-            self.new_line(out, depth);
+            self.new_line(out, depth)?;
         }
         out.push(close);
         Ok(())
     }
 
-    fn new_line(&self, out: &mut String, depth: usize) {
+    fn new_line(&self, out: &mut String, depth: usize) -> Result<(), Error> {
         if let Some(indent) = &self.indent {
+            charge(1 + indent.len() * depth)?;
             out.push('\n');
             out.push_str(&indent.repeat(depth));
         }
+        Ok(())
     }
 
     fn string(&self, out: &mut String, text: &str) {
@@ -159,13 +162,14 @@ impl Style {
     }
 }
 
-/// Python's `repr` of a float: the shortest digits that read back equal, positional from 1e-4 up to below 1e16.
-fn python_float(value: f64) -> String {
+/// Python's `repr` of a float: the shortest digits that read back equal, positional from 1e-4 up to below 1e16; what is not
+/// finite under the names that are given for it.
+pub(super) fn python_float(value: f64, [nan, infinity, below]: [&str; 3]) -> String {
     if value.is_nan() {
-        return "NaN".to_owned();
+        return nan.to_owned();
     }
     if value.is_infinite() {
-        return if value > 0.0 { "Infinity" } else { "-Infinity" }.to_owned();
+        return if value > 0.0 { infinity } else { below }.to_owned();
     }
     if value == 0.0 || (1e-4..1e16).contains(&value.abs()) {
         return format!("{value:?}");
@@ -199,7 +203,7 @@ mod tests {
             (f64::NAN, "NaN"),
         ];
         for (value, text) in cases {
-            assert_eq!(python_float(value), text);
+            assert_eq!(python_float(value, ["NaN", "Infinity", "-Infinity"]), text);
         }
     }
 
@@ -210,7 +214,8 @@ mod tests {
         let data =
             serde_json::json!({"v": {"b": [1, 2.0, []], "a": {"é😀<\u{7f}\u{1}": null, "t": true}, "e": {}}});
         let render = |source: &str| {
-            env.render_str(source, minijinja::value::Value::from(minijinja::value::Serde(&data)))
+            let value = minijinja::value::Value::from(minijinja::value::Serde(&data));
+            super::super::budget::bounded(1024, || env.render_str(source, value)).unwrap()
         };
         let cases = [
             (

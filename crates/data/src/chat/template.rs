@@ -2,13 +2,15 @@ use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::fmt;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Serde;
+use minijinja::value::{Rest, Serde};
 use minijinja::{Environment, Error, ErrorKind};
 use serde_json::{Map, Value};
 
-use super::{ChatError, Clock, Message, generation};
+use super::rewrite::{self, Refusal};
+use super::{ChatError, Clock, Message, budget, generation, parts};
 use crate::tokenizer::Tokenizer;
 
 const NAME: &str = "chat_template";
@@ -19,6 +21,8 @@ pub struct ChatTemplate {
     env: Environment<'static>,
     special: BTreeMap<String, String>,
     has_generation: bool,
+    /// Whether it reads content that is a list of parts; seen when the first such message is rendered.
+    reads_parts: OnceLock<bool>,
 }
 
 impl fmt::Debug for ChatTemplate {
@@ -35,6 +39,8 @@ impl fmt::Debug for ChatTemplate {
 pub struct ChatOptions {
     /// Tool descriptions; without them the template sees `none`.
     pub tools: Option<Value>,
+    /// Documents to answer from; without them the template sees `none`.
+    pub documents: Option<Value>,
     /// Further variables, such as `enable_thinking`.
     pub variables: Map<String, Value>,
     /// End with the header of an assistant's turn, for the model to fill.
@@ -67,7 +73,13 @@ impl std::error::Error for Raised {}
 impl ChatTemplate {
     /// Compiles `source`. `special` holds `bos_token`, `eos_token` and so on, as far as they are set.
     pub fn new(source: &str, special: BTreeMap<String, String>, clock: Clock) -> Result<Self, ChatError> {
-        let (source, has_generation) = generation::rewrite(source);
+        if source.len() > budget::MAX_SOURCE {
+            return Err(ChatError::Source { bytes: source.len(), limit: budget::MAX_SOURCE });
+        }
+        // Jinja has one kind of line end.
+        let source = source.replace("\r\n", "\n").replace('\r', "\n");
+        let (source, has_generation) = generation::rewrite(&source);
+        let rewritten = rewrite::rewrite(&source);
         let mut env = Environment::new();
         let syntax = SyntaxConfig::builder()
             .trim_blocks(true)
@@ -75,8 +87,12 @@ impl ChatTemplate {
             .build()
             .map_err(|error| failure(&error))?;
         env.set_syntax(syntax);
-        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        env.add_filter("tojson", super::json::tojson);
+        env.set_fuel(Some(budget::fuel(budget::SHORT)));
+        super::python::install(&mut env);
+        env.add_function("cycler", |items: Rest<minijinja::Value>| {
+            minijinja_contrib::globals::cycler(items.0)
+        });
+        env.add_function("joiner", minijinja_contrib::globals::joiner);
         env.add_function("raise_exception", |message: String| -> Result<String, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
         });
@@ -85,8 +101,8 @@ impl ChatTemplate {
                 Error::new(ErrorKind::InvalidOperation, format!("strftime_now(\"{format}\"): {source}"))
             })
         });
-        env.add_template_owned(NAME, source).map_err(|error| failure(&error))?;
-        Ok(Self { env, special, has_generation })
+        let env = budget::bounded(source.len(), || compiled(env, source, rewritten)).map_err(broken)??;
+        Ok(Self { env, special, has_generation, reads_parts: OnceLock::new() })
     }
 
     /// The tokenizer's own template.
@@ -138,7 +154,6 @@ impl ChatTemplate {
     }
 
     fn render_marked(&self, messages: &[Message], options: &ChatOptions) -> Result<String, ChatError> {
-        let mut context = options.variables.clone();
         let messages: Vec<Value> = messages
             .iter()
             .map(|message| {
@@ -146,19 +161,78 @@ impl ChatTemplate {
                 Value::Object(kept.map(|(key, value)| (key.clone(), value.clone())).collect())
             })
             .collect();
+        if !parts::any(&messages) {
+            return self.render_values(messages, options);
+        }
+        if *self.reads_parts.get_or_init(|| parts::read_by(|messages| self.render_values(messages, options)))
+            && let Ok(text) = self.render_values(messages.clone(), options)
+        {
+            return Ok(text);
+        }
+        parts::check(&messages)?;
+        self.render_values(parts::joined(messages), options)
+    }
+
+    fn render_values(&self, messages: Vec<Value>, options: &ChatOptions) -> Result<String, ChatError> {
+        let mut context = options.variables.clone();
         for (name, text) in &self.special {
             context.insert(name.clone(), Value::String(text.clone()));
         }
         context.insert("messages".to_owned(), Value::Array(messages));
         context.insert("tools".to_owned(), options.tools.clone().unwrap_or_default());
-        context.insert("documents".to_owned(), Value::Null);
+        context.insert("documents".to_owned(), options.documents.clone().unwrap_or_default());
         context.insert("add_generation_prompt".to_owned(), Value::Bool(options.add_generation_prompt));
         let context = Value::Object(context);
         if self.has_generation {
             check_reserved(&context, options.continue_final_message)?;
         }
-        let template = self.env.get_template(NAME).map_err(|error| failure(&error))?;
-        template.render(minijinja::Value::from(Serde(&context))).map_err(|error| failure(&error))
+        let input = size(&context);
+        let rendered = budget::bounded(input, || {
+            let context = minijinja::Value::from(Serde(&context));
+            if input <= budget::SHORT {
+                return self.env.get_template(NAME)?.render(context);
+            }
+            let mut env = self.env.clone();
+            env.set_fuel(Some(budget::fuel(input)));
+            env.get_template(NAME)?.render(context)
+        });
+        rendered.map_err(broken)?.map_err(|error| failure(&error))
+    }
+}
+
+/// The environment with the template in it.
+fn compiled(
+    mut env: Environment<'static>,
+    source: String,
+    rewritten: Result<String, Refusal>,
+) -> Result<Environment<'static>, ChatError> {
+    match rewritten {
+        Ok(rewritten) => {
+            env.add_template_owned(NAME, rewritten).map_err(|error| failure(&error))?;
+            Ok(env)
+        }
+        Err(Refusal::Operators { line }) => {
+            Err(ChatError::Template { line, detail: "a tag has more operators than are read".to_owned() })
+        }
+        Err(Refusal::Syntax { line }) => Err(match env.add_template_owned(NAME, source) {
+            Err(error) => failure(&error),
+            Ok(()) => ChatError::Template { line, detail: "the tag is not understood".to_owned() },
+        }),
+    }
+}
+
+/// A panic of the engine as an error of the template.
+fn broken(message: String) -> ChatError {
+    ChatError::Template { line: 0, detail: format!("rendering failed: {message}") }
+}
+
+/// Bytes of text in a value, and one for every other value.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(size).sum(),
+        Value::Object(map) => map.iter().map(|(key, value)| key.len() + size(value)).sum(),
+        _ => 1,
     }
 }
 

@@ -32,6 +32,7 @@ fn cases() -> Vec<Case> {
                 messages: serde_json::from_value(case["messages"].clone()).unwrap(),
                 options: ChatOptions {
                     tools: (!tools.is_null()).then(|| tools.clone()),
+                    documents: None,
                     variables: serde_json::from_value(case["variables"].clone()).unwrap(),
                     add_generation_prompt: case["add_generation_prompt"].as_bool().unwrap(),
                     continue_final_message: case["continue_final_message"].as_bool().unwrap(),
