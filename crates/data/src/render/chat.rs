@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::chat::{ChatOptions, Message, Rendered};
+use crate::chat::{ChatOptions, Message, Rendered, text_alone};
 use crate::tokenizer::Encoded;
 
 use super::{Example, Prompt, RenderError, Renderer, mask};
@@ -22,6 +22,7 @@ pub enum Turns {
 
 impl Renderer<'_> {
     pub(super) fn chat_prompt(&self, messages: &[Message]) -> Result<Prompt, RenderError> {
+        text_alone(messages)?;
         let open = messages.last().is_some_and(Message::is_assistant);
         let options = ChatOptions {
             add_generation_prompt: !open,
@@ -61,6 +62,7 @@ impl Renderer<'_> {
     fn chat_example(&self, messages: &[Message], learnt: Vec<usize>) -> Result<Example, RenderError> {
         let Some(&last) = learnt.last() else { return Err(RenderError::NoAssistant) };
         let messages = &messages[..=last];
+        text_alone(messages)?;
         let rendered = self.template()?.render(messages, &self.options)?;
         let spans = if self.template()?.has_generation() {
             blocks(messages, &rendered, &learnt)?
@@ -137,6 +139,7 @@ impl Renderer<'_> {
     }
 
     fn encode_chat(&self, text: &str) -> Result<Encoded, RenderError> {
+        self.check_bytes(text)?;
         let encoded = self.tokenizer.encode_bytes(text, false)?;
         match &self.tokenizer.special().bos {
             Some(bos) if encoded.ids.starts_with(&[bos.id, bos.id]) => {

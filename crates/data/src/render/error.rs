@@ -87,6 +87,31 @@ pub enum RenderError {
         /// Number of labels.
         labels: usize,
     },
+    /// A token that the model has no embedding for.
+    #[error(
+        "token `{token}`, id {id} at position {position}, is outside the vocabulary of {vocabulary} tokens that the model \
+         has embeddings for\nhint: remove the token from the text, or give the model a tokenizer whose tokens it has"
+    )]
+    Beyond {
+        /// The token as the vocabulary spells it.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// Where it is among the row's tokens, from 0.
+        position: usize,
+        /// Number of embeddings.
+        vocabulary: usize,
+    },
+    /// A column of the row for its chat template is not what the template gets.
+    #[error("`{column}` is {found}; expected {expected}")]
+    Column {
+        /// The column.
+        column: &'static str,
+        /// What it holds.
+        found: String,
+        /// What it should hold.
+        expected: &'static str,
+    },
     /// A row is longer than allowed.
     #[error(
         "{tokens} tokens, more than the limit of {limit}\nhint: raise the limit, or drop such rows instead of refusing them"
@@ -110,6 +135,15 @@ pub enum RenderError {
 }
 
 impl RenderError {
+    /// The tokens of a row that is too long; where it was not encoded, the least that it can have.
+    pub fn too_long(&self) -> Option<usize> {
+        match self {
+            Self::TooLong { tokens, .. } => Some(*tokens),
+            Self::Row { source, .. } => source.too_long(),
+            _ => None,
+        }
+    }
+
     /// Adds the row's place, where it has one.
     #[must_use]
     pub fn at(self, row: &Row) -> Self {

@@ -83,7 +83,17 @@ pub fn fit<'r, T: TokenLength>(
 ) -> Result<Fitted<T>, RenderError> {
     let mut fitted = Fitted { items: Vec::new(), rows: Vec::new(), dropped: 0, longest: 0 };
     for (position, row) in rows.into_iter().enumerate() {
-        let item = render(row)?;
+        let item = match render(row) {
+            Ok(item) => item,
+            Err(error) => match (error.too_long(), limit) {
+                (Some(tokens), Limit::Drop(_)) => {
+                    fitted.longest = fitted.longest.max(tokens);
+                    fitted.dropped += 1;
+                    continue;
+                }
+                _ => return Err(error),
+            },
+        };
         let tokens = item.tokens();
         fitted.longest = fitted.longest.max(tokens);
         match limit {

@@ -26,7 +26,7 @@ impl TokenLength for Stepwise {
 
 impl Renderer<'_> {
     /// A prompt and steps as ids. As in TRL, prompt, steps and separators are encoded apart and joined, so that a step ends at
-    /// the last id of its separator, whatever follows; no token that ends a text is added.
+    /// the last id of its separator, whatever follows; no token that ends a text is added, nor a mark that begins one.
     ///
     /// # Errors
     /// A step and its separator have no tokens, or there is not one label for each step.
@@ -40,11 +40,12 @@ impl Renderer<'_> {
         if labels.len() != steps.len() {
             return Err(RenderError::StepLabels { steps: steps.len(), labels: labels.len() });
         }
-        let separator = self.tokenizer.encode(separator, false)?;
+        let separator = self.tokenizer.encode_inside(separator)?;
         let mut ids = self.prompt(prompt)?.ids;
         let mut ends = vec![false; ids.len()];
         for (step, text) in steps.iter().enumerate() {
-            let own = self.tokenizer.encode(text, false)?;
+            self.check_bytes(text)?;
+            let own = self.tokenizer.encode_inside(text)?;
             if own.len() + separator.len() == 0 {
                 return Err(RenderError::EmptyStep { step });
             }
@@ -52,17 +53,17 @@ impl Renderer<'_> {
             ends.resize(ids.len() - 1, false);
             ends.push(true);
         }
+        self.check_ids(&ids)?;
         let judged = matches!(labels, StepLabels::Judged(_));
         Ok(Stepwise { ids, ends, labels: labels.numbers(), judged })
     }
 
     /// The row as a solution in steps.
     pub fn row_stepwise(&self, row: &Row, separator: &str) -> Result<Stepwise, RenderError> {
-        let steps = match &row.body {
-            Body::Stepwise { prompt, steps, labels } => self.stepwise(prompt, steps, labels, separator),
+        self.with_row(row, |renderer| match &row.body {
+            Body::Stepwise { prompt, steps, labels } => renderer.stepwise(prompt, steps, labels, separator),
             _ => Err(RenderError::NoAnswer { wanted: "solution in steps" }),
-        };
-        steps.map_err(|error| error.at(row))
+        })
     }
 }
 

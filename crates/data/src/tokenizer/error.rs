@@ -6,7 +6,8 @@ pub enum TokenizerError {
     /// The directory holds no `tokenizer.json`.
     #[error(
         "no tokenizer.json in {}\nhint: a tokenizer directory holds the Hugging Face files tokenizer.json and \
-         tokenizer_config.json; a SentencePiece or vocab.json/merges.txt tokenizer must be converted first",
+         tokenizer_config.json, or vocab.json and merges.txt; convert a SentencePiece tokenizer in Python: \
+         `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)`",
         dir.display()
     )]
     Missing {

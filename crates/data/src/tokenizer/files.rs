@@ -5,23 +5,35 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::TokenizerError;
+use super::{TokenizerError, slow};
+use crate::caught::caught;
 
 const TOKENIZER: &str = "tokenizer.json";
 const TEMPLATE: &str = "chat_template.jinja";
+const CONFIG: &str = "tokenizer_config.json";
+const ROLES: &str = "special_tokens_map.json";
+const VOCABULARY: &str = "vocab.json";
+const MERGES: &str = "merges.txt";
 
 /// Everything that belongs to a tokenizer in a Hugging Face directory. Slow-tokenizer files are carried along.
 const NAMES: [&str; 9] = [
     TOKENIZER,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
+    CONFIG,
+    ROLES,
     TEMPLATE,
     "generation_config.json",
     "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
+    VOCABULARY,
+    MERGES,
     "tokenizer.model",
 ];
+
+/// Whether a normalizer, or one that it consists of, puts an empty text before every text: the library indexes into it.
+fn prepends_nothing(normalizer: &Value) -> bool {
+    let own = normalizer.get("prepend").and_then(Value::as_str).is_some_and(str::is_empty);
+    let parts = normalizer.get("normalizers").and_then(Value::as_array);
+    own || parts.is_some_and(|parts| parts.iter().any(prepends_nothing))
+}
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Files {
@@ -30,7 +42,7 @@ pub(super) struct Files {
 
 impl Files {
     pub(super) fn read(dir: &Path) -> Result<Self, TokenizerError> {
-        if !dir.join(TOKENIZER).is_file() {
+        if !Self::are_in(dir) {
             return Err(TokenizerError::Missing { dir: dir.to_owned() });
         }
         let mut entries = Vec::new();
@@ -40,7 +52,35 @@ impl Files {
                 entries.push((name.to_owned(), fs_err::read(path)?));
             }
         }
-        Ok(Self { entries })
+        let files = Self { entries };
+        if files.get(TOKENIZER).is_some() {
+            return Ok(files);
+        }
+        let model = match fs_err::read(dir.join("config.json")) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
+            Err(_) => Value::Null,
+        };
+        files.with_tokenizer(&model)
+    }
+
+    /// Whether a directory holds a tokenizer: `tokenizer.json`, or `vocab.json` with `merges.txt`.
+    pub(super) fn are_in(dir: &Path) -> bool {
+        let has = |name: &str| dir.join(name).is_file();
+        has(TOKENIZER) || has(VOCABULARY) && has(MERGES)
+    }
+
+    /// The files with a `tokenizer.json` made of `vocab.json` and `merges.txt`, for a model whose `config.json` is `model`.
+    fn with_tokenizer(mut self, model: &Value) -> Result<Self, TokenizerError> {
+        let (config, map) = (self.json(CONFIG)?, self.json(ROLES)?);
+        let get = |name: &str| self.get(name).unwrap_or_default();
+        let added = self.json("added_tokens.json")?;
+        let made = slow::tokenizer_json(get(VOCABULARY), get(MERGES), &config, model, &added)?;
+        if let Some(roles) = slow::special_tokens(&config, &map) {
+            self.entries.retain(|(name, _)| name != ROLES);
+            self.entries.push((ROLES.to_owned(), roles));
+        }
+        self.entries.insert(0, (TOKENIZER.to_owned(), made));
+        Ok(self)
     }
 
     pub(super) fn new(entries: Vec<(String, Vec<u8>)>) -> Self {
@@ -95,7 +135,15 @@ impl Files {
     pub(super) fn tokenizer(&self) -> Result<tokenizers::Tokenizer, TokenizerError> {
         let bytes = self.get(TOKENIZER).unwrap_or_default();
         let fail = |source: tokenizers::Error| TokenizerError::file(TOKENIZER, source.to_string());
-        let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(fail)?;
+        if self.json(TOKENIZER)?.get("normalizer").is_some_and(prepends_nothing) {
+            let detail = "normalizer: a `Prepend` of an empty text, which the tokenizers library cannot apply\nhint: remove it";
+            return Err(TokenizerError::file(TOKENIZER, detail));
+        }
+        let panicked = |message| {
+            TokenizerError::file(TOKENIZER, format!("the tokenizers library fails on it: {message}"))
+        };
+        let mut tokenizer =
+            caught(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(panicked)?.map_err(fail)?;
         tokenizer.with_truncation(None).map_err(fail)?;
         tokenizer.with_padding(None);
         Ok(tokenizer)

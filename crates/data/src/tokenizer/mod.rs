@@ -6,6 +6,7 @@
 mod bpe;
 mod error;
 mod files;
+mod slow;
 mod special;
 mod stream;
 
@@ -19,6 +20,8 @@ use std::ops::Range;
 use std::path::Path;
 
 use files::Files;
+
+use crate::caught::caught;
 use tokenizers::{PostProcessor as _, TruncationDirection};
 
 /// The ids of a text and where each token lies in it.
@@ -51,6 +54,10 @@ pub struct Tokenizer {
     special_ids: BTreeSet<u32>,
     stop_ids: Vec<u32>,
     adds_bos: bool,
+    /// Whether a mark, as SentencePiece's `▁`, is put before every text.
+    marks_start: bool,
+    /// Bytes of the longest token as the vocabulary spells it.
+    longest: usize,
     template: Option<String>,
     hash: String,
 }
@@ -61,7 +68,13 @@ impl Tokenizer {
     /// `generation_config.json`.
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self, TokenizerError> {
         let dir = dir.as_ref();
-        Self::from_files(Files::read(dir)?).map_err(|error| error.within(dir))
+        let files = Files::read(dir).map_err(|error| error.within(dir))?;
+        Self::from_files(files).map_err(|error| error.within(dir))
+    }
+
+    /// Whether a directory holds a tokenizer that [`from_dir`](Self::from_dir) reads.
+    pub fn is_in(dir: impl AsRef<Path>) -> bool {
+        Files::are_in(dir.as_ref())
     }
 
     /// Writes the files this tokenizer was made from, byte for byte, into `dir`, which is created if absent.
@@ -85,9 +98,34 @@ impl Tokenizer {
         let stop_ids = stop_ids.into_iter().collect();
         let template = files.template(&config)?;
         let hash = files.hash(&inner)?;
-        let empty = inner.encode_fast("", true).map_err(|source| TokenizerError::encode("", &source))?;
+        let encode = |text: &str, special| {
+            let found = caught(|| inner.encode_fast(text, special));
+            let found = found.map_err(|message| {
+                TokenizerError::file(
+                    "tokenizer.json",
+                    format!("the tokenizers library fails to encode by it: {message}"),
+                )
+            })?;
+            found.map_err(|source| TokenizerError::encode(text, &source))
+        };
+        let empty = encode("", true)?;
         let adds_bos = special.bos.as_ref().is_some_and(|bos| empty.get_ids().first() == Some(&bos.id));
-        Ok(Self { inner, files, special, special_ids, stop_ids, adds_bos, template, hash })
+        let one = encode("a", false)?;
+        let first = one.get_ids().first().and_then(|id| inner.id_to_token(*id)).unwrap_or_default();
+        let marks_start = first.starts_with(['▁', 'Ġ']);
+        let longest = inner.get_vocab(true).keys().map(String::len).max().unwrap_or_default();
+        Ok(Self {
+            inner,
+            files,
+            special,
+            special_ids,
+            stop_ids,
+            adds_bos,
+            marks_start,
+            longest,
+            template,
+            hash,
+        })
     }
 
     /// The ids of `text`. With `add_special`, also what the tokenizer's post-processor adds (often a BOS).
@@ -98,11 +136,28 @@ impl Tokenizer {
     /// [`TokenizerError::DoubleBos`] where `add_special` would put a second BOS before a text that begins with one.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>, TokenizerError> {
         self.check_bos(text, add_special)?;
-        let encoding = self
-            .inner
-            .encode_fast(text, add_special)
-            .map_err(|source| TokenizerError::encode(text, &source))?;
+        let encoding = guarded(text, || self.inner.encode_fast(text, add_special))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The ids of `text` as it stands after other text: without the mark that SentencePiece and its like put before every
+    /// text they encode.
+    pub fn encode_inside(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        if self.marks_start {
+            for anchor in ["\n", ":", "x"] {
+                let before = self.encode(anchor, false)?;
+                if let Some(rest) = self.encode(&format!("{anchor}{text}"), false)?.strip_prefix(&before[..])
+                {
+                    return Ok(rest.to_vec());
+                }
+            }
+        }
+        self.encode(text, false)
+    }
+
+    /// Bytes of the longest token as the vocabulary spells it, which no token's text has more of.
+    pub fn longest_token(&self) -> usize {
+        self.longest
     }
 
     /// The ids of `text`, cut to at most `max` tokens by dropping the rest on the other side of `keep`; and how many
@@ -115,8 +170,7 @@ impl Tokenizer {
         keep: Side,
     ) -> Result<(Vec<u32>, usize), TokenizerError> {
         self.check_bos(text, add_special)?;
-        let fail = |source: tokenizers::Error| TokenizerError::encode(text, &source);
-        let mut encoding = self.inner.encode(text, false).map_err(fail)?;
+        let mut encoding = guarded(text, || self.inner.encode(text, false))?;
         let added = match self.inner.get_post_processor() {
             Some(processor) if add_special => processor.added_tokens(false),
             _ => 0,
@@ -128,34 +182,30 @@ impl Tokenizer {
         };
         encoding.truncate(max.saturating_sub(added), 0, direction);
         let dropped = length - encoding.len();
-        let encoding = self.inner.post_process(encoding, None, add_special).map_err(fail)?;
+        let encoding = guarded(text, || self.inner.post_process(encoding, None, add_special))?;
         Ok((encoding.get_ids().to_vec(), dropped))
     }
 
     /// The ids of `text` with each token's place in bytes.
     pub fn encode_bytes(&self, text: &str, add_special: bool) -> Result<Encoded, TokenizerError> {
         self.check_bos(text, add_special)?;
-        self.inner
-            .encode(text, add_special)
-            .map(|encoding| encoded(&encoding))
-            .map_err(|source| TokenizerError::encode(text, &source))
+        guarded(text, || self.inner.encode(text, add_special)).map(|encoding| encoded(&encoding))
     }
 
     /// The ids of `text` with each token's place in Unicode scalar values.
     pub fn encode_chars(&self, text: &str, add_special: bool) -> Result<Encoded, TokenizerError> {
         self.check_bos(text, add_special)?;
-        self.inner
-            .encode_char_offsets(text, add_special)
-            .map(|encoding| encoded(&encoding))
-            .map_err(|source| TokenizerError::encode(text, &source))
+        guarded(text, || self.inner.encode_char_offsets(text, add_special)).map(|encoding| encoded(&encoding))
     }
 
     /// The text of `ids`, without special tokens if `skip_special`. Bytes that form no character become U+FFFD; ids
     /// beyond the vocabulary (a model's padding rows) stand for no text.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TokenizerError> {
-        self.inner
-            .decode(ids, skip_special)
-            .map_err(|source| TokenizerError::Decode { detail: source.to_string() })
+        let fail = |detail: String| TokenizerError::Decode { detail };
+        let panicked = |message| fail(format!("the tokenizers library fails by tokenizer.json: {message}"));
+        caught(|| self.inner.decode(ids, skip_special))
+            .map_err(panicked)?
+            .map_err(|source| fail(source.to_string()))
     }
 
     /// A decoder for ids that arrive one by one.
@@ -264,6 +314,17 @@ impl Tokenizer {
                 Err(TokenizerError::DoubleBos { bos: bos.text.clone() })
             }
             _ => Ok(()),
+        }
+    }
+}
+
+/// Runs a function of the library on a text; a panic in it, as files of a model may cause, is an error too.
+fn guarded<T>(text: &str, run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, TokenizerError> {
+    match caught(run) {
+        Ok(result) => result.map_err(|source| TokenizerError::encode(text, &source)),
+        Err(message) => {
+            let source = format!("the tokenizers library fails by tokenizer.json: {message}").into();
+            Err(TokenizerError::encode(text, &source))
         }
     }
 }

@@ -31,7 +31,8 @@ pub struct SpecialTokens {
 
 impl SpecialTokens {
     /// Reads the roles from `tokenizer_config.json`, and from `special_tokens_map.json` those it does not mention. Where neither
-    /// mentions an end of text, as GPT-2's files do not, it is the first of the ids that end a generation.
+    /// mentions an end of text, as GPT-2's files do not, it is the first of the ids that end a generation. A padding or unknown
+    /// token that the vocabulary lacks is none: no text holds one, and padding is by masks.
     pub(super) fn find(
         tokenizer: &tokenizers::Tokenizer,
         config: &Value,
@@ -67,8 +68,8 @@ impl SpecialTokens {
         Ok(Self {
             bos: find("bos_token")?,
             eos: find("eos_token")?.or(end),
-            pad: find("pad_token")?,
-            unk: find("unk_token")?,
+            pad: harmless(find("pad_token"))?,
+            unk: harmless(find("unk_token"))?,
         })
     }
 
@@ -82,6 +83,16 @@ impl SpecialTokens {
         ]
         .into_iter()
         .filter_map(|(name, token)| token.as_ref().map(|token| (name, token)))
+    }
+}
+
+/// No token where the vocabulary lacks the one that is named.
+fn harmless(
+    found: Result<Option<SpecialToken>, TokenizerError>,
+) -> Result<Option<SpecialToken>, TokenizerError> {
+    match found {
+        Err(TokenizerError::UnknownSpecial { .. }) => Ok(None),
+        found => found,
     }
 }
 

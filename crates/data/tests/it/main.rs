@@ -4,8 +4,12 @@
 
 mod bpe;
 mod chat;
+mod constructs;
 mod hh;
+mod hostile;
 mod render;
+mod rows;
+mod sentencepiece;
 mod smollm2;
 mod support;
 mod tokenizer;

@@ -197,14 +197,15 @@ fn errors_say_what_to_do() {
         Tokenizer::from_dir(empty.path()).unwrap_err().to_string(),
         format!(
             "no tokenizer.json in {}\nhint: a tokenizer directory holds the Hugging Face files tokenizer.json and \
-             tokenizer_config.json; a SentencePiece or vocab.json/merges.txt tokenizer must be converted first",
+             tokenizer_config.json, or vocab.json and merges.txt; convert a SentencePiece tokenizer in Python: \
+             `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)`",
             empty.path().display()
         )
     );
     assert_eq!(
-        error(&[("tokenizer_config.json", json!({"pad_token": "[PAD]"}))]),
-        "DIR/tokenizer_config.json: pad_token is `[PAD]`, which is not in the vocabulary of 400 tokens\nhint: correct \
-         pad_token, or list the token in tokenizer.json"
+        error(&[("tokenizer_config.json", json!({"eos_token": "[END]"}))]),
+        "DIR/tokenizer_config.json: eos_token is `[END]`, which is not in the vocabulary of 400 tokens\nhint: correct \
+         eos_token, or list the token in tokenizer.json"
     );
     assert_eq!(
         error(&[("tokenizer_config.json", json!({"pad_token": 3}))]),
@@ -242,4 +243,67 @@ fn a_second_bos_is_refused() {
     assert_eq!(llama.encode("<|begin_of_text|>", false).unwrap(), [388]);
     let gpt = tokenizer("gpt2");
     assert_eq!(gpt.encode("<|endoftext|>", true).unwrap(), [397], "this one adds no BOS");
+}
+
+#[test]
+fn a_vocabulary_with_merges_is_a_tokenizer_as_in_transformers() {
+    let source = fixture("tokenizer/gpt2");
+    let json: Value =
+        serde_json::from_str(&fs_err::read_to_string(source.join("tokenizer.json")).unwrap()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: String| fs_err::write(dir.path().join(name), text).unwrap();
+    let merges = json["model"]["merges"].as_array().unwrap().iter().map(|merge| match merge {
+        Value::String(pair) => pair.clone(),
+        pair => format!("{} {}", pair[0].as_str().unwrap(), pair[1].as_str().unwrap()),
+    });
+    let merges: Vec<String> = std::iter::once("#version: 0.2".to_owned()).chain(merges).collect();
+    let mut vocabulary = json["model"]["vocab"].as_object().unwrap().clone();
+    for added in json["added_tokens"].as_array().unwrap() {
+        vocabulary.insert(added["content"].as_str().unwrap().to_owned(), added["id"].clone());
+    }
+    let added = json["added_tokens"].as_array().unwrap().iter();
+    let added: serde_json::Map<String, Value> = added
+        .map(|token| (token["content"].as_str().unwrap().to_owned(), token["id"].clone()))
+        .filter(|(text, _)| text != "<|endoftext|>")
+        .collect();
+    write("added_tokens.json", Value::Object(added).to_string());
+    write("vocab.json", Value::Object(vocabulary).to_string());
+    write("merges.txt", merges.join("\n") + "\n");
+    let unnamed = Tokenizer::from_dir(dir.path()).unwrap_err().to_string();
+    assert!(unnamed.contains("vocab.json") && unnamed.contains("save_pretrained"), "{unnamed}");
+    write("config.json", json!({"model_type": "gpt2"}).to_string());
+    assert!(Tokenizer::is_in(dir.path()));
+    let made = Tokenizer::from_dir(dir.path()).unwrap();
+    let whole = tokenizer("gpt2");
+    let expected = load("tokenizer/gpt2/expected.json");
+    for case in expected["encodings"].as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        let ids = made.encode(text, true).unwrap();
+        assert_eq!(ids, whole.encode(text, true).unwrap(), "{text:?}");
+        assert_eq!(made.decode(&ids, false).unwrap(), text);
+    }
+    assert_eq!(made.special().eos.as_ref().map(|token| token.text.as_str()), Some("<|endoftext|>"));
+    // What is saved is whole.
+    let copy = tempfile::tempdir().unwrap();
+    made.save(copy.path()).unwrap();
+    assert_eq!(Tokenizer::from_dir(copy.path()).unwrap().hash(), made.hash());
+    write("tokenizer_config.json", json!({"tokenizer_class": "BertTokenizer"}).to_string());
+    assert!(Tokenizer::from_dir(dir.path()).unwrap_err().to_string().contains("BertTokenizer"));
+}
+
+#[test]
+fn a_padding_token_that_the_vocabulary_lacks_is_none() {
+    let source = fixture("tokenizer/llama3");
+    let dir = tempfile::tempdir().unwrap();
+    fs_err::copy(source.join("tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+    let mut config = load("tokenizer/llama3/tokenizer_config.json");
+    config["pad_token"] = json!("[PAD]");
+    fs_err::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+    assert!(tokenizer.special().pad.is_none());
+    assert_eq!(Some(tokenizer.pad_id()), tokenizer.special().eos.as_ref().map(|token| token.id));
+    config["eos_token"] = json!("[END]");
+    fs_err::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    let error = Tokenizer::from_dir(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("eos_token is `[END]`"), "{error}");
 }
