@@ -16,13 +16,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::{ArgAction, Args, Parser, Subcommand};
-use data::chat::Message;
+use data::chat::{Clock, Message};
 use data::rows::Text;
 use generate::engine::Drawn;
 use generate::schedule::Progress;
 use generate::{Ledger, Prompt};
 use inference::console::{self, Console, print, say};
-use inference::setup::{self, CompletionText, Places, Recipe, RewardTable};
+use inference::setup::{self, CompletionText, Endings, Places, Recipe, RewardTable};
 use inference::{Method as _, MethodConfig, list};
 use io::atomic::write;
 use live::{Live, Show};
@@ -235,12 +235,19 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
     let folder = recipe.run.folder();
     let _lock = io::RunLock::take(&folder)?;
     let device = recipe.run.device.to_string().parse::<DeviceName>()?.open()?;
+    // Chat templates print the day that the run began, also where it goes on.
+    let clock = unfinished::began(&recipe.run.folder()).unwrap_or_else(Clock::stopped);
+    let places = Places { clock, ..places };
     let mut loaded = setup::load(&places, &recipe.model.path, &device)?.with_dtype(recipe.model.dtype)?;
     let recipe = plan::with_defaults(&source, &loaded, &mut say)?;
     let text = recipe::resolved(&recipe)?;
     finished::check_recipe(&folder, &text, arguments.overwrite)?;
     let room = loaded.decoder.config.max_position_embeddings.saturating_sub(recipe.sampling.max_new_tokens);
     let prompts = setup::prompts(&recipe.data, &places, &loaded, recipe.run.seed, room)?;
+    let left_out = prompts.left_out().map(|left| format!("{} prompts; {left}", prompts.rows.len()));
+    if let Some(left) = &left_out {
+        say(left);
+    }
     if let Some(rounding) = loaded.rounding(&prompts.rows)? {
         say(&rounding.to_string());
     }
@@ -251,7 +258,7 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
     let run = recipe::Run { name: String::new(), out: PathBuf::new(), threads: None, ..recipe.run.clone() };
     let deciding = Recipe { engine: recipe::Engine::default(), run, ..recipe.clone() };
     let deciding = recipe::resolved(&deciding)?;
-    let unfinished = Unfinished::new(&folder, &deciding, &loaded.hash, &prompts.rows)?;
+    let unfinished = Unfinished::new(&folder, &deciding, &loaded.hash, &prompts.rows, &places.clock)?;
     finished::check_inputs(&folder, unfinished.identity(), arguments.overwrite)?;
     let saved = unfinished.load()?;
     if saved.is_some() {
@@ -295,6 +302,14 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
     write(&folder.join("ledger.json"), serde_json::to_string_pretty(&given.ledger)?.as_bytes())?;
     finished::mark(&folder, unfinished.identity())?;
     unfinished.remove()?;
+    let ends = given.answers.iter().map(|answer| (&answer.ids[..], answer.end));
+    let raw = recipe.data.is_raw(&loaded);
+    if let Some(warning) = Endings::of(ends).warning(recipe.sampling.max_new_tokens, raw) {
+        say(&warning);
+    }
+    if let Some(left) = &left_out {
+        print(left);
+    }
     for line in summary_of(&recipe, given.rewards.as_deref(), &rows) {
         print(&line);
     }

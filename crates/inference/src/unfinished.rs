@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use data::chat::Clock;
 use generate::Prompt;
 use generate::schedule::Saved;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,9 @@ pub(crate) enum Error {
 struct File {
     /// Hash of all that decides about the run.
     identity: String,
+    /// The local time when the run began, which chat templates print.
+    #[serde(default)]
+    began: Option<String>,
     run: Saved,
 }
 
@@ -37,12 +41,31 @@ struct File {
 pub(crate) struct Unfinished {
     path: PathBuf,
     identity: String,
+    began: String,
+}
+
+/// The state of an unfinished run in a folder.
+fn state(folder: &Path) -> PathBuf {
+    folder.join("state.json")
+}
+
+/// When the unfinished run of a folder began, if there is one that says so.
+pub(crate) fn began(folder: &Path) -> Option<Clock> {
+    let text = fs_err::read_to_string(state(folder)).ok()?;
+    let file: serde_json::Value = serde_json::from_str(&text).ok()?;
+    Clock::parse(file.get("began")?.as_str()?)
 }
 
 impl Unfinished {
-    /// For a resolved recipe, the hash of the model and the prompts.
-    pub(crate) fn new(folder: &Path, recipe: &str, model: &str, prompts: &[Prompt]) -> Result<Self, Error> {
-        let path = folder.join("state.json");
+    /// For a resolved recipe, the hash of the model and the prompts, of a run that began at `clock`.
+    pub(crate) fn new(
+        folder: &Path,
+        recipe: &str,
+        model: &str,
+        prompts: &[Prompt],
+        clock: &Clock,
+    ) -> Result<Self, Error> {
+        let path = state(folder);
         let prompts = serde_json::to_string(prompts)
             .map_err(|error| Error::Unreadable { path: path.clone(), error })?;
         let mut hasher = blake3::Hasher::new();
@@ -50,7 +73,7 @@ impl Unfinished {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());
         }
-        Ok(Self { path, identity: hasher.finalize().to_hex().to_string() })
+        Ok(Self { path, identity: hasher.finalize().to_hex().to_string(), began: clock.moment() })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -77,7 +100,8 @@ impl Unfinished {
     }
 
     pub(crate) fn save(&self, run: &Saved) -> Result<(), Error> {
-        let file = File { identity: self.identity.clone(), run: run.clone() };
+        let file =
+            File { identity: self.identity.clone(), began: Some(self.began.clone()), run: run.clone() };
         let bytes = serde_json::to_vec(&file)
             .map_err(|error| Error::Unreadable { path: self.path.clone(), error })?;
         Ok(io::atomic::write(&self.path, &bytes)?)
@@ -99,14 +123,16 @@ mod tests {
     #[test]
     fn a_saved_run_is_found_by_the_same_run_alone() {
         let folder = tempfile::tempdir().expect("a folder");
+        let clock = Clock::parse("2024-07-26T09:05:03").expect("a moment");
         let of = |recipe: &str, prompts: &[Prompt]| {
-            Unfinished::new(folder.path(), recipe, "m", prompts).expect("plain data")
+            Unfinished::new(folder.path(), recipe, "m", prompts, &clock).expect("plain data")
         };
         let mine = of("steps = 4", &[]);
         assert!(mine.load().expect("nothing there").is_none());
         let saved = Saved::default();
         mine.save(&saved).expect("room");
         assert_eq!(mine.load().expect("readable"), Some(saved));
+        assert_eq!(began(folder.path()), Some(clock.clone()), "another day renders the same prompts");
         let refusal = of("steps = 5", &[]).load().expect_err("another recipe").to_string();
         assert!(refusal.contains("of another recipe, model or data"), "{refusal}");
         assert!(of("steps = 4", &[Prompt::from_ids(0, vec![1])]).load().is_err());

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use ::recipe::DataLocation;
 use data::render::Example;
-use inference::setup::{self, Found, Loaded, ModelTable, RewardTable};
+use inference::setup::{self, Found, Loaded, Loading, ModelTable, RewardTable};
 use model::{Config, DeviceName, Head};
 
 use crate::error::Error;
@@ -15,6 +15,7 @@ use crate::methods::stepwise::StepScorer;
 use crate::on_policy::Compose;
 use crate::pipeline::Job;
 use crate::recipe::{Method, Recipe};
+use crate::stage::{raw_text, to_train_on};
 use crate::supervised::batch_fits;
 
 /// The plan of a job as text. What is not on this machine, or comes from an earlier stage, is said so and left out.
@@ -137,7 +138,10 @@ pub fn describe(job: &Job) -> Result<String, Error> {
         batch_fits(&recipe.optim, trained_on)?;
     }
     let most = if recipe.method.pooled().is_some() { "at most " } else { "" };
-    line("data", format!("{most}{} rows of {}", rows.count(), recipe.data.path));
+    line("data", format!("{most}{}", rows.told(recipe)));
+    if let Some(warning) = raw_text(recipe, &loaded) {
+        line("", warning);
+    }
     match (&recipe.method, rows.margins) {
         (_, 0) => {}
         (Method::Reward(_), count) => {
@@ -155,7 +159,7 @@ pub fn describe(job: &Job) -> Result<String, Error> {
     }
     if recipe.method.trains() {
         let (per_step, micro) = (recipe.optim.batch_size, recipe.optim.micro_batch());
-        line("steps", steps(recipe, rows.count()));
+        line("steps", steps(recipe, rows.count() - rows.held_out));
         line("tokens", format!("about {:.0} a step", rows.mean_tokens() * per_step as f64));
         let checkpointing = recipe.optim.gradient_checkpointing;
         let memory = |tokens| memory(&config, &recipe.model, trained, tokens, checkpointing) / 1e9;
@@ -195,6 +199,7 @@ fn check_right_answers(job: &Job) -> Result<(), Error> {
     tables.iter().try_for_each(check).map_err(Error::other)
 }
 
+/// What the rows of a recipe come to.
 struct Rows {
     /// Tokens of each.
     lengths: Vec<usize>,
@@ -203,11 +208,46 @@ struct Rows {
     first: Vec<Example>,
     /// Pairs that state a margin.
     margins: usize,
+    /// Rows that are measured on and not trained on.
+    held_out: usize,
+    /// How many rows there were before some were left out.
+    read: usize,
+    /// What was left out.
+    left_out: Option<String>,
 }
 
 impl Rows {
     fn new(lengths: impl Iterator<Item = usize>, first: Vec<Example>) -> Self {
-        Self { lengths: lengths.collect(), each: 1, first, margins: 0 }
+        let lengths: Vec<usize> = lengths.collect();
+        let read = lengths.len();
+        Self { lengths, each: 1, first, margins: 0, held_out: 0, read, left_out: None }
+    }
+
+    /// Notes how many rows were read, and what was left out of them.
+    fn of<T>(self, found: &Loading<T>) -> Self {
+        Self { read: found.read(), left_out: found.left_out(), ..self }
+    }
+
+    /// Holds out as many as the recipe says, as the run does.
+    fn holding_out(self, recipe: &Recipe) -> Result<Self, Error> {
+        let left = to_train_on(recipe, self.lengths.len())?;
+        Ok(Self { held_out: self.lengths.len() - left, ..self })
+    }
+
+    /// As `208 rows of 300 of rows.jsonl, held out 30; left out: 62 too long`.
+    fn told(&self, recipe: &Recipe) -> String {
+        let mut text = (self.count() - self.held_out).to_string() + " rows";
+        if self.each == 1 && self.read != self.count() - self.held_out {
+            let _ = write!(text, " of {}", self.read);
+        }
+        let _ = write!(text, " of {}", recipe.data.path);
+        if self.held_out > 0 {
+            let _ = write!(text, ", held out {}", self.held_out);
+        }
+        if let Some(left) = &self.left_out {
+            let _ = write!(text, "; {left}");
+        }
+        text
     }
 
     fn count(&self) -> usize {
@@ -229,39 +269,46 @@ impl Rows {
 fn rows(job: &Job, loaded: &Loaded) -> Result<Rows, Error> {
     let (recipe, seed) = (&job.recipe, job.recipe.run.seed);
     if recipe.method.reads_pairs() {
-        let pairs = setup::pairs(&recipe.data, &job.places, loaded, seed).map_err(Error::other)?.rows;
+        let found = setup::pairs(&recipe.data, &job.places, loaded, seed).map_err(Error::other)?;
+        let pairs = &found.rows;
         let lengths = pairs.iter().map(|pair| pair.chosen.len() + pair.rejected.len());
         let first =
             pairs.iter().take(1).flat_map(|pair| [pair.chosen.clone(), pair.rejected.clone()]).collect();
         let margins = pairs.iter().filter(|pair| pair.margin.is_some()).count();
-        return Ok(Rows { margins, ..Rows::new(lengths, first) });
+        return Rows { margins, ..Rows::new(lengths, first).of(&found) }.holding_out(recipe);
     }
     if let Method::PrefixScorer(scorer) = &recipe.method
         && scorer.form == Form::Stepwise
     {
-        let rows = setup::steps(&recipe.data, &job.places, loaded, seed, &scorer.step_separator);
-        let rows = StepScorer::new(scorer).prepare(rows.map_err(Error::other)?.rows);
+        let found = setup::steps(&recipe.data, &job.places, loaded, seed, &scorer.step_separator);
+        let mut found = found.map_err(Error::other)?;
+        let rows = StepScorer::new(scorer).prepare(std::mem::take(&mut found.rows));
         // Labelled places are what is learned.
         let first = rows.iter().take(1).map(|row| Example { ids: row.ids.clone(), loss: row.ends.clone() });
-        return Ok(Rows::new(rows.iter().map(|row| row.ids.len()), first.collect()));
+        let first = first.collect();
+        let found = found.with_rows(rows);
+        return Rows::new(found.rows.iter().map(|row| row.ids.len()), first).of(&found).holding_out(recipe);
     }
     if let Method::Parm(settings) = &recipe.method {
         let places = &job.places;
-        let pairs = setup::labelled(&recipe.data, places, loaded, seed, &settings.objectives);
-        let pairs = pairs.map_err(Error::other)?.rows;
-        let lengths = pairs.iter().map(|pair| pair.answers.iter().map(Example::len).sum());
-        return Ok(Rows::new(lengths, pairs.iter().take(1).flat_map(|pair| pair.answers.clone()).collect()));
+        let found = setup::labelled(&recipe.data, places, loaded, seed, &settings.objectives);
+        let found = found.map_err(Error::other)?;
+        let lengths = found.rows.iter().map(|pair| pair.answers.iter().map(Example::len).sum());
+        let first = found.rows.iter().take(1).flat_map(|pair| pair.answers.clone()).collect();
+        return Rows::new(lengths, first).of(&found).holding_out(recipe);
     }
     if matches!(recipe.method, Method::Sft(_)) {
-        let examples = setup::examples(&recipe.data, &job.places, loaded, seed).map_err(Error::other)?.rows;
-        return Ok(Rows::new(examples.iter().map(Example::len), examples.iter().take(1).cloned().collect()));
+        let found = setup::examples(&recipe.data, &job.places, loaded, seed).map_err(Error::other)?;
+        let first = found.rows.iter().take(1).cloned().collect();
+        return Rows::new(found.rows.iter().map(Example::len), first).of(&found).holding_out(recipe);
     }
     let room = loaded.decoder.config.max_position_embeddings.saturating_sub(recipe.sampling.max_new_tokens);
-    let prompts = setup::prompts(&recipe.data, &job.places, loaded, seed, room).map_err(Error::other)?.rows;
+    let found = setup::prompts(&recipe.data, &job.places, loaded, seed, room).map_err(Error::other)?;
+    let prompts = &found.rows;
     let lengths = prompts.iter().map(|prompt| prompt.ids.len() + recipe.sampling.max_new_tokens);
     let first = prompts.iter().take(1).map(|prompt| Example::join(&prompt.ids, &[])).collect();
     let each = recipe.method.pooled().map_or(1, |(_, rows)| rows);
-    Ok(Rows { each, ..Rows::new(lengths, first) })
+    Ok(Rows { each, ..Rows::new(lengths, first).of(&found) })
 }
 
 fn steps(recipe: &Recipe, rows: usize) -> String {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use data::chat::Clock;
 use inference::setup::{Places, seconds_in};
 use io::{atomic, checksums};
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,9 @@ const DONE: &str = "done.json";
 
 /// Files of a run folder that later stages read.
 const OUTPUTS: [&str; 1] = ["pairs.jsonl"];
+
+/// The file of a run folder that says when its run began, by the local clock.
+const BEGAN: &str = "began.json";
 
 /// One recipe to run, and its place.
 #[derive(Debug)]
@@ -151,6 +155,7 @@ pub fn forecast(jobs: &[Job], before: Before) -> Result<Vec<Option<String>>, Err
 
 /// Runs jobs in order. What is done already is skipped; what `before` says becomes of what is done otherwise.
 pub fn run(jobs: &[Job], pools: &Path, before: Before, stop: &AtomicBool) -> Result<Ended, Error> {
+    let clock = clock(jobs, before);
     let mut prints: BTreeMap<String, String> = BTreeMap::new();
     for job in jobs {
         let known = Identity::of(&job.recipe, &prints, &job.places, false)?;
@@ -164,6 +169,8 @@ pub fn run(jobs: &[Job], pools: &Path, before: Before, stop: &AtomicBool) -> Res
         }
         next.prepare(job)?;
         fs_err::create_dir_all(&job.folder).map_err(|error| Error::writing(&job.folder, 0, error))?;
+        let moment = json!({ "local_time": clock.moment() });
+        atomic::write(&job.folder.join(BEGAN), format!("{moment}\n").as_bytes())?;
         // What was not on this machine is downloaded now, and so has a hash.
         let identity = Identity::of(&job.recipe, &prints, &job.places, true)?;
         let print = identity.print()?;
@@ -171,7 +178,7 @@ pub fn run(jobs: &[Job], pools: &Path, before: Before, stop: &AtomicBool) -> Res
         let site = Site {
             folder: job.folder.clone(),
             title: job.title.clone(),
-            places: job.places.clone(),
+            places: Places { clock: clock.clone(), ..job.places.clone() },
             pools: pools.to_path_buf(),
             identity: identity.clone(),
             resume: goes_on,
@@ -319,6 +326,21 @@ fn intact(job: &Job, done: &Done) -> Result<(), Error> {
         return Err(Error::Folder { path, message: format!("{message}\n  hint: {hint}") });
     }
     Ok(())
+}
+
+/// The time that chat templates print: when the first of the stages that are there began, so that a run which goes on another
+/// day reads the same text; else now.
+fn clock(jobs: &[Job], before: Before) -> Clock {
+    let goes_on = |job: &&Job| before.resume || !before.overwrite && done(&job.folder).is_some();
+    let kept = jobs.iter().filter(goes_on);
+    kept.into_iter().find_map(|job| began(&job.folder)).unwrap_or_else(Clock::stopped)
+}
+
+/// When the run of a folder began.
+fn began(folder: &Path) -> Option<Clock> {
+    let text = fs_err::read_to_string(folder.join(BEGAN)).ok()?;
+    let value: serde_json::Value = serde_json::from_str(&text).ok()?;
+    Clock::parse(value.get("local_time")?.as_str()?)
 }
 
 fn done(folder: &Path) -> Option<Done> {

@@ -61,7 +61,8 @@ fn what_was_trained_beside_fewer_bits_is_an_adapter_of_the_same_base() {
     let scores = ["f32", "bf16", "int8"].map(|dtype| {
         let folder = tempfile::tempdir().expect("a folder");
         run(folder.path(), DPO, dtype, 3);
-        let places = Places { stages: [("dpo".to_owned(), folder.path().join("test"))].into() };
+        let stages = [("dpo".to_owned(), folder.path().join("test"))].into();
+        let places = Places { stages, ..Places::default() };
         let name = "stage:dpo".parse().expect("a name");
         let device: Device = model::DeviceName::cpu().open().expect("a CPU");
         let loaded = load(&places, &name, &device).expect("an adapter");

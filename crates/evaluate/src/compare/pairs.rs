@@ -71,15 +71,24 @@ impl Side {
     }
 }
 
+/// Accuracies by name, and what was left out of the pairs that they are of.
+#[derive(Debug, Default)]
+pub(super) struct Accuracies {
+    pub(super) found: Vec<(String, PairwiseAccuracy)>,
+    pub(super) left_out: Option<String>,
+}
+
 /// The accuracy of the proxy and of every autoregressive reward model among the runs, by name; `None` when stopped.
 pub(super) fn accuracies(
     compare: &Compare,
     base: &setup::Loaded,
     proxy: Option<&RewardSet>,
     settings: &mut Settings<'_>,
-) -> Result<Option<Vec<(String, PairwiseAccuracy)>>, Error> {
-    let Some(table) = &compare.pairs else { return Ok(Some(Vec::new())) };
-    let pairs = setup::pairs(table, settings.places, base, settings.seed)?.rows;
+) -> Result<Option<Accuracies>, Error> {
+    let Some(table) = &compare.pairs else { return Ok(Some(Accuracies::default())) };
+    let pairs = setup::pairs(table, settings.places, base, settings.seed)?;
+    let left_out = pairs.left_out().map(|left| format!("{} held-out pairs; {left}", pairs.rows.len()));
+    let pairs = pairs.rows;
     let mut found = Vec::new();
     if let Some(proxy) = proxy {
         let models = compare.proxy.as_ref().map(RewardTable::models).unwrap_or_default();
@@ -108,7 +117,7 @@ pub(super) fn accuracies(
         };
         found.push((name, accuracy));
     }
-    Ok(Some(found))
+    Ok(Some(Accuracies { found, left_out }))
 }
 
 /// A model under weights of its objectives, as the report calls it.

@@ -20,7 +20,7 @@ use super::error::Error;
 use super::fate::Fates;
 use super::labels;
 use super::length;
-use super::pairs;
+use super::pairs::{self, Accuracies};
 use super::price::{self, ByCount};
 use super::rows::{Alike, Scored, rule_row};
 use super::runs::{RunContext, run_method, sampling_of, with_controls};
@@ -104,7 +104,7 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
     let base = &loaded[0];
     let room = base.decoder.config.max_position_embeddings.saturating_sub(settings.max_new_tokens);
     let prompts = setup::prompts(settings.data, places, base, settings.seed, room)?;
-    let (too_long, prompts) = (prompts.too_long, prompts.rows);
+    let (left_out, prompts) = (prompts.left_out(), prompts.rows);
     for table in std::iter::once(&compare.gold).chain(&compare.proxy) {
         table.check_rows(settings.data, places, settings.seed)?;
     }
@@ -112,7 +112,9 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
     let build = |table| setup::build(table, places, base, device).map(|set| set.with_stop(base, stop));
     let (gold, proxy) = (build(&compare.gold)?, compare.proxy.as_ref().map(build).transpose()?);
     let decode = setup::decode_of(base);
-    let Some(accuracies) = pairs::accuracies(compare, base, proxy.as_ref(), settings)? else {
+    let Some(Accuracies { found: accuracies, left_out: pairs_left_out }) =
+        pairs::accuracies(compare, base, proxy.as_ref(), settings)?
+    else {
         return Ok(None);
     };
     let policies: Vec<Policy> = loaded.iter().map(|l| l.policy(l.hash.clone())).collect();
@@ -254,9 +256,13 @@ pub fn run(compare: &Compare, settings: &mut Settings<'_>) -> Result<Option<Repo
         let resamples = Resamples::new(settings.seed, prompts.len(), compare.bootstrap, Resamples::LEVEL)?;
         comparison.section(attempts::section(&failing, &compare.n, &resamples));
     }
-    if too_long > 0 {
+    if let Some(left) = pairs_left_out {
+        comparison.note(left);
+    }
+    if let Some(left) = left_out {
         comparison.note(format!(
-            "{too_long} prompts were left out: they leave no room for {} new tokens",
+            "{} prompts; {left}, with {} new tokens",
+            prompts.len(),
             settings.max_new_tokens
         ));
     }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use data::chat::Message;
 use data::read::{ReadOptions, read};
-use data::render::{Example, Limit, Pair, RenderError, Stepwise, TokenLength, fit};
-use data::rows::{Body, Kind, Text};
+use data::render::{Example, Limit, Pair, RenderError, Renderer, Stepwise, TokenLength, Turns, fit};
+use data::rows::{Body, Kind, Row, RowError, Text};
 use data::wordmath::{Config, Generator, Split, Style};
 use generate::Prompt;
 use model::hub;
@@ -17,13 +17,15 @@ use serde_json::{Map, Value, json};
 
 use super::labelled::labelled;
 use super::reader::with_messages;
-use super::{Error, Loaded, Places};
+use super::{Error, Loaded, Loading, Places};
 
 /// `[data]`: which rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataTable {
-    /// `wordmath`, a JSONL file (also gzipped), `hf://datasets/org/name[@revision]/path`, or `stage:NAME`.
+    /// `wordmath`, a file of JSON lines or of one list of objects (also gzipped), `hf://datasets/org/name[@revision]/path`, or
+    /// `stage:NAME`. Rows are in TRL's formats, ShareGPT's (`conversations` of `from` and `value`) or Alpaca's (`instruction`,
+    /// `input`, `output`); the columns `tools`, `documents` and `chat_template_kwargs` go to the chat template.
     pub path: DataName,
     /// More files, read after the first.
     pub also: Vec<DataName>,
@@ -40,8 +42,14 @@ pub struct DataTable {
     pub held_out: usize,
     /// Rows with more tokens, prompt and completion together, are left out and counted (0: the model's context).
     pub max_length: usize,
-    /// Read texts that are dialogues (`Human: …`) as messages for the chat template.
-    pub chat: bool,
+    /// Put plain text in the model's chat template: a prompt becomes a user's message and a completion the assistant's, and
+    /// texts that are dialogues (`Human: …`) become a message for each turn. Left out: where the model has a chat template, as
+    /// `inference generate` does, and not for the output of an earlier stage. With `false`, plain text goes to the model as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat: Option<bool>,
+    /// Which of the assistant's turns `sft` learns from `messages`: `last`, or `all` of them.
+    #[serde(skip_serializing_if = "Learn::is_default")]
+    pub learn: Learn,
     /// Of pairs that several objectives label (`responses` with `preferred` or `scores`), the objective that decides which
     /// answer is the preferred one. Pairs that it leaves open are left out.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,11 +71,30 @@ impl Default for DataTable {
             shuffle: false,
             held_out: 0,
             max_length: 0,
-            chat: false,
+            chat: None,
+            learn: Learn::Last,
             objective: None,
             columns: Columns::default(),
             wordmath: Wordmath::default(),
         }
+    }
+}
+
+/// Which of the assistant's turns are learned from a conversation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Learn {
+    /// The last one; all before it is the prompt.
+    #[default]
+    Last,
+    /// All of them.
+    All,
+}
+
+impl Learn {
+    /// Whether the last turn alone is learned.
+    pub fn is_default(&self) -> bool {
+        *self == Self::Last
     }
 }
 
@@ -224,19 +251,6 @@ fn held_out_leaves_rows(table: &DataTable) -> Result<(), Violation> {
     Err(Violation::new(message).hint("leave some to train on"))
 }
 
-/// What was read and what was left out.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Loading<T> {
-    /// The rows.
-    pub rows: Vec<T>,
-    /// Rows left out because both answers are the same.
-    pub identical: usize,
-    /// Rows left out because they are too long.
-    pub too_long: usize,
-    /// Pairs left out because no objective that was asked for prefers either answer.
-    pub unlabelled: usize,
-}
-
 impl DataTable {
     /// The files that are read; `None` for `wordmath`. Files of the hub are downloaded.
     pub fn files(
@@ -277,6 +291,7 @@ impl DataTable {
         kind: Kind,
         stage_file: &str,
         seed: u64,
+        chat: bool,
     ) -> Result<data::read::Rows, Error> {
         let files = self.files(places, stage_file, true)?.unwrap_or_default();
         let options = ReadOptions {
@@ -296,7 +311,7 @@ impl DataTable {
             shuffle: self.shuffle.then_some(seed),
         };
         let mut rows = read(&files, &options)?;
-        if self.chat {
+        if chat {
             rows.rows = rows
                 .rows
                 .into_iter()
@@ -307,6 +322,17 @@ impl DataTable {
                 .collect::<Result<_, _>>()?;
         }
         Ok(rows)
+    }
+
+    /// Whether plain text is put in the model's chat template.
+    pub(super) fn chats(&self, loaded: &Loaded) -> bool {
+        let stage = matches!(self.path.location(), DataLocation::Stage(_));
+        self.chat.unwrap_or(loaded.tokenizer.chat_template().is_some() && !stage)
+    }
+
+    /// Whether plain text goes as it is to a model that has a chat template, as `chat = false` asks for.
+    pub fn is_raw(&self, loaded: &Loaded) -> bool {
+        self.chat == Some(false) && loaded.tokenizer.chat_template().is_some()
     }
 
     pub(super) fn length_limit(&self, loaded: &Loaded) -> usize {
@@ -324,36 +350,59 @@ pub fn prompts(
     max_prompt: usize,
 ) -> Result<Loading<Prompt>, Error> {
     let renderer = loaded.renderer()?;
-    let max_prompt = if table.max_length == 0 { max_prompt } else { max_prompt.min(table.max_length) };
-    let mut rows = Vec::new();
-    let mut too_long = 0;
-    let mut add = |ids: Vec<u32>, text: String, columns: Map<String, Value>| {
-        if ids.len() > max_prompt {
-            too_long += 1;
-        } else {
-            rows.push(Prompt { index: rows.len(), ids, text, columns });
+    let chat = table.chats(loaded);
+    let limit = if table.max_length == 0 { max_prompt } else { max_prompt.min(table.max_length) };
+    let mut found = Loading { limit, ..Loading::whole(Vec::new()) };
+    let mut add = |prompt: Result<data::render::Prompt, RenderError>, columns| match prompt {
+        Ok(prompt) if prompt.ids.len() <= limit => {
+            let (ids, text) = (prompt.ids, prompt.text);
+            found.rows.push(Prompt { index: found.rows.len(), ids, text, columns });
+            Ok(())
+        }
+        Err(error) if error.too_long().is_none() => Err(error),
+        _ => {
+            found.too_long += 1;
+            Ok(())
         }
     };
+    let mut not_finite = 0;
     if matches!(table.path.location(), DataLocation::Wordmath) {
         let generator = Generator::new(table.wordmath.config(seed))?;
         for index in table.skip..table.skip + table.limit as u64 {
             let problem = generator.problem(table.split(), index);
-            let prompt = renderer.prompt(&Text::Plain(problem.prompt()))?;
             let columns = json!({"id": problem.id, "answer": problem.answer.to_string()});
-            add(prompt.ids, prompt.text, columns.as_object().cloned().unwrap_or_default());
+            let prompt = asked(problem.prompt(), chat)?;
+            add(renderer.prompt(&prompt), columns.as_object().cloned().unwrap_or_default())?;
         }
     } else {
-        for row in table.read(places, Kind::Prompt, "prompts.jsonl", seed)?.rows {
-            let prompt = renderer.row_prompt(&row)?;
+        let rows = table.read(places, Kind::Prompt, "prompts.jsonl", seed, chat)?;
+        not_finite = rows.not_finite;
+        for row in rows.rows {
+            let prompt = renderer.row_prompt(&row);
             let messages = messages_of(&row.body);
-            add(prompt.ids, prompt.text, with_messages(row.extra, messages));
+            add(prompt, with_messages(row.extra, messages))?;
         }
     }
-    if rows.is_empty() {
-        let message = format!("{too_long} prompts have more than {max_prompt} tokens, and none is left");
+    if found.rows.is_empty() {
+        let message = format!(
+            "{} prompts have more than {limit} tokens, and none is left\n  hint: raise data.max_length, or lower sampling.max_new_tokens",
+            found.too_long
+        );
         return Err(Error::Data { what: table.path.to_string(), message });
     }
-    Ok(Loading { rows, identical: 0, too_long, unlabelled: 0 })
+    Ok(Loading { not_finite, ..found })
+}
+
+/// A prompt of `wordmath`, as the model reads it.
+fn asked(prompt: String, chat: bool) -> Result<Text, RowError> {
+    let prompt = Text::Plain(prompt);
+    if chat { prompt.into_prompt_messages().map(Text::Chat) } else { Ok(prompt) }
+}
+
+/// A completion of `wordmath`, as the model writes it.
+fn answered(completion: String, chat: bool) -> Text {
+    let completion = Text::Plain(completion);
+    if chat { Text::Chat(completion.into_completion_messages(false)) } else { completion }
 }
 
 /// The messages of a row's prompt, where it is a chat.
@@ -382,19 +431,23 @@ pub fn examples(
     seed: u64,
 ) -> Result<Loading<Example>, Error> {
     let renderer = loaded.renderer()?;
-    let limit = table.length_limit(loaded);
+    let (limit, chat) = (table.length_limit(loaded), table.chats(loaded));
     if matches!(table.path.location(), DataLocation::Wordmath) {
         let generator = Generator::new(table.wordmath.config(seed))?;
         let items = (table.skip..table.skip + table.limit as u64).map(|index| {
             let problem = generator.problem(table.split(), index);
-            let (prompt, completion) = (problem.prompt(), problem.completion());
-            renderer.completion(&Text::Plain(prompt), &Text::Plain(completion))
+            let (prompt, completion) = (asked(problem.prompt(), chat)?, answered(problem.completion(), chat));
+            Ok(renderer.completion(&prompt, &completion)?)
         });
         return within(table, items, limit);
     }
-    let rows = table.read(places, Kind::Completion, "examples.jsonl", seed)?;
-    let fitted = fit(&rows.rows, Limit::Drop(limit), |row| renderer.row_example(row))?;
-    finish(table, fitted.items, 0, fitted.dropped)
+    let (kind, turns) = match table.learn {
+        Learn::Last => (Kind::Completion, Turns::Last),
+        Learn::All => (Kind::Messages, Turns::All),
+    };
+    let renderer = renderer.with_turns(turns);
+    let rows = table.read(places, kind, "examples.jsonl", seed, chat)?;
+    fitting(table, &rows, limit, |row| renderer.row_example(row))
 }
 
 /// Prompts and completions as plain text, for a tokenizer that is yet to be trained on them; `None` for `wordmath`.
@@ -402,7 +455,7 @@ pub fn texts(table: &DataTable, places: &Places, seed: u64) -> Result<Option<Vec
     if matches!(table.path.location(), DataLocation::Wordmath) {
         return Ok(None);
     }
-    let rows = table.read(places, Kind::Completion, "examples.jsonl", seed)?.rows;
+    let rows = table.read(places, Kind::Completion, "examples.jsonl", seed, table.chat == Some(true))?.rows;
     let plain = rows.into_iter().map(|row| match row.body {
         Body::Completion { prompt: Text::Plain(prompt), completion: Text::Plain(completion) } => {
             Ok((prompt, completion))
@@ -418,36 +471,35 @@ pub fn texts(table: &DataTable, places: &Places, seed: u64) -> Result<Option<Vec
 /// Preference pairs. Rows of an earlier stage carry the token ids that were sampled, and these are used.
 pub fn pairs(table: &DataTable, places: &Places, loaded: &Loaded, seed: u64) -> Result<Loading<Pair>, Error> {
     let renderer = loaded.renderer()?;
+    let (limit, chat) = (table.length_limit(loaded), table.chats(loaded));
     if matches!(table.path.location(), DataLocation::Wordmath) {
         // Pairs of the two styles of one solution: the bare equations are preferred, so that brevity is learned.
         let generator = Generator::new(table.wordmath.config(seed))?;
         let items = (table.skip..table.skip + table.limit as u64).map(|index| {
             let text = |style| {
                 let problem = generator.styled(table.split(), index, style);
-                (Text::Plain(problem.prompt()), Text::Plain(problem.completion()))
+                (problem.prompt(), answered(problem.completion(), chat))
             };
             let ((prompt, chosen), (_, rejected)) = (text(Style::Equations), text(Style::Words));
-            renderer.pair(&prompt, &chosen, &rejected)
+            Ok(renderer.pair(&asked(prompt, chat)?, &chosen, &rejected)?)
         });
-        return within(table, items, table.length_limit(loaded));
+        return within(table, items, limit);
     }
     if let Some(objective) = &table.objective {
-        let found = labelled(table, places, loaded, seed, std::slice::from_ref(objective))?;
-        let Loading { rows, identical, too_long, unlabelled } = found;
-        let rows = rows.iter().filter_map(|pair| pair.preference(0)).collect();
-        return Ok(Loading { rows, identical, too_long, unlabelled });
+        let mut found = labelled(table, places, loaded, seed, std::slice::from_ref(objective))?;
+        let rows = std::mem::take(&mut found.rows);
+        return Ok(found.with_rows(rows.iter().filter_map(|pair| pair.preference(0)).collect()));
     }
-    let rows = table.read(places, Kind::Preference, "pairs.jsonl", seed)?;
+    let rows = table.read(places, Kind::Preference, "pairs.jsonl", seed, chat)?;
     let tokenizer = loaded.tokenizer.hash();
-    let limit = Limit::Drop(table.length_limit(loaded));
-    let fitted = fit(&rows.rows, limit, |row| match sampled_ids(&row.extra, tokenizer) {
+    fitting(table, &rows, limit, |row| match sampled_ids(&row.extra, tokenizer) {
         Some((prompt, chosen, rejected)) => {
             let pair = Pair::new(Example::join(&prompt, &chosen), Example::join(&prompt, &rejected));
+            check(&renderer, row, [&pair.chosen, &pair.rejected])?;
             Ok(pair.with_margin(row.margin()))
         }
         None => renderer.row_pair(row),
-    })?;
-    finish(table, fitted.items, rows.identical, fitted.dropped)
+    })
 }
 
 /// Solutions in labelled steps, each ended by `separator`.
@@ -463,10 +515,13 @@ pub fn steps(
         return Err(Error::Data { what: table.path.to_string(), message: message.into() });
     }
     let renderer = loaded.renderer()?;
-    let rows = table.read(places, Kind::Stepwise, "steps.jsonl", seed)?;
-    let limit = Limit::Drop(table.length_limit(loaded));
-    let fitted = fit(&rows.rows, limit, |row| renderer.row_stepwise(row, separator))?;
-    finish(table, fitted.items, 0, fitted.dropped)
+    let rows = table.read(places, Kind::Stepwise, "steps.jsonl", seed, table.chats(loaded))?;
+    fitting(table, &rows, table.length_limit(loaded), |row| renderer.row_stepwise(row, separator))
+}
+
+/// Refuses sampled token ids that the model has no embeddings for.
+pub(super) fn check(renderer: &Renderer<'_>, row: &Row, examples: [&Example; 2]) -> Result<(), RenderError> {
+    examples.iter().try_for_each(|example| renderer.check_ids(&example.ids)).map_err(|error| error.at(row))
 }
 
 fn sampled_ids(extra: &Map<String, Value>, tokenizer: &str) -> Option<(Vec<u32>, Vec<u32>, Vec<u32>)> {
@@ -480,32 +535,47 @@ fn sampled_ids(extra: &Map<String, Value>, tokenizer: &str) -> Option<(Vec<u32>,
 /// Generated rows of at most `limit` tokens.
 fn within<T: TokenLength>(
     table: &DataTable,
-    items: impl Iterator<Item = Result<T, RenderError>>,
+    items: impl Iterator<Item = Result<T, Error>>,
     limit: usize,
 ) -> Result<Loading<T>, Error> {
-    let (mut rows, mut too_long) = (Vec::new(), 0);
+    let mut found = Loading { limit, ..Loading::whole(Vec::new()) };
     for item in items {
         let item = item?;
         if item.tokens() > limit {
-            too_long += 1;
+            found.too_long += 1;
         } else {
-            rows.push(item);
+            found.rows.push(item);
         }
     }
-    finish(table, rows, 0, too_long)
+    not_empty(table, found)
 }
 
-fn finish<T: TokenLength>(
+/// Rows of files that are rendered and have at most `limit` tokens.
+fn fitting<'r, T: TokenLength>(
     table: &DataTable,
-    rows: Vec<T>,
-    identical: usize,
-    too_long: usize,
+    rows: &'r data::read::Rows,
+    limit: usize,
+    render: impl FnMut(&'r Row) -> Result<T, RenderError>,
 ) -> Result<Loading<T>, Error> {
-    if rows.is_empty() {
-        let message = format!(
-            "no row is left: {too_long} are too long, {identical} have two equal answers\n  hint: raise data.max_length"
-        );
-        return Err(Error::Data { what: table.path.to_string(), message });
+    let fitted = fit(&rows.rows, Limit::Drop(limit), render)?;
+    let found = Loading {
+        rows: fitted.items,
+        identical: rows.identical,
+        too_long: fitted.dropped,
+        limit,
+        unlabelled: 0,
+        not_finite: rows.not_finite,
+    };
+    not_empty(table, found)
+}
+
+fn not_empty<T>(table: &DataTable, found: Loading<T>) -> Result<Loading<T>, Error> {
+    if !found.rows.is_empty() {
+        return Ok(found);
     }
-    Ok(Loading { rows, identical, too_long, unlabelled: 0 })
+    let message = format!(
+        "no row is left: {} have more than {} tokens, {} have two equal answers\n  hint: raise data.max_length, which is at most the model's context",
+        found.too_long, found.limit, found.identical
+    );
+    Err(Error::Data { what: table.path.to_string(), message })
 }

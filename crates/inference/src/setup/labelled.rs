@@ -8,8 +8,8 @@ use data::rows::{Body, Kind, Row};
 use recipe::DataLocation;
 use serde_json::{Map, Value};
 
-use super::data::{DataTable, Loading};
-use super::{Error, Loaded, Places};
+use super::data::{DataTable, check};
+use super::{Error, Loaded, Loading, Places};
 
 /// Two answers to a prompt, and which of them each objective prefers.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,7 +55,7 @@ pub fn labelled(
             message: "its pairs have one label, brevity\n  hint: read a file with labels of several objectives; the method `pool` with `objectives` writes one".into(),
         });
     }
-    let rows = table.read(places, Kind::Labelled, "pairs.jsonl", seed)?;
+    let rows = table.read(places, Kind::Labelled, "pairs.jsonl", seed, table.chats(loaded))?;
     all_are_there(table, &rows, objectives)?;
     let read = rows.rows.len();
     let wanted = |row: &&Row| labels(row, objectives).iter().any(Option::is_some);
@@ -63,9 +63,14 @@ pub fn labelled(
     let unlabelled = read - kept.len();
     let renderer = loaded.renderer()?;
     let tokenizer = loaded.tokenizer.hash();
-    let fitted = fit(kept, Limit::Drop(table.length_limit(loaded)), |row| {
+    let limit = table.length_limit(loaded);
+    let fitted = fit(kept, Limit::Drop(limit), |row| {
         let answers = match sampled_ids(&row.extra, tokenizer) {
-            Some((prompt, responses)) => responses.map(|ids| Example::join(&prompt, &ids)),
+            Some((prompt, responses)) => {
+                let answers = responses.map(|ids| Example::join(&prompt, &ids));
+                check(&renderer, row, [&answers[0], &answers[1]])?;
+                answers
+            }
             None => renderer.row_responses(row)?,
         };
         Ok(LabelledPair { answers, preferred: labels(row, objectives) })
@@ -78,7 +83,14 @@ pub fn labelled(
         );
         return Err(Error::Data { what: table.path.to_string(), message });
     }
-    Ok(Loading { rows: fitted.items, identical: rows.identical, too_long: fitted.dropped, unlabelled })
+    Ok(Loading {
+        rows: fitted.items,
+        identical: rows.identical,
+        too_long: fitted.dropped,
+        limit,
+        unlabelled,
+        not_finite: rows.not_finite,
+    })
 }
 
 fn labels(row: &Row, objectives: &[String]) -> Vec<Option<usize>> {

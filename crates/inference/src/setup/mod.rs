@@ -4,9 +4,11 @@ mod answer;
 mod data;
 mod draft;
 mod embedding;
+mod endings;
 mod further;
 mod generation;
 mod labelled;
+mod loading;
 mod models;
 mod outfit;
 mod places;
@@ -20,12 +22,14 @@ mod values;
 
 pub use self::recipe::{Recipe, rollout_is_there, value_is_there};
 pub use answer::{Answers, OnRound, OnToken, answer, limits_of, sampling_of};
-pub use data::{Columns, DataTable, Loading, Wordmath, examples, pairs, prompts, steps, texts};
+pub use data::{Columns, DataTable, Learn, Wordmath, examples, pairs, prompts, steps, texts};
 pub use draft::DraftTable;
 pub use embedding::{Embedder, embedder};
+pub use endings::Endings;
 pub use further::{FurtherModels, fits, load_arm, load_beside, scales, suits};
 pub use generation::generation_defaults;
 pub use labelled::{LabelledPair, labelled};
+pub use loading::Loading;
 pub use models::{Dtype, Loaded, ModelTable, Rounding, load, load_any, load_for_score, load_preferring};
 pub use outfit::{Named, Outfit, Run};
 pub use places::{Found, Places, seconds_in};
@@ -53,6 +57,9 @@ pub enum Error {
     /// A data file.
     #[error(transparent)]
     Read(#[from] ::data::read::ReadError),
+    /// A row is not of the kind asked for.
+    #[error(transparent)]
+    Row(#[from] ::data::rows::RowError),
     /// A row cannot be turned into tokens.
     #[error(transparent)]
     Render(#[from] ::data::render::RenderError),

@@ -147,6 +147,8 @@ pub struct Loaded {
     pub hash: String,
     /// The number format that policies made of it run in.
     pub dtype: Dtype,
+    /// The time that its chat template prints.
+    clock: Clock,
     /// Hash of the weights without the adapter.
     weights: String,
     /// The weights without the adapter, packed when they are first run: shared by what stands on the same ones.
@@ -235,13 +237,16 @@ impl Loaded {
         same_tokens(&self.tokenizer, &other.tokenizer)
     }
 
-    /// The renderer of its tokenizer and chat template.
+    /// The renderer of its tokenizer and chat template, for what its weights can read.
     pub fn renderer(&self) -> Result<Renderer<'_>, Error> {
         let template = match self.tokenizer.chat_template() {
-            Some(_) => Some(ChatTemplate::of(&self.tokenizer, Clock::default())?),
+            Some(_) => Some(ChatTemplate::of(&self.tokenizer, self.clock.clone())?),
             None => None,
         };
-        Ok(Renderer::new(&self.tokenizer, template))
+        let config = &self.decoder.config;
+        Ok(Renderer::new(&self.tokenizer, template)
+            .with_vocabulary(config.vocab_size)
+            .with_context(config.max_position_embeddings))
     }
 }
 
@@ -327,6 +332,7 @@ fn load_with(
             weights: hash.clone(),
             hash,
             dtype: Dtype::F32,
+            clock: places.clock.clone(),
             backbone: Rc::default(),
         });
     }
@@ -352,7 +358,7 @@ fn load_with(
     let weights = chosen(name, adapter.bilinear.as_ref(), preference)?;
     let adapter = if weights.is_empty() { adapter } else { adapter.folded() };
     decoder.each_linear(&mut |_, linear| linear.fold(&weights));
-    let own = directory.join("tokenizer.json").exists();
+    let own = Tokenizer::is_in(&directory);
     let tokenizer = Tokenizer::from_dir(if own { &directory } else { &base_directory })?;
     let mut hashes = hash_of(&[&base_directory, &directory])?;
     let mut hash = hashes.remove(1);
@@ -369,6 +375,7 @@ fn load_with(
         adapter: Some(adapter),
         hash,
         dtype: Dtype::F32,
+        clock: places.clock.clone(),
         weights,
         backbone: Rc::default(),
     })

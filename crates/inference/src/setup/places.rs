@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use data::chat::Clock;
 use model::{Config, files, hub, weights};
 use recipe::{ModelLocation, ModelName};
 
@@ -14,6 +15,8 @@ use super::Error;
 pub struct Places {
     /// Run folders by stage name.
     pub stages: BTreeMap<String, PathBuf>,
+    /// The time that chat templates print: of a run, when it began, so that a run that goes on another day reads the same.
+    pub clock: Clock,
 }
 
 /// Where a model is, before anything of it is loaded.

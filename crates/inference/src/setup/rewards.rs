@@ -256,7 +256,7 @@ impl RewardTable {
         let files = if checks.is_empty() { None } else { data.files(places, "prompts.jsonl", false)? };
         let Some(files) = files.filter(|files| files.iter().all(|file| file.exists())) else { return Ok(()) };
         drop(files);
-        let rows = data.read(places, Kind::Prompt, "prompts.jsonl", seed)?.rows;
+        let rows = data.read(places, Kind::Prompt, "prompts.jsonl", seed, false)?.rows;
         let wrong = |row: &data::rows::Row| {
             let problem = checks.iter().find_map(|check| check.expected(&row.extra).err())?;
             Some((format!("{}:{}", row.file, row.line), problem))

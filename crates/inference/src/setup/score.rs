@@ -38,7 +38,7 @@ pub fn score_file(name: &ModelName, input: &Path, end: bool, device: &Device) ->
     let Some(directory) = places.model(name, true)? else {
         return Err(Error::Data { what: name.to_string(), message: "there is no such model".into() });
     };
-    let (decoder, tokenizer) = if files::is_adapter(&directory) || directory.join("tokenizer.json").exists() {
+    let (decoder, tokenizer) = if files::is_adapter(&directory) || Tokenizer::is_in(&directory) {
         let loaded = super::load_any(&places, name, device)?;
         (loaded.decoder, Some(loaded.tokenizer))
     } else {

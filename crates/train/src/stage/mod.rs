@@ -93,7 +93,7 @@ pub fn run(recipe: &Recipe, site: &Site<'_>) -> Result<Ended, Error> {
             let loaded = load(recipe, &recipe.model.path, site, &device)?;
             let rows = setup::examples(&recipe.data, &site.places, &loaded, recipe.run.seed)
                 .map_err(Error::other)?;
-            let rows = settings.prepare(rows.rows);
+            let rows = settings.prepare(told(recipe, site, &loaded, rows));
             hold_out_and_supervise(recipe, site, loaded, settings.clone(), rows, &device)
         }
         Method::Reward(settings) => {
@@ -112,7 +112,7 @@ pub fn run(recipe: &Recipe, site: &Site<'_>) -> Result<Ended, Error> {
             let pairs = setup::labelled(data, &site.places, &loaded, seed, &settings.objectives)
                 .map_err(Error::other)?;
             let objective = PreferenceAware::new(settings, seed);
-            let rows = objective.rows(told(site, pairs));
+            let rows = objective.rows(told(recipe, site, &loaded, pairs));
             hold_out_and_supervise(recipe, site, loaded, objective, rows, &device)
         }
         Method::Dpo(settings) => {
@@ -163,10 +163,7 @@ pub fn run(recipe: &Recipe, site: &Site<'_>) -> Result<Ended, Error> {
             let separator = &settings.step_separator;
             let rows = setup::steps(&recipe.data, &site.places, &loaded, recipe.run.seed, separator)
                 .map_err(Error::other)?;
-            if rows.too_long > 0 {
-                Progress::say(&format!("{}: left out: {} too long", site.title, rows.too_long));
-            }
-            let rows = scorer.prepare(rows.rows);
+            let rows = scorer.prepare(told(recipe, site, &loaded, rows));
             hold_out_and_supervise(recipe, site, loaded, scorer, rows, &device)
         }
         Method::PrefixScorer(settings) => {
@@ -232,25 +229,42 @@ fn held(recipe: &Recipe, loaded: Loaded, trained: bool) -> Result<Loaded, Error>
 
 fn read_pairs(recipe: &Recipe, site: &Site<'_>, loaded: &Loaded) -> Result<Vec<Pair>, Error> {
     let rows = setup::pairs(&recipe.data, &site.places, loaded, recipe.run.seed).map_err(Error::other)?;
-    Ok(told(site, rows))
+    Ok(told(recipe, site, loaded, rows))
 }
 
-/// Says what was left out of some pairs.
-fn told<T>(site: &Site<'_>, pairs: Loading<T>) -> Vec<T> {
-    if pairs.identical + pairs.too_long + pairs.unlabelled > 0 {
-        let unlabelled = match pairs.unlabelled {
-            0 => String::new(),
-            count => format!(", {count} without a label"),
-        };
-        Progress::say(&format!(
-            "{}: {} pairs; left out: {} with equal answers, {} too long{unlabelled}",
-            site.title,
-            pairs.rows.len(),
-            pairs.identical,
-            pairs.too_long
-        ));
+/// Says what was left out of some rows, and where plain text goes as it is to a model with a chat template.
+fn told<T>(recipe: &Recipe, site: &Site<'_>, loaded: &Loaded, found: Loading<T>) -> Vec<T> {
+    if let Some(left) = found.left_out() {
+        Progress::say(&format!("{}: {} rows; {left}", site.title, found.rows.len()));
     }
-    pairs.rows
+    if let Some(warning) = raw_text(recipe, loaded) {
+        Progress::say(&format!("{}: {warning}", site.title));
+    }
+    found.rows
+}
+
+/// The warning that an instruct model is trained on raw text.
+pub(crate) fn raw_text(recipe: &Recipe, loaded: &Loaded) -> Option<String> {
+    recipe.data.is_raw(loaded).then(|| {
+        format!(
+            "WARNING: {} has a chat template, and plain text is not put in it (data.chat = false)\n  hint: leave data.chat out to train on what the model reads in a chat",
+            loaded.name
+        )
+    })
+}
+
+/// How many of so many rows are not held out.
+pub(crate) fn to_train_on(recipe: &Recipe, rows: usize) -> Result<usize, Error> {
+    let held_out = recipe.data.held_out;
+    match rows.checked_sub(held_out).filter(|left| *left > 0) {
+        Some(left) => Ok(left),
+        None => Err(Error::Data {
+            what: recipe.data.path.to_string(),
+            message: format!(
+                "{rows} rows, of which {held_out} are to be held out\n  hint: lower data.held_out"
+            ),
+        }),
+    }
 }
 
 fn hold_out_and_supervise<O: Objective>(
@@ -261,17 +275,7 @@ fn hold_out_and_supervise<O: Objective>(
     mut rows: Vec<O::Row>,
     device: &Device,
 ) -> Result<Ended, Error> {
-    let held_out = recipe.data.held_out;
-    if held_out >= rows.len() {
-        return Err(Error::Data {
-            what: recipe.data.path.to_string(),
-            message: format!(
-                "{} rows, of which {held_out} are to be held out\n  hint: lower data.held_out",
-                rows.len()
-            ),
-        });
-    }
-    let held = rows.split_off(rows.len() - held_out);
+    let held = rows.split_off(to_train_on(recipe, rows.len())?);
     batch_fits(&recipe.optim, rows.len())?;
     supervise(recipe, site, loaded, objective, (rows, held), device)
 }

@@ -6,7 +6,7 @@ use model::Policy;
 use objective::rank::CachedRewards;
 
 use super::pools::{Drawn, built, scored_pool};
-use super::{Ended, Site, learner, load, load_for_score, mark_trained, room, train};
+use super::{Ended, Site, learner, load, load_for_score, mark_trained, room, told, train};
 use crate::calibration::{self, Wanted};
 use crate::error::Error;
 use crate::methods::parl::{Parl, ParlTask, Turns};
@@ -30,7 +30,7 @@ pub(super) fn on_policy(
     let (prompts, cached) = if samples == 0 {
         let found =
             setup::prompts(&recipe.data, &site.places, &loaded, recipe.run.seed, room(&loaded, recipe));
-        (found.map_err(Error::other)?.rows, Vec::new())
+        (told(recipe, site, &loaded, found.map_err(Error::other)?), Vec::new())
     } else {
         let pool = scored_pool(recipe, site, &loaded, &reference, &reward, &raw, samples)?;
         let Some(Drawn { prompts, samples, id }) = pool else { return Ok(Ended::Interrupted) };
@@ -100,9 +100,8 @@ pub(super) fn by_turns(
         });
     }
     let reference = Policy::new(loaded.hash.clone(), &loaded.decoder);
-    let prompts = setup::prompts(&recipe.data, &site.places, &loaded, seed, room(&loaded, recipe))
-        .map_err(Error::other)?
-        .rows;
+    let prompts = setup::prompts(&recipe.data, &site.places, &loaded, seed, room(&loaded, recipe));
+    let prompts = told(recipe, site, &loaded, prompts.map_err(Error::other)?);
     let parts = |prompts: Vec<generate::Prompt>| {
         let tokenizer = loaded.tokenizer.clone();
         Ok::<_, Error>(Parts {

@@ -4,13 +4,13 @@ use std::sync::atomic::Ordering;
 
 use ::recipe::ModelName;
 use burn::tensor::Device;
-use inference::setup::{self, CompletionText, Loaded, PoolPlan, RewardSet, RewardTable};
+use inference::setup::{self, CompletionText, Endings, Loaded, PoolPlan, RewardSet, RewardTable};
 use io::atomic;
 use model::Policy;
 use reward::{Pool, RewardId};
 use serde_json::json;
 
-use super::{Ended, Site, load, room, sampling, supervise, write_run};
+use super::{Ended, Site, load, room, sampling, supervise, told, write_run};
 use crate::calibration::reward_name;
 use crate::error::Error;
 use crate::methods::pool;
@@ -65,9 +65,8 @@ fn sampled_pool(
     sampling: &generate::Sampling,
     samples: usize,
 ) -> Result<Option<(Vec<generate::Prompt>, Pool)>, Error> {
-    let prompts = setup::prompts(&recipe.data, &site.places, loaded, recipe.run.seed, room(loaded, recipe))
-        .map_err(Error::other)?
-        .rows;
+    let prompts = setup::prompts(&recipe.data, &site.places, loaded, recipe.run.seed, room(loaded, recipe));
+    let prompts = told(recipe, site, loaded, prompts.map_err(Error::other)?);
     let decode = setup::decode_of(loaded);
     let plan = PoolPlan {
         folder: &site.pools,
@@ -89,6 +88,11 @@ fn sampled_pool(
         return Ok(None);
     };
     progress.finish();
+    let all = (0..samples.len()).flat_map(|prompt| samples.samples(prompt));
+    let endings = Endings::of(all.map(|sample| (&sample.ids[..], sample.end)));
+    if let Some(warning) = endings.warning(recipe.sampling.max_new_tokens, recipe.data.is_raw(loaded)) {
+        Progress::say(&format!("{}: {warning}", site.title));
+    }
     Ok(Some((prompts, samples)))
 }
 
@@ -121,7 +125,7 @@ pub(super) fn draw_pool(
         None => pool::pairs(settings, &samples, &id, &prompts, hash, &decode, seed)?,
         Some(task) => {
             let encode = |text: &str| {
-                let mut ids = loaded.tokenizer.encode(text, false).map_err(Error::other)?;
+                let mut ids = loaded.tokenizer.encode_inside(text).map_err(Error::other)?;
                 ids.extend(loaded.tokenizer.stop_ids().first());
                 Ok(ids)
             };
