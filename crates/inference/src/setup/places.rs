@@ -327,7 +327,8 @@ mod tests {
         assert!(error.contains("hf://org/name"), "{error}");
         let stage: ModelName = "stage:sft".parse().expect("a name");
         assert!(places.find(&stage).is_err());
-        let places = Places { stages: BTreeMap::from([("sft".to_owned(), folder.path().join("sft"))]) };
+        let stages = BTreeMap::from([("sft".to_owned(), folder.path().join("sft"))]);
+        let places = Places { stages, ..Places::default() };
         assert_eq!(places.find(&stage).expect("a stage"), Found::Stage);
     }
 
