@@ -4,6 +4,7 @@ use std::io::Write;
 
 use generate::engine::Drawn;
 use generate::{Ledger, TokenId};
+use io::printable;
 use serde_json::json;
 
 use inference::console::print;
@@ -60,8 +61,8 @@ impl<'a> Live<'a> {
     /// Takes the answer.
     pub(crate) fn end(self, text: &str) {
         match text.strip_prefix(&self.shown) {
-            Some(rest) if self.show == Show::Growth => print(rest),
-            _ => print(text),
+            Some(rest) if self.show == Show::Growth => print(&printable(rest)),
+            _ => print(&printable(text)),
         }
     }
 
@@ -76,7 +77,7 @@ impl<'a> Live<'a> {
                 // A completion in one piece begins with what was shown of it.
                 let Some(piece) = text.strip_prefix(&self.shown) else { return };
                 let mut out = std::io::stdout();
-                let _ = write!(out, "{piece}").and_then(|()| out.flush());
+                let _ = write!(out, "{}", printable(piece)).and_then(|()| out.flush());
             }
         }
         self.shown = text;

@@ -29,7 +29,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 /// Whether a terminal does something other than show the character: C0 and C1 controls, and those that turn the direction of text.
 fn acts(c: char) -> bool {
     (c.is_control() && c != '\n' && c != '\t')
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -38,7 +38,7 @@ mod tests {
 
     #[test]
     fn controls_are_written_out_and_everything_else_stays() {
-        assert!(matches!(printable("a\tb\nc é 漢 😀"), Cow::Borrowed(_)));
+        assert!(matches!(printable("a\tb\nc é 漢 😀 א\u{200f}"), Cow::Borrowed(_)));
         assert_eq!(printable("\u{1b}]0;mine\u{7}x"), "\\x1b]0;mine\\x07x");
         assert_eq!(printable("\u{9b}31m\u{7f}\r\n\u{0}"), "\\x9b31m\\x7f\\r\n\\x00");
         assert_eq!(printable("a\u{202e}b"), "a\\u{202e}b");

@@ -246,14 +246,10 @@ fn go(arguments: &Arguments, plan: &Plan) -> Result<Ended, Error> {
         }
         return Ok(Ended::Done);
     }
-    let mut told: Vec<String> = Vec::new();
-    for job in &jobs {
+    // Tables that hold for every stage of a pipeline are without effect in some: there the dry run says so.
+    for job in jobs.iter().filter(|_| !before.stages) {
         for line in idle::lines(&job.recipe) {
-            // What holds for all stages of a sweep is said once.
-            if !told.contains(&line) {
-                Progress::say(&format!("{}: {line}", job.title));
-                told.push(line);
-            }
+            Progress::say(&format!("{}: {line}", job.title));
         }
     }
     let _lock = io::RunLock::take(&plan.locked)?;
