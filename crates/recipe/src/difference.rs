@@ -40,7 +40,9 @@ pub fn differences_of_texts(
 ) -> Result<Vec<Difference>, toml::de::Error> {
     let read = |text: &str| -> Result<Json, toml::de::Error> {
         let mut settings: Json = toml::from_str(text)?;
-        but.iter().for_each(|key| leave_out(&mut settings, key));
+        for key in but {
+            leave_out(&mut settings, key);
+        }
         Ok(settings)
     };
     Ok(differences(&read(before)?, &read(now)?))
