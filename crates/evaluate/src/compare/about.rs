@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ::reward::prompts_hash;
 use generate::{Prompt, Sampling};
-use inference::setup::{DataTable, Loaded, Places, RewardSet, RewardTable};
+use inference::setup::{DataTable, Loaded, MESSAGES, Places, RewardSet, RewardTable};
 use recipe::{DataLocation, ModelLocation, ModelName};
 use serde_json::Value;
 
@@ -34,6 +34,7 @@ pub(super) fn facts(
         "prompts",
         format!("{} prompts, hash of their tokens {}", prompts.len(), short(&hash)),
     ));
+    facts.push(Fact::new("prompt format", format_of(&loaded[0], prompts)));
     if let Some(prompt) = prompts.first() {
         facts.push(Fact::new("first prompt", first(&loaded[0], prompt)));
     }
@@ -174,6 +175,23 @@ fn is_hash(word: &str) -> bool {
 fn short(hash: &str) -> String {
     let (digits, rest) = hash.split_at(hash.find('-').unwrap_or(hash.len()));
     format!("{}{rest}", digits.get(..DIGITS).unwrap_or(digits))
+}
+
+/// Whether prompts go through the chat template of the base.
+fn format_of(loaded: &Loaded, prompts: &[Prompt]) -> String {
+    let chats = prompts.iter().filter(|prompt| prompt.columns.contains_key(MESSAGES)).count();
+    let template = loaded.tokenizer.chat_template().map(|template| {
+        let hash = blake3::hash(template.as_bytes()).to_hex();
+        format!("the model's chat template, blake3 {}", short(&hash))
+    });
+    match template {
+        None => "text as it is; the model has no chat template".to_owned(),
+        Some(template) if chats == prompts.len() => template,
+        Some(template) if chats > 0 => {
+            format!("{chats} of {} prompts in {template}, the others text as it is", prompts.len())
+        }
+        Some(_) => "text as it is, without the chat template that the model has".to_owned(),
+    }
 }
 
 /// The text of a prompt as the model reads it, special tokens among it.

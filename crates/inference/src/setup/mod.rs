@@ -34,7 +34,7 @@ pub use models::{Dtype, Loaded, ModelTable, Rounding, load, load_any, load_for_s
 pub use outfit::{Named, Outfit, Run};
 pub use places::{Found, Places, seconds_in};
 pub use pools::{PoolPlan, pool, prompt_stream, score};
-pub use reader::with_messages;
+pub use reader::{MESSAGES, with_messages};
 pub use rewards::{
     AnswerForm, CountingSet, Extract, RewardSet, RewardTable, answer_of, build, decode_of, ends_step_of,
 };

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::Loaded;
 
 /// The column of a prompt that holds its messages, where it is a chat.
-const MESSAGES: &str = "messages";
+pub const MESSAGES: &str = "messages";
 
 /// Whether the ids of two tokenizers mean the same: every id that both have is the same token.
 pub(super) fn same_tokens(a: &Tokenizer, b: &Tokenizer) -> bool {
