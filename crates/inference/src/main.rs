@@ -60,6 +60,7 @@ Exit codes: 0 done, 1 the run failed, 2 the recipe or the command line is wrong,
 /// Runs a test-time method on the prompts of a recipe, answers one prompt, or scores a file.
 #[derive(Debug, Parser)]
 #[command(version = console::version(), args_conflicts_with_subcommands = true, after_help = AFTER_HELP)]
+#[expect(clippy::struct_excessive_bools, reason = "they are switches of the command line")]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,

@@ -1,5 +1,6 @@
 //! `train RECIPE`: trains, draws, compares.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -240,7 +241,8 @@ fn go(arguments: &Arguments, plan: &Plan) -> Result<Ended, Error> {
         for (job, there) in jobs.iter().zip(there) {
             let mut text = dry_run::describe(job)?;
             for line in there.into_iter().chain(idle::lines(&job.recipe)) {
-                text.push_str(&format!("  {:<12} {line}\n", "note"));
+                // Writing to a string cannot fail.
+                let _ = writeln!(text, "  {:<12} {line}", "note");
             }
             Progress::print(&text);
         }

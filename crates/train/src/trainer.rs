@@ -352,7 +352,12 @@ fn not_measured(save: &Save, measured: Option<&Meters>) -> Error {
 
 /// Changes, a line each.
 pub(crate) fn listed(changes: &[Change]) -> String {
-    changes.iter().map(|change| format!("\n  {change}")).collect()
+    let mut lines = String::new();
+    for change in changes {
+        lines.push_str("\n  ");
+        lines.push_str(&change.to_string());
+    }
+    lines
 }
 
 fn finite(step: usize, what: &'static str, value: f64) -> Result<(), Error> {
