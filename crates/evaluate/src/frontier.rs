@@ -55,7 +55,7 @@ impl Frontier {
 #[derive(Clone, Debug)]
 pub struct Tilts {
     /// From strength 0 on.
-    tilts: Vec<Tilt>,
+    steps: Vec<Tilt>,
     /// How many of them have enough samples to be sure of.
     sure: usize,
     /// Mean reward of the base.
@@ -126,15 +126,15 @@ impl Tilts {
                 plugged: all.iter().map(|found| found.log_z_plugged).collect(),
             });
         }
-        Ok((tilts.len() > 1).then_some(Self { tilts, sure, reward: mean }))
+        Ok((tilts.len() > 1).then_some(Self { steps: tilts, sure, reward: mean }))
     }
 
     /// The curve that a figure shows.
     pub fn frontier(&self) -> Frontier {
-        let all: Vec<usize> = (0..self.tilts[0].log_z.len()).collect();
-        let last = self.tilts.len() - 1;
+        let all: Vec<usize> = (0..self.steps[0].log_z.len()).collect();
+        let last = self.steps.len() - 1;
         let slope = |place: usize| {
-            let (a, b) = (&self.tilts[place - 1], &self.tilts[place]);
+            let (a, b) = (&self.steps[place - 1], &self.steps[place]);
             (mean_of(&b.log_z, &all) - mean_of(&a.log_z, &all)) / (b.strength - a.strength)
         };
         let end = (1..=last).map(slope).fold(self.reward, f64::max);
@@ -158,7 +158,7 @@ impl Tilts {
         log_z: fn(&'a Tilt) -> &'a Vec<f64>,
     ) -> (usize, f64) {
         let mut best = (0, 0.0);
-        for (place, tilt) in self.tilts[..=last].iter().enumerate() {
+        for (place, tilt) in self.steps[..=last].iter().enumerate() {
             let value = tilt.strength * reward - mean_of(log_z(tilt), prompts);
             if value > best.1 {
                 best = (place, value);
@@ -179,12 +179,12 @@ impl Tilts {
         let count = rows.len() as f64;
         let spent = rows.iter().map(|(_, kl, _)| kl).sum::<f64>() / count;
         let reward = rows.iter().map(|(.., reward)| reward).sum::<f64>() / count;
-        let last = self.tilts.len() - 1;
+        let last = self.steps.len() - 1;
         // At the best strength a small change of it changes nothing: the spread is that of a mean over prompts.
         let ends = |place: usize, log_z: fn(&Tilt) -> &Vec<f64>| {
             let mut values = vec![None; kl.len()];
             for (prompt, kl, reward) in &rows {
-                let tilt = &self.tilts[place];
+                let tilt = &self.steps[place];
                 values[*prompt] = Some(kl - tilt.strength * reward + log_z(tilt)[*prompt]);
             }
             resamples.mean(&values).ok()?.interval.ok()

@@ -438,16 +438,15 @@ fn summary_of(recipe: &Recipe, rewards: Option<&[f64]>, rows: &Rows<'_>) -> Vec<
     let mut lines = Vec::new();
     if let Some(rewards) = rewards {
         let count = rewards.len();
-        lines.push(match recipe.reward.as_ref().and_then(RewardTable::answers) {
-            Some(form) => format!(
+        lines.push(if let Some(form) = recipe.reward.as_ref().and_then(RewardTable::answers) {
+            format!(
                 "mean reward {} of {count} prompts: accuracy, by the form `{form}`; 95 % interval",
                 Mean::of_shares(rewards)
-            ),
-            None => {
-                let mean = Mean::of_values(rewards);
-                let note = if mean.interval.is_some() { "; 95 % interval" } else { "" };
-                format!("mean reward {mean} of {count} prompts{note}")
-            }
+            )
+        } else {
+            let mean = Mean::of_values(rewards);
+            let note = if mean.interval.is_some() { "; 95 % interval" } else { "" };
+            format!("mean reward {mean} of {count} prompts{note}")
         });
     }
     if rows.unanswered > 0.0 {

@@ -26,7 +26,7 @@ impl Mean {
         let mean = values.iter().sum::<f64>() / n;
         let squares = values.iter().map(|value| (value - mean) * (value - mean)).sum::<f64>();
         let error = (squares / (n - 1.0) / n).sqrt();
-        let interval = (values.len() > 1).then(|| [mean - Z * error, mean + Z * error]);
+        let interval = (values.len() > 1).then_some([mean - Z * error, mean + Z * error]);
         Self { value: mean, interval }
     }
 }

@@ -33,7 +33,8 @@ fn inference(folder: &Path, arguments: &[&str]) -> Ran {
 /// A folder with a recipe of greedy decoding and its rows.
 fn case(rows: &[Value], more: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
-    let rows: String = rows.iter().map(|row| format!("{row}\n")).collect();
+    let rows: Vec<String> = rows.iter().map(ToString::to_string).collect();
+    let rows = rows.join("\n");
     let recipe = format!(
         "[run]\nname = \"case\"\nout = \"out\"\n[model]\npath = \"tiny\"\n[data]\npath = \"rows.jsonl\"\n{more}"
     );

@@ -161,7 +161,9 @@ impl QuantileLaw {
         match procedure {
             Procedure::BestOfN => {
                 let (low, high) = (values[0], values[values.len() - 1]);
-                values.iter_mut().for_each(|value| *value = (*value - low) / (high - low));
+                for value in &mut values {
+                    *value = (*value - low) / (high - low);
+                }
             }
             Procedure::WorstOfN => values.iter_mut().for_each(|value| *value /= whole),
         }

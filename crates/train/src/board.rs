@@ -118,6 +118,7 @@ mod tests {
 
     #[test]
     fn records_are_those_that_tensorboard_writes() {
+        use std::fmt::Write as _;
         // EventFileWriter of tensorboard 2.21 for Event(wall_time=1.5, step=300, summary=[loss: 0.25]).
         let mut value = Vec::new();
         bytes(&mut value, 1, b"loss");
@@ -128,7 +129,10 @@ mod tests {
         double(&mut event, 1, 1.5);
         whole(&mut event, 2, 300);
         bytes(&mut event, 5, &summary);
-        let hex: String = record(&event).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = record(&event).iter().fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        });
         assert_eq!(
             hex,
             "1b000000000000001a0d9e1309000000000000f83f10ac022a0d0a0b0a046c6f7373150000803e9908deed"

@@ -47,20 +47,17 @@ pub(super) fn bounded<T: Send>(input: usize, run: impl FnOnce() -> T + Send) -> 
 
 /// Takes so many bytes from what the rendering has left.
 pub(super) fn charge(bytes: usize) -> Result<(), Error> {
-    match LEFT.get().checked_sub(bytes) {
-        Some(left) => {
-            LEFT.set(left);
-            Ok(())
-        }
-        None => {
-            LEFT.set(0);
-            Err(Error::new(
-                ErrorKind::InvalidOperation,
-                format!(
-                    "the template makes more text than its {BYTES} bytes and {BYTES_PER_BYTE} for each byte of the conversation"
-                ),
-            ))
-        }
+    if let Some(left) = LEFT.get().checked_sub(bytes) {
+        LEFT.set(left);
+        Ok(())
+    } else {
+        LEFT.set(0);
+        Err(Error::new(
+            ErrorKind::InvalidOperation,
+            format!(
+                "the template makes more text than its {BYTES} bytes and {BYTES_PER_BYTE} for each byte of the conversation"
+            ),
+        ))
     }
 }
 

@@ -160,7 +160,7 @@ impl Arguments {
     pub(super) fn new(arguments: Rest<ValueOrKwargs>) -> Result<Self, Error> {
         let values = arguments.into_values();
         let (positional, named): (&[Value], Kwargs) = from_args(&values)?;
-        Ok(Self { positional: positional.to_vec().into_iter(), named })
+        Ok(Self { positional: Vec::from(positional).into_iter(), named })
     }
 
     pub(super) fn take(&mut self, name: &str) -> Result<Option<Value>, Error> {
@@ -559,7 +559,7 @@ fn text_method(text: &str, name: &str, given: &[Value]) -> Result<Option<Value>,
             Value::from(out)
         }
         "casefold" => Value::from(text.to_lowercase().replace('ß', "ss")),
-        "isdecimal" => all(|c| c.is_numeric() && c.to_digit(10).is_some()),
+        "isdecimal" => all(|c| c.is_numeric() && c.is_ascii_digit()),
         "partition" | "rpartition" => {
             let (between,): (&str,) = from_args(given)?;
             let parts =

@@ -106,7 +106,7 @@ fn tag<'a>(text: &'a str, close: &str) -> Option<(Vec<Token<'a>>, usize)> {
         let space = &rest[..rest.len() - trimmed.len()];
         let signed = trimmed.strip_prefix(['-', '+']).unwrap_or(trimmed);
         if depth == 0 && (trimmed.starts_with(close) || signed.starts_with(close)) {
-            let sign = if trimmed.starts_with(close) { 0 } else { 1 };
+            let sign = usize::from(!trimmed.starts_with(close));
             return Some((tokens, text.len() - trimmed.len() + sign + close.len()));
         }
         let length = token_length(trimmed)?;

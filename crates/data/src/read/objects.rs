@@ -218,7 +218,7 @@ impl Objects {
         let text = std::str::from_utf8(bytes).map_err(|source| {
             let before = &bytes[..source.valid_up_to()];
             let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-            let lines = before.iter().filter(|byte| **byte == b'\n').count();
+            let lines = before.split(|byte| *byte == b'\n').count() - 1;
             ReadError::Utf8 { file: file(), line: line + lines, byte: before.len() - start + 1 }
         })?;
         let text = text.trim_end();

@@ -68,7 +68,7 @@ pub(crate) fn soft_kl(log_weights: &[f64], n: usize) -> Result<Divergence, Input
         return Ok(Divergence::Nats(whole));
     }
     let (a, b) = log_weights.split_at(size / 2);
-    let halves = (at_frequencies(a, n) + at_frequencies(b, n)) / 2.0;
+    let halves = f64::midpoint(at_frequencies(a, n), at_frequencies(b, n));
     // The exact divergence is never negative.
     Ok(Divergence::Nats((2.0 * whole - halves).max(0.0)))
 }

@@ -74,12 +74,7 @@ impl Reader {
 
     /// Prompt and completion as the reward model reads them; `None` where it reads the ids. `whole` says that the completion is all
     /// there will be, so that its turn ends.
-    fn read(
-        &self,
-        prompt: &Prompt,
-        ids: &[TokenId],
-        whole: bool,
-    ) -> Result<Option<(Vec<u32>, Vec<u32>)>, String> {
+    fn read(&self, prompt: &Prompt, ids: &[TokenId], whole: bool) -> Result<Option<Parts>, String> {
         let messages = match (prompt.columns.get(MESSAGES), &self.template) {
             (Some(messages), Some(_)) => serde_json::from_value::<Vec<Message>>(messages.clone()).ok(),
             _ => None,
@@ -89,21 +84,21 @@ impl Reader {
         }
         let completion = self.policy.decode(ids, true).map_err(|error| error.to_string())?;
         let renderer = Renderer::new(&self.own, self.template.clone());
-        let read = match messages {
-            Some(messages) => chat(&renderer, messages, completion, whole),
-            None => {
-                let text = if prompt.text.is_empty() {
-                    self.policy.decode(&prompt.ids, false).map_err(|error| error.to_string())?
-                } else {
-                    prompt.text.clone()
-                };
-                plain(&renderer, text, completion, whole)
-            }
+        let read = if let Some(messages) = messages {
+            chat(&renderer, messages, completion, whole)
+        } else {
+            let text = if prompt.text.is_empty() {
+                self.policy.decode(&prompt.ids, false).map_err(|error| error.to_string())?
+            } else {
+                prompt.text.clone()
+            };
+            plain(&renderer, text, completion, whole)
         };
         read.map(Some).map_err(|error| error.to_string())
     }
 }
 
+/// Ids of a prompt and of its completion.
 type Parts = (Vec<u32>, Vec<u32>);
 
 fn chat(
@@ -285,9 +280,9 @@ mod tests {
                 index: 0,
                 ids: chat.ids,
                 text: chat.text,
-                columns: with_messages(Default::default(), Some(&messages)),
+                columns: with_messages(serde_json::Map::default(), Some(&messages)),
             },
-            Prompt { index: 1, ids: plain.ids, text: plain.text, columns: Default::default() },
+            Prompt { index: 1, ids: plain.ids, text: plain.text, columns: serde_json::Map::default() },
         ]
     }
 
@@ -388,7 +383,7 @@ mod tests {
         let vocabulary = file["model"]["vocab"].as_object_mut().expect("a map");
         for id in vocabulary.values_mut() {
             let old = id.as_u64().expect("an id");
-            let swap = |id: u64| if id % 2 == 0 { id + 1 } else { id - 1 };
+            let swap = |id: u64| if id.is_multiple_of(2) { id + 1 } else { id - 1 };
             if !special.contains(&old) && !special.contains(&swap(old)) && swap(old) < 768 {
                 *id = json!(swap(old));
             }

@@ -52,7 +52,7 @@ impl Cache {
 
     /// The token of a login, where there is one.
     pub(super) fn token(&self) -> Option<String> {
-        let text = std::fs::read_to_string(&self.token).ok()?;
+        let text = fs_err::read_to_string(&self.token).ok()?;
         Some(text.trim().to_owned()).filter(|token| !token.is_empty())
     }
 
@@ -71,7 +71,7 @@ impl Repository {
         if !is_inside(revision) {
             return None;
         }
-        let named = std::fs::read_to_string(self.folder.join("refs").join(revision)).ok();
+        let named = fs_err::read_to_string(self.folder.join("refs").join(revision)).ok();
         let commit = match named.map(|text| text.trim().to_owned()).filter(|commit| is_commit(commit)) {
             Some(commit) => commit,
             None if is_commit(revision) => revision.to_owned(),
@@ -85,7 +85,7 @@ impl Repository {
         if revision.len() < 7 || !is_hex(revision) {
             return None;
         }
-        let entries = std::fs::read_dir(self.folder.join("snapshots")).ok()?;
+        let entries = fs_err::read_dir(self.folder.join("snapshots")).ok()?;
         let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
         let mut found = names.filter(|name| is_commit(name) && name.starts_with(revision));
         let first = found.next()?;
@@ -101,7 +101,7 @@ impl Repository {
     /// Remembers that a commit has no file of this name. Where that cannot be written, it is asked for again.
     pub(super) fn remember_absent(&self, commit: &str, name: &str) {
         let folder = self.folder.join(".no_exist").join(commit);
-        let _ = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(folder.join(name), ""));
+        let _ = fs_err::create_dir_all(&folder).and_then(|()| fs_err::write(folder.join(name), ""));
     }
 
     /// Remembers what a branch or tag means.

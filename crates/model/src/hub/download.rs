@@ -72,7 +72,7 @@ impl Remote {
             .max_redirects_will_error(false)
             .http_status_as_error(false)
             .timeout_connect(Some(Duration::from_secs(30)))
-            .timeout_recv_response(Some(Duration::from_secs(60)))
+            .timeout_recv_response(Some(Duration::from_mins(1)))
             .build();
         Self { agent: config.into(), endpoint: endpoint.into(), token, kind, repo: repo.into(), repository }
     }
@@ -128,7 +128,7 @@ impl Remote {
         let blob = blobs.join(&etag);
         if !blob.is_file() {
             fs_err::create_dir_all(&blobs).map_err(|error| error.to_string())?;
-            self.body(response, &announced, (&blob, held), path)?;
+            Self::body(response, &announced, (&blob, held), path)?;
         }
         let pointer = self.repository.pointer(&found, path);
         link(&blob, &pointer, path).map_err(|error| error.to_string())?;
@@ -180,7 +180,6 @@ impl Remote {
 
     /// Writes the bytes of an answer beside `blob`, checks them, and puts them there.
     fn body(
-        &self,
         response: Response<Body>,
         announced: &Announced,
         (blob, held): (&Path, u64),
@@ -229,10 +228,10 @@ impl Remote {
             ));
         }
         let etag = blob.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let sum = sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let sum = hexadecimal(&sum.finalize());
         // The checksum of what the hub stores as large files; of others it is that of git.
         if etag.len() == 64 && sum != etag {
-            let _ = std::fs::remove_file(&part);
+            let _ = fs_err::remove_file(&part);
             return Err(format!(
                 "{path}: its bytes are not those that the hub announces (sha256 {sum} and not {etag}): a damaged download, or a server that changes files"
             ));
@@ -268,6 +267,15 @@ impl Announced {
 
 fn header(response: &Response<Body>, name: &str) -> Option<String> {
     Some(response.headers().get(name)?.to_str().ok()?.to_owned())
+}
+
+/// Bytes as hexadecimal digits.
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Scheme and host of a URL, port included.

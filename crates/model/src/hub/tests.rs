@@ -94,7 +94,7 @@ fn answer(lie: Lie, files: &[(&'static str, Vec<u8>)], path: &str, port: u16) ->
         return respond("404 Not Found".into(), b"");
     };
     let weights = name == "model.safetensors";
-    let mut etag: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut etag: String = download::hexadecimal(&Sha256::digest(bytes));
     if lie == Lie::Etag && name == "config.json" {
         etag = "../../../../out".into();
     }
@@ -264,11 +264,11 @@ fn what_a_lying_server_says_is_refused_and_nothing_is_written_outside() {
         let weights =
             folder.path().join("home/hub/models--org--name/snapshots").join(COMMIT).join("model.safetensors");
         assert!(!weights.exists(), "{lie:?}");
-        assert_eq!(outside(folder.path(), &folder.path().join("home")), [PathBuf::new(); 0], "{lie:?}");
+        assert_eq!(outside(folder.path(), &folder.path().join("home")), Vec::<PathBuf>::new(), "{lie:?}");
     }
     let (folder, server) = (tempfile::tempdir().expect("a folder"), serve(Lie::Names, files()));
     hub(&folder, &server).model("org/name", "main").expect("a model");
-    assert_eq!(outside(folder.path(), &folder.path().join("home")), [PathBuf::new(); 0]);
+    assert_eq!(outside(folder.path(), &folder.path().join("home")), Vec::<PathBuf>::new());
     let asked = server.seen.lock().expect("a log").clone();
     assert!(!asked.iter().any(|path| path.contains("out")), "{asked:?}");
     let error = hub(&folder, &server)
