@@ -22,9 +22,6 @@ pub(crate) enum Error {
         folder.display()
     )]
     Other { folder: PathBuf, changes: String },
-    /// It is a training's.
-    #[error("{}: a run of `train` is here\n  hint: choose another run.name", folder.display())]
-    Training { folder: PathBuf },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -33,11 +30,15 @@ struct Done {
     identity: String,
 }
 
+/// Folder of a run's answers: the run's own, or `inference` in it where that holds a run of `train`, whose recipe and marks stay.
+pub(crate) fn answers_in(run: &Path) -> PathBuf {
+    let training = run.join("run.json").exists()
+        || run.join("recipe.toml").exists() && !run.join("answers.jsonl").exists();
+    if training { run.join("inference") } else { run.into() }
+}
+
 /// Refuses a folder with the finished answers of another recipe. `recipe` is the resolved one.
 pub(crate) fn check_recipe(folder: &Path, recipe: &str, overwrite: bool) -> Result<(), Error> {
-    if folder.join("run.json").exists() {
-        return Err(Error::Training { folder: folder.into() });
-    }
     if overwrite || !is_finished(folder) {
         return Ok(());
     }
@@ -107,8 +108,19 @@ mod tests {
         assert!(refusal.contains("the contents of the model or of the data"), "{refusal}");
         check_recipe(folder.path(), &other, true).expect("asked for");
         check_inputs(folder.path(), "y", true).expect("asked for");
-        put("run.json", "{}");
-        let refusal = check_recipe(folder.path(), &other, true).expect_err("a training").to_string();
-        assert!(refusal.contains("a run of `train` is here"), "{refusal}");
+    }
+
+    #[test]
+    fn answers_beside_a_training_have_a_folder_of_their_own() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let run = folder.path();
+        let put = |name: &str| fs_err::write(run.join(name), "").expect("written");
+        assert_eq!(answers_in(run), run, "nothing is there");
+        put("recipe.toml");
+        assert_eq!(answers_in(run), run.join("inference"), "a pipeline");
+        put("answers.jsonl");
+        assert_eq!(answers_in(run), run, "answers");
+        put("run.json");
+        assert_eq!(answers_in(run), run.join("inference"), "a training");
     }
 }

@@ -233,11 +233,11 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
     if let Some(reward) = &recipe.reward {
         reward.check_rows(&recipe.data, &places, recipe.run.seed)?;
     }
-    let folder = recipe.run.folder();
+    let folder = finished::answers_in(&recipe.run.folder());
     let _lock = io::RunLock::take(&folder)?;
     let device = recipe.run.device.to_string().parse::<DeviceName>()?.open()?;
     // Chat templates print the day that the run began, also where it goes on.
-    let clock = unfinished::began(&recipe.run.folder()).unwrap_or_else(Clock::stopped);
+    let clock = unfinished::began(&folder).unwrap_or_else(Clock::stopped);
     let places = Places { clock, ..places };
     let mut loaded = setup::load(&places, &recipe.model.path, &device)?.with_dtype(recipe.model.dtype)?;
     let recipe = plan::with_defaults(&source, &loaded, &mut say)?;

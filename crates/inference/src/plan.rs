@@ -93,7 +93,11 @@ pub(crate) fn describe(
             }
         }
     }
-    finished::check_recipe(&recipe.run.folder(), &recipe::resolved(&resolved)?, overwrite)?;
+    finished::check_recipe(
+        &finished::answers_in(&recipe.run.folder()),
+        &recipe::resolved(&resolved)?,
+        overwrite,
+    )?;
     let _ = writeln!(
         text,
         "{} on {}{note}: {} completions of each prompt of {}, at most {} new tokens",

@@ -181,11 +181,12 @@ fn unmet(asked: StageReference, earlier: &[String], sweeps: &[Sweep]) -> Option<
 }
 
 /// What lies in run folders, those of pipelines and of single recipes, under a name of its own.
-const HELD: [&str; 18] = [
+const HELD: [&str; 19] = [
     "alarms.json",
     "answers.jsonl",
     "best",
     "done.json",
+    "inference",
     "latest",
     "ledger.json",
     "metrics.jsonl",
