@@ -69,11 +69,11 @@ struct PolicyPool {
     parameters: u64,
 }
 
-/// How many samples of a policy have no final answer, where some have none.
+/// How many samples of a policy have no final answer, where it is at least one in a hundred.
 fn without_answer(policy: &str, answers: &[Vec<String>]) -> Option<String> {
     let all = answers.iter().flatten();
     let (count, none) = (all.clone().count(), all.filter(|answer| answer.is_empty()).count());
-    (none > 0).then(|| {
+    (none > 0 && 100 * none >= count).then(|| {
         format!(
             "{policy}: {:.1} % of {count} samples have no answer to read: they are wrong, and take no part in votes.",
             100.0 * none as f64 / count as f64
