@@ -9,14 +9,16 @@ fn main() {
     println!("cargo:rustc-env=PLUMB_COMMIT={}", commit(&root).unwrap_or_else(|| "unknown".to_owned()));
 }
 
-/// The commit, with `-modified` where tracked source files differ from it; `None` outside a checkout of this project,
+/// The commit, with `-modified` where tracked source files differ from it; `None` outside a checkout of this
+/// project,
 /// such as an unpacked archive, also one that lies inside another repository.
 fn commit(root: &Path) -> Option<String> {
     let top = PathBuf::from(git(root, &["rev-parse", "--show-toplevel"])?);
     if top.canonicalize().ok()? != root.canonicalize().ok()? {
         return None;
     }
-    // The log grows with every move of the head. Cargo runs this script each time where a file named here is missing.
+    // The log grows with every move of the head. Cargo runs this script each time where a file named here is
+    // missing.
     for path in ["HEAD", "logs/HEAD"] {
         let path = root.join(git(root, &["rev-parse", "--git-path", path])?);
         if path.exists() {

@@ -1,9 +1,13 @@
 //! The least divergence that a gold reward can be had for, and how much more than it each method spends.
 //!
-//! At a given mean divergence from the base no distribution has more mean reward than `π exp(s r) / Z` with one strength `s` for
-//! all prompts: `KL ≥ s E[r] − E[ln Z(s)]` for every `s`, with equality for the tilt (Donsker and Varadhan). The normalisers are
-//! estimated on the base's pool, whose samples stand for the base. Plugged in, `ln Z` of M samples is too small, and the least
-//! divergence too large: at 8 to 32 samples by as much as the gaps. Here its bias of first order is taken out by the jackknife
+//! At a given mean divergence from the base no distribution has more mean reward than `π exp(s r) / Z` with
+//! one strength `s` for
+//! all prompts: `KL ≥ s E[r] − E[ln Z(s)]` for every `s`, with equality for the tilt (Donsker and Varadhan).
+//! The normalisers are
+//! estimated on the base's pool, whose samples stand for the base. Plugged in, `ln Z` of M samples is too
+//! small, and the least
+//! divergence too large: at 8 to 32 samples by as much as the gaps. Here its bias of first order is taken out
+//! by the jackknife
 //! ([`crate::stats::tilted`]). What is left of it grows with the strength, so that a gap has an interval:
 //!
 //! - its upper end has the greatest bound at the strengths at which many samples carry the tilt, and so are trusted; the bound
@@ -11,7 +15,8 @@
 //! - its lower end has the plugged-in value, which is too large on average, and is not below 0, as no gap is;
 //! - both are the ends of bootstrap intervals over prompts, for the chance of both the pool and the row.
 //!
-//! Of M samples nothing can be told that is as rare as one of them: the estimate ends where two samples in effect carry the tilt.
+//! Of M samples nothing can be told that is as rare as one of them: the estimate ends where two samples in
+//! effect carry the tilt.
 
 use objective::error::InputError;
 use objective::rank::CachedRewards;
@@ -83,7 +88,8 @@ pub struct Gap {
 }
 
 impl Tilts {
-    /// Those of samples of the base's own distribution, `gold` for each prompt; `None` where there are too few, or all are
+    /// Those of samples of the base's own distribution, `gold` for each prompt; `None` where there are too
+    /// few, or all are
     /// worth the same.
     pub fn of(gold: &[&[f64]]) -> Result<Option<Self>, InputError> {
         let Some(samples) = gold.iter().map(|rewards| rewards.len()).min().filter(|least| *least > 0) else {
@@ -167,7 +173,8 @@ impl Tilts {
         best
     }
 
-    /// The gap of a row of these divergences and rewards, over the prompts that have both; `None` where there is none.
+    /// The gap of a row of these divergences and rewards, over the prompts that have both; `None` where there
+    /// is none.
     pub fn gap(&self, kl: &[Option<f64>], gold: &[Option<f64>], resamples: &Resamples) -> Option<Gap> {
         let both = kl.iter().zip(gold).enumerate();
         let rows: Vec<(usize, f64, f64)> =
@@ -180,7 +187,8 @@ impl Tilts {
         let spent = rows.iter().map(|(_, kl, _)| kl).sum::<f64>() / count;
         let reward = rows.iter().map(|(.., reward)| reward).sum::<f64>() / count;
         let last = self.steps.len() - 1;
-        // At the best strength a small change of it changes nothing: the spread is that of a mean over prompts.
+        // At the best strength a small change of it changes nothing: the spread is that of a mean over
+        // prompts.
         let ends = |place: usize, log_z: fn(&Tilt) -> &Vec<f64>| {
             let mut values = vec![None; kl.len()];
             for (prompt, kl, reward) in &rows {
@@ -202,7 +210,8 @@ impl Tilts {
         Some(Gap { least: (place < last).then_some(least), gap, interval })
     }
 
-    /// What each row with a divergence spends beyond the least for its reward; `inputs` are the rows before statistics.
+    /// What each row with a divergence spends beyond the least for its reward; `inputs` are the rows before
+    /// statistics.
     pub fn section(&self, report: &Report, inputs: &[PerPrompt], resamples: &Resamples) -> Section {
         let mut rows = Vec::new();
         let value = |row: &Row, name: &str| row.metrics.get(name).and_then(|metric| metric.mean);

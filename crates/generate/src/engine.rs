@@ -124,7 +124,8 @@ impl<'a> Engine<'a> {
         self
     }
 
-    /// Looks for the settings' stop strings in what `decode` makes of a completion. Settings that have some need it.
+    /// Looks for the settings' stop strings in what `decode` makes of a completion. Settings that have some
+    /// need it.
     #[must_use]
     pub fn with_decode(mut self, decode: impl Fn(&[TokenId]) -> String + 'a) -> Self {
         self.decode = Some(Box::new(decode));

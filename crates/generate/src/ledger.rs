@@ -25,7 +25,8 @@ pub struct Ledger {
     /// Those of them that were accepted.
     #[serde(default)]
     pub accepted_tokens: u64,
-    /// Tokens run through any model, each times the model's parameters, which tells tokens of a large model from those of a
+    /// Tokens run through any model, each times the model's parameters, which tells tokens of a large model
+    /// from those of a
     /// small one; models of unknown size add nothing. Two floating-point operations each, attention apart.
     #[serde(default)]
     pub parameter_tokens: f64,

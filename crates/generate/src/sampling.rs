@@ -1,4 +1,5 @@
-//! From logits to the distribution that is drawn from: penalties of what the text has, then temperature, top-k, top-p, min-p.
+//! From logits to the distribution that is drawn from: penalties of what the text has, then temperature,
+//! top-k, top-p, min-p.
 
 mod filter;
 mod history;
@@ -29,11 +30,13 @@ pub struct Sampling {
     pub min_p: f32,
     /// Texts that end a completion; the completion's text ends before them.
     pub stop: Vec<String>,
-    /// Divides the positive logits of tokens that the prompt or the completion has, and multiplies the negative ones; 1
+    /// Divides the positive logits of tokens that the prompt or the completion has, and multiplies the
+    /// negative ones; 1
     /// changes nothing.
     #[serde(default = "no_penalty", skip_serializing_if = "is_no_penalty")]
     pub repetition_penalty: f32,
-    /// Excludes tokens that would make so many tokens in a row occur a second time in prompt and completion; 0 excludes
+    /// Excludes tokens that would make so many tokens in a row occur a second time in prompt and completion;
+    /// 0 excludes
     /// none.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub no_repeat_ngram_size: usize,
@@ -82,7 +85,7 @@ impl Sampling {
         self.temperature == 1.0 && whole && !self.reads_text()
     }
 
-    /// Whether what is drawn next depends on the tokens before it beyond what the model says.
+    /// Whether the next token's distribution depends on the tokens before it other than through the model.
     pub fn reads_text(&self) -> bool {
         self.repetition_penalty != 1.0 || self.no_repeat_ngram_size > 0
     }
@@ -135,7 +138,8 @@ impl Sampling {
     /// Turns `logits` into weights proportional to the law drawn from (zero for what is filtered out, at most 1) and returns their sum: the
     /// log-probability of token `i` is `ln(weights[i] / sum)`.
     ///
-    /// Filters apply in this order, each on what the one before left: temperature, top-k, top-p, min-p. What depends on the text before
+    /// Filters apply in this order, each on what the one before left: temperature, top-k, top-p, min-p. What
+    /// depends on the text before
     /// ([`Sampling::reads_text`]) is in the logits already.
     pub fn weights(&self, logits: &mut [f32]) -> f64 {
         let greatest = greatest(logits);

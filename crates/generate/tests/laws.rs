@@ -416,7 +416,8 @@ fn what_a_draft_reports_of_each_token_is_what_the_engine_reports_without() {
     }
 }
 
-/// The probability of a string when every token is drawn from what `settings` make of the row and of the tokens before it.
+/// The probability of a string when every token is drawn from what `settings` make of the row and of the
+/// tokens before it.
 fn penalised(policy: &Tabular, settings: &Sampling, ids: &[u32]) -> f64 {
     let prompt = 2_u32;
     let mut p = 1.0;
@@ -474,7 +475,7 @@ fn penalties_of_the_text_make_the_distribution_that_transformers_would_draw_from
             engine().with_draft(draft, 2).expect("a draft")
         };
         check(Exhaustive::law(|draw| one(&mut drafted(), draw).ids).expect("finite"), "with a draft");
-        // What `next` gives is what is drawn from.
+        // `next` gives the distribution that is sampled from.
         let ask = NextAsk { prefix: vec![2, 0, 1], prompt_len: 1, k: 0 };
         for next in engine().next(vec![ask]).expect("candidates").remove(0) {
             let ratio = penalised(&base, &settings, &[0, 1, next.id]) / penalised(&base, &settings, &[0, 1]);

@@ -30,7 +30,8 @@ struct Done {
     identity: String,
 }
 
-/// Folder of a run's answers: the run's own, or `inference` in it where that holds a run of `train`, whose recipe and marks stay.
+/// Folder of a run's answers: the run's own, or `inference` in it where that holds a run of `train`, whose
+/// recipe and marks stay.
 pub(crate) fn answers_in(run: &Path) -> PathBuf {
     let training = run.join("run.json").exists()
         || run.join("recipe.toml").exists() && !run.join("answers.jsonl").exists();
@@ -50,7 +51,8 @@ pub(crate) fn check_recipe(folder: &Path, recipe: &str, overwrite: bool) -> Resu
     refuse(folder, &changes)
 }
 
-/// Refuses a folder with the finished answers of another model or other prompts, where the recipe is the same.
+/// Refuses a folder with the finished answers of another model or other prompts, where the recipe is the
+/// same.
 pub(crate) fn check_inputs(folder: &Path, identity: &str, overwrite: bool) -> Result<(), Error> {
     if overwrite || !is_finished(folder) {
         return Ok(());

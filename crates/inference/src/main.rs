@@ -128,14 +128,17 @@ struct Score {
     /// `tiny`, a directory, or `hf://org/name[@revision]`.
     #[arg(long)]
     model: String,
-    /// JSON lines of `prompt` and `completion`, or of `prompt_ids` and `completion_ids`; `-` is standard input.
+    /// JSON lines of `prompt` and `completion`, or of `prompt_ids` and `completion_ids`; `-` is standard
+    /// input.
     #[arg(long)]
     input: PathBuf,
     /// Where the scored lines go; `-` is standard output.
     #[arg(long)]
     output: PathBuf,
-    /// Whether the end-of-sequence token is scored behind completions that are text, as training and generation have it. Off
-    /// (`--end false`) for completions that go on, such as the letters of multiple choice: then `log_prob` is that of the
+    /// Whether the end-of-sequence token is scored behind completions that are text, as training and
+    /// generation have it. Off
+    /// (`--end false`) for completions that go on, such as the letters of multiple choice: then `log_prob` is
+    /// that of the
     /// text alone, as lm-evaluation-harness has it.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
     end: bool,
@@ -273,7 +276,7 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
             say(&format!("{done} of {total} prompts"));
         }
         let stopping = asked.load(Ordering::Relaxed) > 0 && done < total;
-        // What is drawn is kept before it is scored as well: a reward that fails costs the scores alone.
+        // Completions are saved before they are scored: a reward that fails costs the scores alone.
         if stopping || last.elapsed() >= SAVE_EVERY || done == total {
             unfinished.save(&progress.save()?).map_err(|error| generate::Error::Backend(Box::new(error)))?;
             last = Instant::now();

@@ -291,7 +291,8 @@ pub trait Method {
     /// How many completions of a prompt it draws or proposes.
     fn samples(&self) -> usize;
 
-    /// The numbers of completions after which it gives an answer: the points of its curve, the last of which is its end.
+    /// The numbers of completions after which it gives an answer: the points of its curve, the last of which
+    /// is its end.
     fn counts(&self) -> Vec<usize> {
         vec![self.samples()]
     }

@@ -10,7 +10,8 @@ use recipe::{ModelName, RecipeErrors, Source};
 
 use super::{Failure, finished};
 
-/// Reads a recipe with the settings of its model's `generation_config.json` where it is silent. `tell` is told which these are.
+/// Reads a recipe with the settings of its model's `generation_config.json` where it is silent. `tell` is
+/// told which these are.
 pub(crate) fn with_defaults(
     source: &Source,
     loaded: &Loaded,

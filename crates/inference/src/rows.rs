@@ -11,7 +11,8 @@ use serde_json::{Map, Value, json};
 pub(crate) struct Rows<'a> {
     pub(crate) recipe: &'a Recipe,
     pub(crate) text: CompletionText,
-    /// Completions without a final answer, and all, as votes count them; none where no method looks for answers.
+    /// Completions without a final answer, and all, as votes count them; none where no method looks for
+    /// answers.
     pub(crate) unanswered: f64,
     pub(crate) looked_at: f64,
     pub(crate) lines: String,
@@ -92,7 +93,8 @@ impl<'a> Rows<'a> {
         Ok(())
     }
 
-    /// Counts completions without a final answer: all candidates, or the one that was given where there are none.
+    /// Counts completions without a final answer: all candidates, or the one that was given where there are
+    /// none.
     fn count(&mut self, text: &str, candidates: &[Candidate]) {
         let form = Form::from(self.form().unwrap_or_default());
         if candidates.is_empty() {

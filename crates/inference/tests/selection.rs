@@ -28,7 +28,8 @@ fn rules_agree_with_the_reference() {
         assert_eq!(best_of_n(&rewards), Ok(index(&expected["best_of_n"])), "{name}");
         assert_eq!(worst_of_n(&rewards), Ok(index(&expected["worst_of_n"])), "{name}");
 
-        // Where the reference lets samples without an answer vote, the winner is the one of its totals without them.
+        // Where the reference lets samples without an answer vote, the winner is the one of its totals
+        // without them.
         let winner = |totals: &Value, named: &Value, at: &Value| -> (String, usize) {
             if !answers.contains(&"") {
                 return (named.as_str().expect("text").to_owned(), index(at));

@@ -1,4 +1,4 @@
-//! Stop strings: what is drawn ends at them in pools too, and nobody who judges a text sees them.
+//! Stop strings end the samples of pools too, and no reward or judge sees them.
 
 use std::path::Path;
 

@@ -1,6 +1,7 @@
 //! Writes that happen whole or not at all: beside, sync, rename, sync the folder.
 //!
-//! What is written beside has a name of its own in every process, so that two that write the same file never take each other's. A
+//! What is written beside has a name of its own in every process, so that two that write the same file never
+//! take each other's. A
 //! process that was killed leaves it behind; [`clear`] removes what is left of processes that are gone.
 
 use std::io::Write;
@@ -94,7 +95,8 @@ pub fn set_aside(path: &Path) -> Result<PathBuf, WriteError> {
     Ok(old)
 }
 
-/// Removes from a run folder, and from the folders in it, what processes that were killed have left, and puts back a folder whose
+/// Removes from a run folder, and from the folders in it, what processes that were killed have left, and puts
+/// back a folder whose
 /// successor never came. Nobody else may write there meanwhile: the caller holds the folder's lock.
 ///
 /// # Errors
@@ -139,7 +141,8 @@ fn whole_of<'n>(name: &'n str, end: &str) -> Option<&'n str> {
     (digits(process) && digits(number) && !whole.is_empty()).then_some(whole)
 }
 
-/// Puts the folder `part` at `path`. At every moment the old one or the new one is there, if under a name that [`clear`] puts right.
+/// Puts the folder `part` at `path`. At every moment the old one or the new one is there, if under a name
+/// that [`clear`] puts right.
 fn replace(part: &Path, path: &Path) -> std::io::Result<()> {
     if path.symlink_metadata().is_err() {
         return fs_err::rename(part, path);

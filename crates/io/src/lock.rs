@@ -29,7 +29,8 @@ pub enum LockError {
     Write(#[from] WriteError),
 }
 
-/// A run folder that no other process may write to while this is held. The system lets go of it when the process ends, however
+/// A run folder that no other process may write to while this is held. The system lets go of it when the
+/// process ends, however
 /// that happens.
 #[derive(Debug)]
 pub struct RunLock {
@@ -72,7 +73,8 @@ impl RunLock {
 
 impl Drop for RunLock {
     fn drop(&mut self) {
-        // Removed while it is held, so that nobody's lock is removed but this one. Elsewhere an open file cannot be.
+        // Removed while it is held, so that nobody's lock is removed but this one. Elsewhere an open file
+        // cannot be.
         if cfg!(unix) && is_at(&self.file, &self.path) {
             let _ = fs_err::remove_file(&self.path);
         }

@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// The text with its control characters written out (`\x1b`, `\x9b`, `\r`), so that no file and no model sets a terminal's title or
+/// The text with its control characters written out (`\x1b`, `\x9b`, `\r`), so that no file and no model sets
+/// a terminal's title or
 /// colours, or writes over what stands there. Line breaks and tabs stay.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.chars().any(acts) {
@@ -26,7 +27,8 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
-/// Whether a terminal does something other than show the character: C0 and C1 controls, and those that turn the direction of text.
+/// Whether a terminal does something other than show the character: C0 and C1 controls, and those that turn
+/// the direction of text.
 fn acts(c: char) -> bool {
     (c.is_control() && c != '\n' && c != '\t')
         || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

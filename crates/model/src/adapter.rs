@@ -27,7 +27,8 @@ pub struct AdapterConfig {
     pub targets: Vec<String>,
     /// The base model's name: a directory, `hf://org/name[@revision]`, or another name of a recipe.
     pub base: String,
-    /// The part that depends on weights of objectives (PBLoRA), where there is one; [`AdapterConfig::r`] is then the rank of
+    /// The part that depends on weights of objectives (PBLoRA), where there is one; [`AdapterConfig::r`] is
+    /// then the rank of
     /// the shared part alone.
     pub bilinear: Option<BilinearConfig>,
 }
@@ -66,7 +67,8 @@ impl AdapterConfig {
         self.targets.iter().any(|target| is_end(path, target))
     }
 
-    /// `base_model_name_or_path` and `revision` of its file: a model of the hub by the id that other programs know.
+    /// `base_model_name_or_path` and `revision` of its file: a model of the hub by the id that other programs
+    /// know.
     pub(crate) fn base_fields(&self) -> (&str, Option<&str>) {
         match self.base.strip_prefix("hf://") {
             None => (&self.base, None),
@@ -145,7 +147,8 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Whether the map at `path` is adapted; `head` says that it is the head over the vocabulary or of scores.
+    /// Whether the map at `path` is adapted; `head` says that it is the head over the vocabulary or of
+    /// scores.
     pub(crate) fn adapts(&self, path: &str, head: bool) -> bool {
         let saved = self.saved.iter().any(|name| is_end(path, name));
         let excluded = self.excluded.as_ref().is_some_and(|names| names.contain(path, false));
@@ -434,7 +437,8 @@ impl File {
         }
     }
 
-    /// A base that is not where it was: its last two parts beside the run folder of this adapter, or its last beside the adapter.
+    /// A base that is not where it was: its last two parts beside the run folder of this adapter, or its last
+    /// beside the adapter.
     fn moved(&self, base: &str) -> Option<PathBuf> {
         let base = Path::new(base);
         let folder = self.path.parent()?;

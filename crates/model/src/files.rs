@@ -109,7 +109,8 @@ pub fn adapter_head(directory: &Path) -> Result<Option<AdapterHead>, Error> {
     Ok(Some((head, fields)))
 }
 
-/// Attaches the adapter of a directory to a loaded base. What it holds whole (the head of a reward model, embeddings, the head
+/// Attaches the adapter of a directory to a loaded base. What it holds whole (the head of a reward model,
+/// embeddings, the head
 /// over the vocabulary) takes the place of the base's.
 ///
 /// # Errors
@@ -163,7 +164,8 @@ pub fn load_adapter(decoder: &mut Decoder, directory: &Path) -> Result<AdapterCo
     Ok(config)
 }
 
-/// Whether an adapter holds embeddings or a head over the vocabulary whole, so that it is more than a change of its base's maps.
+/// Whether an adapter holds embeddings or a head over the vocabulary whole, so that it is more than a change
+/// of its base's maps.
 pub fn holds_embeddings(directory: &Path) -> Result<bool, Error> {
     let weights = Weights::of_files(&[adapter::weights_path(directory)?])?;
     let factors =
@@ -174,7 +176,8 @@ pub fn holds_embeddings(directory: &Path) -> Result<bool, Error> {
 /// What PEFT puts before the names of the base.
 const PREFIX: &str = "base_model.model.";
 
-/// Puts embeddings and the head over the vocabulary that an adapter holds whole (`modules_to_save`) in the place of the base's.
+/// Puts embeddings and the head over the vocabulary that an adapter holds whole (`modules_to_save`) in the
+/// place of the base's.
 fn saved_embeddings(
     decoder: &mut Decoder,
     settings: &Settings,
@@ -215,7 +218,8 @@ fn saved_embeddings(
         stored_head.as_deref().map(matrix).transpose()?,
     );
     let tied = decoder.config.tie_word_embeddings && decoder.config.head == Head::Language;
-    // The head of a tied model is the base's embedding, unless the adapter has one or says that both stay one.
+    // The head of a tied model is the base's embedding, unless the adapter has one or says that both stay
+    // one.
     let head = match (new_head, &new_embedding) {
         (Some(head), _) => Some(head),
         (None, Some(_)) if tied && !settings.keeps_tied => Some(decoder.embed_tokens.clone()),

@@ -187,7 +187,8 @@ fn adapters_of_one_base<'a>(parts: &[&Part<'a>]) -> Result<Vec<&'a AdapterConfig
     Ok(configs)
 }
 
-/// Refuses an adapter whose maps have ranks, scales or layers of their own, which the settings of a sum could not say.
+/// Refuses an adapter whose maps have ranks, scales or layers of their own, which the settings of a sum could
+/// not say.
 fn even(part: &Part<'_>, config: &AdapterConfig) -> Result<(), Error> {
     let mut uneven = None;
     part.decoder.clone().each_linear(&mut |path, linear| {

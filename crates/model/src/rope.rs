@@ -59,7 +59,8 @@ pub enum Scaling {
 }
 
 impl Scaling {
-    /// Reads a `rope_scaling` or `rope_parameters` table. `context` is the most positions, `original` the trained context where
+    /// Reads a `rope_scaling` or `rope_parameters` table. `context` is the most positions, `original` the
+    /// trained context where
     /// `config.json` has it beside the table.
     pub fn from_json(
         table: &Map<String, Value>,
@@ -148,7 +149,8 @@ impl Scaling {
         }
     }
 
-    /// YaRN as transformers reads its numbers, of which those that are 0 count as left out, but for `attention_factor`.
+    /// YaRN as transformers reads its numbers, of which those that are 0 count as left out, but for
+    /// `attention_factor`.
     fn yarn(number: &dyn Fn(&str) -> Option<f64>, factor: f64, trained: f64, truncate: bool) -> Self {
         let set = |key: &str| number(key).filter(|value| *value != 0.0);
         let scale = |m: f64| if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 };

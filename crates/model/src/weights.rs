@@ -40,7 +40,8 @@ const SINGLE: &str = "model.safetensors";
 /// Which of several files holds a tensor.
 const INDEX: &str = "model.safetensors.index.json";
 
-/// The weight files of a directory: `model.safetensors` if it is there, as transformers has it, else the shards that the index
+/// The weight files of a directory: `model.safetensors` if it is there, as transformers has it, else the
+/// shards that the index
 /// names.
 ///
 /// # Errors

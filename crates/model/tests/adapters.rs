@@ -1,4 +1,5 @@
-//! Adapters as PEFT writes them: which maps they change, with which rank and scale, what they hold whole, and what is refused.
+//! Adapters as PEFT writes them: which maps they change, with which rank and scale, what they hold whole, and
+//! what is refused.
 
 use std::path::Path;
 

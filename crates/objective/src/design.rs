@@ -11,8 +11,10 @@
 //! `Phi(v) = -N^2 int_v^1 F^(N-1) u^(N-1)` for best-of-N, `-N^2 int_v^1 (1-F)^(N-1) (1-u)^(N-1)` for worst-of-N, solved by
 //! damped iteration in `log f` (Balashankar et al. 2025, whose theorem states the coupling). It is a stationary point.
 //!
-//! Of worst-of-N all that matters is how fast `Phi` vanishes towards the top: the optimum of 2 nats for N = 32 has a
-//! coefficient of `1 / beta = 1.6e28`. Its tilt is therefore kept as the share of the integral above a quantile, between -1 and 0
+//! Of worst-of-N all that matters is how fast `Phi` vanishes towards the top: the optimum of 2 nats for N =
+//! 32 has a
+//! coefficient of `1 / beta = 1.6e28`. Its tilt is therefore kept as the share of the integral above a
+//! quantile, between -1 and 0
 //! and zero at the top, where floating-point numbers are dense.
 
 use crate::error::{InputError, in_range};
@@ -130,7 +132,8 @@ impl QuantileLaw {
         }
     }
 
-    /// Derivative of the procedure's win rate with respect to the density, at the midpoints: minus what of `N^2 int` lies above
+    /// Derivative of the procedure's win rate with respect to the density, at the midpoints: minus what of
+    /// `N^2 int` lies above
     /// each.
     pub fn slope(&self, procedure: Procedure, n: f64) -> Vec<f64> {
         self.slope_and_whole(procedure, n).0
@@ -154,7 +157,8 @@ impl QuantileLaw {
         (values, above)
     }
 
-    /// The slope as a tilt of size 1: in `[0, 1]` for best-of-N, in `[-1, 0]` for worst-of-N, whose values at the top are far
+    /// The slope as a tilt of size 1: in `[0, 1]` for best-of-N, in `[-1, 0]` for worst-of-N, whose values at
+    /// the top are far
     /// below the spacing of numbers near 1. A shift moves no optimum.
     fn unit_slope(&self, procedure: Procedure, n: f64) -> Vec<f64> {
         let (mut values, whole) = self.slope_and_whole(procedure, n);
@@ -220,7 +224,8 @@ impl Design {
     }
 }
 
-/// The fixed-point tilt of a procedure with `n` answers that spends `kl` nats: of size 1, zero at the bottom for best-of-N and at
+/// The fixed-point tilt of a procedure with `n` answers that spends `kl` nats: of size 1, zero at the bottom
+/// for best-of-N and at
 /// the top for worst-of-N.
 ///
 /// # Errors
@@ -243,7 +248,8 @@ pub fn fixed_point(procedure: Procedure, n: f64, kl: f64) -> Result<Design, Inpu
         let mixed: Vec<f64> =
             law.log_density.iter().zip(&next.log_density).map(|(old, new)| 0.9 * old + 0.1 * new).collect();
         law = QuantileLaw::from_log_weights(&mixed);
-        // Of worst-of-N densities are down to exp(-1e28), whose logarithms never settle and whose masses do not matter.
+        // Of worst-of-N densities are down to exp(-1e28), whose logarithms never settle and whose masses do
+        // not matter.
         if change < 1e-9 || (procedure == Procedure::WorstOfN && unsettled < 1e-10) {
             break;
         }
@@ -270,9 +276,12 @@ type CellLaw = (Vec<f64>, Vec<f64>);
 
 /// Solves for the coefficient with which the optima spend `kl` nats on average over prompts.
 ///
-/// A fresh answer falls into one of the M + 1 gaps between the M samples of a pool, or ties with some of them. Where nothing
-/// ties, the masses of the gaps under the reference are uniform on the simplex, whatever its distribution is, and the mean over
-/// draws of them is what the optima spend; with equal masses it would be off by up to a fifth at M = 8. A class of tied samples has
+/// A fresh answer falls into one of the M + 1 gaps between the M samples of a pool, or ties with some of
+/// them. Where nothing
+/// ties, the masses of the gaps under the reference are uniform on the simplex, whatever its distribution is,
+/// and the mean over
+/// draws of them is what the optima spend; with equal masses it would be off by up to a fifth at M = 8. A
+/// class of tied samples has
 /// the gaps between its own, and of a gap to a neighbour half.
 ///
 /// An error says how much the ties leave.
@@ -294,7 +303,8 @@ pub fn beta_for_budget(tilt: &Tilt, pools: &[CachedRewards], kl: f64) -> Result<
     Ok(Budgeted { beta: 1.0 / inverse, spread })
 }
 
-/// The most nats that [`beta_for_budget`] can spend on these pools: that of the cell of the best rewards alone.
+/// The most nats that [`beta_for_budget`] can spend on these pools: that of the cell of the best rewards
+/// alone.
 pub fn most_affordable(pools: &[CachedRewards]) -> Result<f64, InputError> {
     Ok(most_in_cells(&cell_laws(&Tilt::Identity, pools)?))
 }
@@ -327,13 +337,15 @@ fn cell_laws(tilt: &Tilt, pools: &[CachedRewards]) -> Result<Vec<CellLaw>, Input
     Ok(laws)
 }
 
-/// Where a fresh answer may fall among a pool's samples, and which shares of the gaps between them make up the mass of that.
+/// Where a fresh answer may fall among a pool's samples, and which shares of the gaps between them make up
+/// the mass of that.
 struct Cell {
     rank: Rank,
     gaps: Vec<(usize, f64)>,
 }
 
-/// The cells of a pool from the bottom up; gap `k` lies below the sample at place `k` and above the one before it.
+/// The cells of a pool from the bottom up; gap `k` lies below the sample at place `k` and above the one
+/// before it.
 fn cells(pool: &CachedRewards) -> Result<Vec<Cell>, InputError> {
     let rewards = pool.sorted();
     let total = rewards.len();
@@ -348,7 +360,8 @@ fn cells(pool: &CachedRewards) -> Result<Vec<Cell>, InputError> {
     let (mut below, mut tied_before) = (0, None);
     for class in rewards.chunk_by(|a, b| a == b) {
         let (at_most, tied) = (below + class.len(), class.len() > 1);
-        // Of a gap between two classes of ties both have half; beside a sample that ties with none it is a cell of its own.
+        // Of a gap between two classes of ties both have half; beside a sample that ties with none it is a
+        // cell of its own.
         let (to_before, to_this, apart) = match (tied_before, tied) {
             (None, true) => (0.0, 1.0, 0.0),
             (None | Some(false), false) => (0.0, 0.0, 1.0),
@@ -389,7 +402,8 @@ fn uniforms(mut state: u64) -> impl FnMut() -> f64 {
     }
 }
 
-/// The most nats that a law on the pools' own samples can spend on average over prompts: that of the samples of the best reward
+/// The most nats that a law on the pools' own samples can spend on average over prompts: that of the samples
+/// of the best reward
 /// alone, `-log` of their share of each pool.
 pub fn most_on_average(pools: &[CachedRewards]) -> f64 {
     let spent = pools.iter().map(|pool| {

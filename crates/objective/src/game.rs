@@ -135,9 +135,12 @@ pub enum WindLoss {
 
 /// Weights of mean `exp(d (w - 1/2))`, `w` a win rate, from a few comparisons of that rate.
 ///
-/// `exp(d (w_hat - 1/2))` of a counted rate is larger on average: at `d = 3` and three comparisons the equilibrium of the rounds is 3.1
-/// nats from the reference instead of 2.7. A polynomial of a degree up to the number of comparisons has unbiased estimates: that of
-/// `(w - 1/2)^j` is the mean product of j different comparisons less one half each. The exponential is interpolated by such a
+/// `exp(d (w_hat - 1/2))` of a counted rate is larger on average: at `d = 3` and three comparisons the
+/// equilibrium of the rounds is 3.1
+/// nats from the reference instead of 2.7. A polynomial of a degree up to the number of comparisons has
+/// unbiased estimates: that of
+/// `(w - 1/2)^j` is the mean product of j different comparisons less one half each. The exponential is
+/// interpolated by such a
 /// polynomial at Chebyshev's points.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UnbiasedExponential {
@@ -178,7 +181,8 @@ impl UnbiasedExponential {
         self.coefficients.iter().rev().fold(0.0, |sum, c| sum * (win_rate - 0.5) + c)
     }
 
-    /// The weight of an answer with these outcomes of comparisons, each between 0 and 1; as many as the polynomial was made for, or
+    /// The weight of an answer with these outcomes of comparisons, each between 0 and 1; as many as the
+    /// polynomial was made for, or
     /// more.
     pub fn weight(&self, outcomes: &[f64]) -> f64 {
         let count = outcomes.len();
@@ -202,7 +206,8 @@ impl UnbiasedExponential {
         weight
     }
 
-    /// The largest error of the logarithm of the mean weight over all win rates, relative to the rate `d`; infinite where a mean or
+    /// The largest error of the logarithm of the mean weight over all win rates, relative to the rate `d`;
+    /// infinite where a mean or
     /// a weight of wins and losses is not positive, as of a rate far above the number of comparisons.
     pub fn error(&self, comparisons: usize) -> f64 {
         let weights = (0..=comparisons).map(|wins| {
@@ -400,7 +405,8 @@ mod tests {
         assert!(UnbiasedExponential::new(10.0, 3).error(3) > 0.01);
     }
 
-    /// The equilibrium of rounds whose weights have the mean `exp` of the win rate: its KL and win rate where nothing ties.
+    /// The equilibrium of rounds whose weights have the mean `exp` of the win rate: its KL and win rate where
+    /// nothing ties.
     fn equilibrium_of_rounds(game: Game, weight: impl Fn(f64) -> f64) -> (f64, f64) {
         const CELLS: usize = 2000;
         let (a, ..) = game.exponents();

@@ -130,7 +130,8 @@ pub fn harmonic_difference(a: f64, b: f64) -> f64 {
     digamma(a + 1.0) - digamma(b + 1.0)
 }
 
-/// The integral of `f` over `[0, 1]` by the tanh-sinh rule, whose points crowd at both ends: for functions that are smooth inside
+/// The integral of `f` over `[0, 1]` by the tanh-sinh rule, whose points crowd at both ends: for functions
+/// that are smooth inside
 /// and may be steep there.
 pub fn integral(f: impl Fn(f64) -> f64) -> f64 {
     const STEP: f64 = 1.0 / 64.0;

@@ -1,9 +1,12 @@
 //! What a distilled policy can be at best, and what it loses because quantiles are estimated.
 //!
 //! Without ties an optimum is a density of the reward's quantile, the same for every prompt ([`QuantileLaw`]). With M cached
-//! samples of a prompt the quantile of an answer is known up to its place among them. Where they stay, the optimum that training can
-//! reach is a step function of the quantile, another one for every prompt's samples, and what it wins is worse on average
-//! ([`estimated`]). Where they are drawn anew for every answer, or where a policy learns what many prompts have in common, what counts
+//! samples of a prompt the quantile of an answer is known up to its place among them. Where they stay, the
+//! optimum that training can
+//! reach is a step function of the quantile, another one for every prompt's samples, and what it wins is
+//! worse on average
+//! ([`estimated`]). Where they are drawn anew for every answer, or where a policy learns what many prompts
+//! have in common, what counts
 //! is the mean over samples ([`averaged`], [`fresh`]), whose only error is the bias of the estimate.
 
 use crate::design::{Procedure, QuantileLaw};
@@ -49,8 +52,10 @@ pub struct Estimated {
     pub regret: f64,
 }
 
-/// The optimum of `tilt` with KL coefficient `beta` where the quantile is estimated from `samples` cached ones that stay: the mean
-/// over `prompts` draws of them. Its regret is to the exact optimum with coefficient `exact_beta`, which is another one than `beta`
+/// The optimum of `tilt` with KL coefficient `beta` where the quantile is estimated from `samples` cached
+/// ones that stay: the mean
+/// over `prompts` draws of them. Its regret is to the exact optimum with coefficient `exact_beta`, which is
+/// another one than `beta`
 /// where `beta` was solved for a budget. `uniform` gives numbers in `[0, 1)`.
 pub fn estimated(
     tilt: &Tilt,
@@ -88,7 +93,8 @@ pub fn estimated(
     Ok(Estimated { promise, regret: mean(&regrets) })
 }
 
-/// The optimum of `tilt` with KL coefficient `beta` where its values, estimated from `samples` samples, average out over draws of
+/// The optimum of `tilt` with KL coefficient `beta` where its values, estimated from `samples` samples,
+/// average out over draws of
 /// them: that of `E Phi(K / M)`, `K` binomial.
 pub fn averaged(tilt: &Tilt, beta: f64, samples: usize, n: f64) -> Result<Estimated, InputError> {
     let exact = QuantileLaw::of(tilt, beta)?;
@@ -103,7 +109,8 @@ pub fn averaged(tilt: &Tilt, beta: f64, samples: usize, n: f64) -> Result<Estima
     Ok(Estimated { promise: Promise::of(&law, n), regret: law.kl_to(&exact) })
 }
 
-/// The mean of `values[K]` for `K` binomial with `values.len() - 1` draws of probability `p` between 0 and 1 (de Casteljau).
+/// The mean of `values[K]` for `K` binomial with `values.len() - 1` draws of probability `p` between 0 and 1
+/// (de Casteljau).
 fn binomial_mean(values: &[f64], p: f64) -> f64 {
     let mut means = values.to_vec();
     for left in (1..means.len()).rev() {
@@ -114,10 +121,13 @@ fn binomial_mean(values: &[f64], p: f64) -> f64 {
     means[0]
 }
 
-/// The optimum of BOND's loss, `(1-b) KL(best-of-N || pi) + b KL(pi || best-of-N)` with `log F` of the second estimated from `samples`
-/// samples that are fresh at every step: they average out to `log F` cut after so many terms, and the best of N is exact.
+/// The optimum of BOND's loss, `(1-b) KL(best-of-N || pi) + b KL(pi || best-of-N)` with `log F` of the second
+/// estimated from `samples`
+/// samples that are fresh at every step: they average out to `log F` cut after so many terms, and the best of
+/// N is exact.
 ///
-/// Where `b` is between 0 and 1 the density solves `b log f - (1-b) best_of_n / f = b (N-1) E log F + constant`.
+/// Where `b` is between 0 and 1 the density solves
+/// `b log f - (1-b) best_of_n / f = b (N-1) E log F + constant`.
 pub fn fresh(best_of: f64, b: f64, samples: usize, n: f64) -> Result<Estimated, InputError> {
     in_range("N of best-of-N", best_of, "above 1", |n| n > 1.0)?;
     in_range("weight of the backward divergence", b, "between 0 and 1", |b| (0.0..=1.0).contains(&b))?;
@@ -134,7 +144,8 @@ pub fn fresh(best_of: f64, b: f64, samples: usize, n: f64) -> Result<Estimated, 
     }
     let target: Vec<f64> = exact.log_density().iter().map(|log| (1.0 - b) / b * log.exp()).collect();
     let paid: Vec<f64> = (0..GRID).map(|at| cut_logarithm(midpoint(at), samples) / beta).collect();
-    // The mass rises with the constant, which lies between that of the backward optimum less the most that the likelihood adds and
+    // The mass rises with the constant, which lies between that of the backward optimum less the most that
+    // the likelihood adds and
     // that of the backward optimum.
     let logs = |constant: f64| -> Vec<f64> {
         paid.iter().zip(&target).map(|(paid, target)| lifted(paid + constant, *target)).collect()
@@ -165,7 +176,8 @@ fn cut_logarithm(u: f64, terms: usize) -> f64 {
     whole
 }
 
-/// The `x` with `x - target exp(-x) = level`, `target` at least 0. With `x = level + exp(z)` it is `exp(z) + z = log target - level`,
+/// The `x` with `x - target exp(-x) = level`, `target` at least 0. With `x = level + exp(z)` it is
+/// `exp(z) + z = log target - level`,
 /// whose left side is convex and rises: Newton's method from the right of the root.
 fn lifted(level: f64, target: f64) -> f64 {
     if target <= 0.0 {
@@ -183,9 +195,11 @@ fn lifted(level: f64, target: f64) -> f64 {
     level + z.exp()
 }
 
-/// What the best answer to itself in the win-rate game with KL coefficient `beta` spends and wins, judged with `n` answers.
+/// What the best answer to itself in the win-rate game with KL coefficient `beta` spends and wins, judged
+/// with `n` answers.
 ///
-/// Its density is `beta k / (1 - k u)` with `k = 1 - exp(-1/beta)`, steep within `exp(-1/beta)` of the top, so that no grid of
+/// Its density is `beta k / (1 - k u)` with `k = 1 - exp(-1/beta)`, steep within `exp(-1/beta)` of the top,
+/// so that no grid of
 /// quantiles serves; its own quantile function `u(s) = (1 - exp(-s/beta)) / k` is smooth.
 pub fn game(beta: f64, n: f64) -> Result<Promise, InputError> {
     in_range("beta of the game", beta, "above 0", |b| b > 0.0)?;
@@ -195,7 +209,8 @@ pub fn game(beta: f64, n: f64) -> Result<Promise, InputError> {
     Ok(Promise {
         kl: (beta * k).ln() + 0.5 / beta,
         win_rate: 1.0 / k - beta,
-        // The policy's best of n is at s with density n s^(n-1), and beats the reference's with probability u(s)^n.
+        // The policy's best of n is at s with density n s^(n-1), and beats the reference's with probability
+        // u(s)^n.
         best_of: integral(|s| n * s.powf(n - 1.0) * quantile(s).powf(n)),
         worst_of: integral(|s| n * (1.0 - s).powf(n - 1.0) * (1.0 - (1.0 - quantile(s)).max(0.0).powf(n))),
     })
@@ -302,7 +317,8 @@ mod tests {
 
     #[test]
     fn fresh_samples_average_out() {
-        // Of N and k samples: W at b = 1 and b = 1/2, and the distances from best-of-N, by an independent solution.
+        // Of N and k samples: W at b = 1 and b = 1/2, and the distances from best-of-N, by an independent
+        // solution.
         for (best_of, samples, win_rates, regrets) in [
             (4.0, 16, [0.7999, 0.7999], [0.00005, 0.00001]),
             (16.0, 16, [0.9412, 0.9412], [0.0, 0.0]),

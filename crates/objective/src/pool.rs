@@ -56,8 +56,10 @@ impl Pool {
         Ok(self.weighted(&self.worst_of(n)?))
     }
 
-    /// Mean of `value(best, other)`, where `best` is the best of `n` distinct samples of the pool and `other` one of those
-    /// that are not among them, each alike: an unbiased estimate of the mean over `n + 1` independent draws. `None` where all
+    /// Mean of `value(best, other)`, where `best` is the best of `n` distinct samples of the pool and `other`
+    /// one of those
+    /// that are not among them, each alike: an unbiased estimate of the mean over `n + 1` independent draws.
+    /// `None` where all
     /// are among them, `n = M`.
     pub fn best_of_against_rest(
         &self,
@@ -101,11 +103,16 @@ impl Pool {
 
     /// Estimate of `KL(best-of-n || base)` in nats from the tie classes of the pool.
     ///
-    /// A reward that several samples have is an atom of the base of the pool's frequency: within it best-of-n follows the
-    /// base, and it adds `q log(q / c)` with `q = F<=^n - F<^n`. A reward that one sample has says nothing of an atom; it
-    /// stands for rewards without ties between its neighbours, and adds the integral of `f log f` with the density
-    /// `f(u) = n u^(n-1)` over its share of the ranks. Without ties the sum is `log n - (n-1)/n` for every `M >= n`, the value
-    /// that holds then; with ties it is below. Equal outputs have equal rewards, so short outputs that repeat in the pool are
+    /// A reward that several samples have is an atom of the base of the pool's frequency: within it best-of-n
+    /// follows the
+    /// base, and it adds `q log(q / c)` with `q = F<=^n - F<^n`. A reward that one sample has says nothing of
+    /// an atom; it
+    /// stands for rewards without ties between its neighbours, and adds the integral of `f log f` with the
+    /// density
+    /// `f(u) = n u^(n-1)` over its share of the ranks. Without ties the sum is `log n - (n-1)/n` for every
+    /// `M >= n`, the value
+    /// that holds then; with ties it is below. Equal outputs have equal rewards, so short outputs that repeat
+    /// in the pool are
     /// accounted for.
     pub fn kl_best_of(&self, n: usize) -> Result<f64, InputError> {
         self.check_n(n)?;
@@ -172,7 +179,8 @@ impl Pool {
     }
 }
 
-/// The integral of `f log f` from 0 to `u`, where `f(u) = n u^(n-1)` is the density of best-of-n at rank `u` of the base.
+/// The integral of `f log f` from 0 to `u`, where `f(u) = n u^(n-1)` is the density of best-of-n at rank `u`
+/// of the base.
 fn untied(u: f64, n: f64) -> f64 {
     let mass = u.powf(n);
     if mass > 0.0 { mass * (n.ln() + (n - 1.0) * u.ln() - (n - 1.0) / n) } else { 0.0 }

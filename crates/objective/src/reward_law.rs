@@ -143,8 +143,10 @@ impl RewardLaw {
         self.parts.iter().zip(z).map(|(part, z)| part.log_weight + log_sigmoid(sign * z)).collect()
     }
 
-    /// The law with a floor of `log F` at the least that so many cached samples can say, `-H_M`: in its tail a law that was fitted to
-    /// few samples of a prompt is a guess, of -20 at five deviations below and of -1000 beside a sharp component, and one bad answer
+    /// The law with a floor of `log F` at the least that so many cached samples can say, `-H_M`: in its tail
+    /// a law that was fitted to
+    /// few samples of a prompt is a guess, of -20 at five deviations below and of -1000 beside a sharp
+    /// component, and one bad answer
     /// would then outweigh a batch.
     #[must_use]
     pub fn with_floor_of(self, samples: usize) -> Self {

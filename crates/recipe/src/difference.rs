@@ -29,7 +29,8 @@ pub fn differences(before: &Json, now: &Json) -> Vec<Difference> {
     found
 }
 
-/// The settings that differ between two recipes as [`crate::resolved`] writes them, but for those under the keys `but`.
+/// The settings that differ between two recipes as [`crate::resolved`] writes them, but for those under the
+/// keys `but`.
 ///
 /// # Errors
 /// One of them is no TOML.

@@ -1,6 +1,8 @@
-//! Upper limits of sizes: what nobody means, and what would end in memory that is not there or in a run without end.
+//! Upper limits of sizes: what nobody means, and what would end in memory that is not there or in a run
+//! without end.
 //!
-//! A setting whose own schema has a limit keeps it. All others get one here, by their key, so that no number of a recipe is without.
+//! A setting whose own schema has a limit keeps it. All others get one here, by their key, so that no number
+//! of a recipe is without.
 
 use serde_json::{Map, Value as Json, json};
 

@@ -31,7 +31,8 @@ pub fn variants<'s>(root: &'s Json, key: &str) -> Vec<Variant<'s>> {
 }
 
 /// The tables of keys of `schema`, a part of the document `root`: its own under the heading `[path]`, then those of the
-/// tables within. A table that holds one of several kinds names them, as `answer` for `[reward.answer]`. What is no table is a
+/// tables within. A table that holds one of several kinds names them, as `answer` for `[reward.answer]`. What
+/// is no table is a
 /// line that says what it takes.
 pub fn keys(root: &Json, path: &str, schema: &Json) -> String {
     let document = Document { root };

@@ -106,7 +106,8 @@ impl Source {
         self
     }
 
-    /// Fills in a value of TOML (dotted key) where the recipe leaves it out, such as a setting that a model brings.
+    /// Fills in a value of TOML (dotted key) where the recipe leaves it out, such as a setting that a model
+    /// brings.
     #[must_use]
     pub fn set_default_value(mut self, key: &str, value: &str) -> Self {
         let origin = Origin::Default(self.file.clone());

@@ -3,7 +3,8 @@
 use generate::capability::Logits;
 use generate::{Error, RowId, Score, Session, Step, TokenId};
 
-/// A model of a name, an output width, a context and a number of parameters, whose outputs are zeros. A reward made of it
+/// A model of a name, an output width, a context and a number of parameters, whose outputs are zeros. A
+/// reward made of it
 /// counts what the reward made of the model itself would, at no cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counting {

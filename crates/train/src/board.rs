@@ -1,6 +1,7 @@
 //! Event files, which TensorBoard reads.
 //!
-//! A file is a sequence of records: the length of an event in eight bytes, its checksum, the event, its checksum. An event is a
+//! A file is a sequence of records: the length of an event in eight bytes, its checksum, the event, its
+//! checksum. An event is a
 //! protocol buffer, `tensorflow.Event`, of which a scalar needs four fields.
 
 use std::io::Write;

@@ -125,7 +125,8 @@ fn step_of(name: &str) -> Option<usize> {
     name.strip_prefix("step-")?.parse().ok()
 }
 
-/// Brings what stands beside the checkpoints into agreement with the newest one, whose state is `state`: `latest`, `best`, and which of
+/// Brings what stands beside the checkpoints into agreement with the newest one, whose state is `state`:
+/// `latest`, `best`, and which of
 /// the older ones are still there. A run that was killed between two of these writes is put right by it.
 pub fn settle(folder: &Path, state: &TrainerState, save: &Save) -> Result<(), Error> {
     point(folder, "latest", state.step)?;
@@ -179,7 +180,8 @@ pub(crate) fn model_folder(learner: &Learner, card: &str) -> Result<Vec<(String,
     Ok(files)
 }
 
-/// Drops checkpoints beyond the last that `save` keeps; `best` stays. One that an interruption left does not count, and goes once there
+/// Drops checkpoints beyond the last that `save` keeps; `best` stays. One that an interruption left does not
+/// count, and goes once there
 /// is a newer one, so that a run that was stopped has what an undisturbed one has.
 fn prune(folder: &Path, save: &Save, best: Option<usize>) -> Result<(), Error> {
     let mut steps = steps(folder)?;

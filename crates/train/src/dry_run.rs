@@ -338,7 +338,8 @@ fn here(job: &Job, name: &::recipe::ModelName) -> &'static str {
     }
 }
 
-/// Refuses what a run would refuse once it needs it: a device that this build does not have, models, adapters, data and other files
+/// Refuses what a run would refuse once it needs it: a device that this build does not have, models,
+/// adapters, data and other files
 /// that are not there. What is on the hub is downloaded by the run, unless that is offline.
 fn at_hand(job: &Job) -> Result<(), Error> {
     let recipe = &job.recipe;

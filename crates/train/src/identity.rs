@@ -1,4 +1,5 @@
-//! What decides the results of a run: its settings, the models and data they name, and the stages it takes something from.
+//! What decides the results of a run: its settings, the models and data they name, and the stages it takes
+//! something from.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,7 +17,8 @@ use crate::error::Error;
 use crate::on_policy::Compose;
 use crate::recipe::{Method, Recipe};
 
-/// Settings that decide no result: where and under which name a run is kept, what is written on its way, and how many rows or threads run
+/// Settings that decide no result: where and under which name a run is kept, what is written on its way, and
+/// how many rows or threads run
 /// at once.
 const IDLE: [&str; 6] = ["run.name", "run.out", "run.threads", "save", "log", "engine"];
 
@@ -65,7 +67,8 @@ pub enum Verdict {
 }
 
 impl Identity {
-    /// Of a recipe whose earlier stages are at `places` and have the fingerprints `prints`. What it names on the hub is downloaded
+    /// Of a recipe whose earlier stages are at `places` and have the fingerprints `prints`. What it names on
+    /// the hub is downloaded
     /// where `download` is set; what is not on this machine is left out.
     pub fn of(
         recipe: &Recipe,
@@ -120,7 +123,8 @@ impl Identity {
     }
 }
 
-/// Whether the steps of a training depend on how many there are, so that a longer one does not begin as a shorter one does.
+/// Whether the steps of a training depend on how many there are, so that a longer one does not begin as a
+/// shorter one does.
 pub(crate) fn depends_on_end(recipe: &Recipe) -> bool {
     recipe.optim.schedule != Schedule::Constant || recipe.optim.warmup_ratio.is_some()
 }
@@ -227,7 +231,8 @@ fn inputs(recipe: &Recipe, places: &Places, download: bool) -> Result<BTreeMap<S
     Ok(inputs)
 }
 
-/// A hash of the files of a model's folder that decide what it gives: weights, settings, tokenizer, templates; and, where it is an
+/// A hash of the files of a model's folder that decide what it gives: weights, settings, tokenizer,
+/// templates; and, where it is an
 /// adapter of a folder, of that one's.
 fn hash_of_model(folder: &Path) -> Result<String, Error> {
     let mut names: Vec<PathBuf> = Vec::new();

@@ -1,4 +1,5 @@
-//! Settings that a recipe gives and that have no effect in it: said, so that nobody takes them for what they are not.
+//! Settings that a recipe gives and that have no effect in it: said, so that nobody takes them for what they
+//! are not.
 
 use ::recipe::{Optim, Save, Schedule};
 use inference::setup::DataTable;

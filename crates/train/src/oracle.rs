@@ -27,9 +27,11 @@ const MOST_KL: f64 = 5.0;
 enum Ideal {
     /// `π_ref exp(Φ(u)/β) / Z`, `u` estimated from so many cached samples, where it is estimated.
     Tilted { tilt: Tilt, beta: f64, samples: Option<usize>, says: String },
-    /// The same, learned from pools that are drawn once, each sample ranked among so many others of its prompt.
+    /// The same, learned from pools that are drawn once, each sample ranked among so many others of its
+    /// prompt.
     Offline { tilt: Tilt, beta: f64, others: usize, says: String },
-    /// Best-of-`n` by the Jeffreys divergence of weight `b`, with so many samples that are fresh at every step.
+    /// Best-of-`n` by the Jeffreys divergence of weight `b`, with so many samples that are fresh at every
+    /// step.
     Fresh { n: f64, b: f64, samples: usize, says: String },
     /// The same with β solved on the cached samples, so that these nats are spent.
     Budgeted { tilt: Tilt, beta: f64, samples: usize, kl: f64, says: String },
@@ -84,7 +86,8 @@ pub fn describe(recipe: &Recipe, n: f64) -> Result<String, Error> {
     Ok(text)
 }
 
-/// How far an estimated optimum is from the exact one. Where that all but excludes the lowest answers, as for worst-of-32, the distance
+/// How far an estimated optimum is from the exact one. Where that all but excludes the lowest answers, as for
+/// worst-of-32, the distance
 /// is that to a density of `exp(-1e8)`.
 fn distance(nats: f64) -> String {
     if nats > 1000.0 {
@@ -154,7 +157,8 @@ fn found(ideal: Ideal, seed: u64, n: f64) -> Result<Result<Found, String>, Input
     }))
 }
 
-/// The optimum of a tilt on a grid that is made finer until its numbers stand, and about how far they are off.
+/// The optimum of a tilt on a grid that is made finer until its numbers stand, and about how far they are
+/// off.
 fn exact(tilt: &Tilt, beta: f64, n: f64) -> Result<(Promise, f64), InputError> {
     let on = |cells| Ok::<_, InputError>(Promise::of(&QuantileLaw::on_cells(tilt, beta, cells)?, n));
     let mut cells = 4000;

@@ -28,7 +28,8 @@ impl ReferencedPair {
     }
 }
 
-/// Scores pairs under the reference: the sums over the tokens that are learned, as the policy's are, which leave out the turns of
+/// Scores pairs under the reference: the sums over the tokens that are learned, as the policy's are, which
+/// leave out the turns of
 /// others within an answer.
 pub fn referenced(reference: &Policy, pairs: Vec<Pair>) -> Result<Vec<ReferencedPair>, Error> {
     let mut items: Vec<(&[u32], &[u32])> = Vec::with_capacity(2 * pairs.len());

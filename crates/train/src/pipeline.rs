@@ -136,7 +136,8 @@ impl Next {
     }
 }
 
-/// What running jobs would do about the runs that are there already, a line for each job of which there is something to say.
+/// What running jobs would do about the runs that are there already, a line for each job of which there is
+/// something to say.
 ///
 /// # Errors
 /// A run that is there would be refused.
@@ -291,7 +292,8 @@ fn stopped_here(job: &Job) -> Error {
     )
 }
 
-/// Empties a run folder but for its lock and its pools, which lie there for single runs; the latter are found by what decides about them.
+/// Empties a run folder but for its lock and its pools, which lie there for single runs; the latter are found
+/// by what decides about them.
 fn make_room(job: &Job) -> Result<(), Error> {
     // The mark goes first: a half-emptied folder is none of a finished run.
     if job.folder.join(DONE).exists() {
@@ -328,7 +330,8 @@ fn intact(job: &Job, done: &Done) -> Result<(), Error> {
     Ok(())
 }
 
-/// The time that chat templates print: when the first of the stages that are there began, so that a run which goes on another
+/// The time that chat templates print: when the first of the stages that are there began, so that a run which
+/// goes on another
 /// day reads the same text; else now.
 fn clock(jobs: &[Job], before: Before) -> Clock {
     let goes_on = |job: &&Job| before.resume || !before.overwrite && done(&job.folder).is_some();

@@ -70,7 +70,8 @@ impl Progress {
     }
 }
 
-/// How long something has taken, and how long the rest of it will if it goes on like that: `1 min 5 s, about 40 s left`.
+/// How long something has taken, and how long the rest of it will if it goes on like that:
+/// `1 min 5 s, about 40 s left`.
 pub(crate) fn pace(elapsed: Duration, done: usize, left: usize) -> String {
     let so_far = in_words(elapsed);
     if done == 0 || left == 0 {

@@ -2,7 +2,8 @@
 
 use evaluate::report::Fact;
 
-/// The commit that the program was built from, `-modified` where sources differed from it; `unknown` where it was built
+/// The commit that the program was built from, `-modified` where sources differed from it; `unknown` where it
+/// was built
 /// outside a git checkout.
 pub const COMMIT: &str = env!("PLUMB_COMMIT");
 

@@ -55,9 +55,12 @@ pub struct Recipe {
     /// What is logged.
     #[serde(default)]
     pub log: Log,
-    /// How completions are drawn. In recipes of `inference`, and in `inference generate`, the model's `generation_config.json`
-    /// decides where the recipe is silent (temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram_size,
-    /// max_new_tokens), and the run says so; training and comparisons do not read it, since their divergences are to the model at
+    /// How completions are drawn. In recipes of `inference`, and in `inference generate`, the model's
+    /// `generation_config.json`
+    /// decides where the recipe is silent (temperature, top_k, top_p, min_p, repetition_penalty,
+    /// no_repeat_ngram_size,
+    /// max_new_tokens), and the run says so; training and comparisons do not read it, since their divergences
+    /// are to the model at
     /// temperature 1.
     #[serde(default)]
     pub sampling: Sampling,

@@ -41,8 +41,10 @@ pub trait Objective: Sync {
     /// What the sum of losses is divided by: tokens for next-token losses, rows for the others.
     fn weight(row: &Self::Row) -> f64;
 
-    /// Whether a batch is divided by the mean weight of all rows, once for each of its rows, and not by the sum of its own weights.
-    /// That sum is random where weights are shares of a target: the ratio of two random sums is not the weighted mean, light rows
+    /// Whether a batch is divided by the mean weight of all rows, once for each of its rows, and not by the
+    /// sum of its own weights.
+    /// That sum is random where weights are shares of a target: the ratio of two random sums is not the
+    /// weighted mean, light rows
     /// count too much beside light ones, and a batch of one row forgets its weight.
     const DIVIDED_BY_THE_MEAN: bool = false;
 

@@ -81,7 +81,8 @@ pub trait Task {
         Vec::new()
     }
 
-    /// Whether a [`Task::gradient`] that failed has left the task as it was before, so that the steps made until then may be saved.
+    /// Whether a [`Task::gradient`] that failed has left the task as it was before, so that the steps made
+    /// until then may be saved.
     fn outlives_failure(&self) -> bool {
         true
     }
@@ -240,7 +241,8 @@ pub fn run(
         }
         let last = state.step == total || ends.is_some();
         let stopping = plan.stop.load(Ordering::Relaxed);
-        // What is due at a step is done whether or not the run stops there: it ends as if it had never been stopped.
+        // What is due at a step is done whether or not the run stops there: it ends as if it had never been
+        // stopped.
         let due = last || (plan.save.every_steps > 0 && state.step.is_multiple_of(plan.save.every_steps));
         if due {
             task.evaluate(learner, &mut meters)?;
@@ -307,7 +309,8 @@ fn save(
     Ok(saved)
 }
 
-/// Saves what was done before a step that failed, where the task is still what it was then, and says so with the error.
+/// Saves what was done before a step that failed, where the task is still what it was then, and says so with
+/// the error.
 fn rescue(
     plan: &Plan<'_>,
     learner: &Learner,

@@ -396,7 +396,8 @@ fn targets_of_qrpo_see_ranks_alone() {
 
 #[test]
 fn targets_from_pools_are_on_average_those_of_the_exact_normaliser() {
-    // Without ties the ranks are 0, 1/(M-1), ..., 1 whatever the samples are: their mean at a quantile is the quantile, so that the
+    // Without ties the ranks are 0, 1/(M-1), ..., 1 whatever the samples are: their mean at a quantile is the
+    // quantile, so that the
     // normaliser alone decides. The mean of exp(Phi/beta) over those ranks is too large by the last column.
     for (beta, samples, too_large) in
         [(0.1, 8, 0.497), (0.2, 8, 0.206), (0.5, 4, 0.101), (0.1, 64, 0.063), (0.1, 5, 0.779)]

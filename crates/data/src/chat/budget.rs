@@ -1,4 +1,5 @@
-//! What a rendering may take: instructions, text, memory. A template comes with a downloaded model and may be hostile.
+//! What a rendering may take: instructions, text, memory. A template comes with a downloaded model and may be
+//! hostile.
 
 use std::cell::Cell;
 use std::fmt;
@@ -7,7 +8,8 @@ use minijinja::{Error, ErrorKind, Value};
 
 /// The longest source of a template, in bytes.
 pub(super) const MAX_SOURCE: usize = 256 << 10;
-/// The stack that templates are compiled and rendered on: nested values are walked and dropped level by level.
+/// The stack that templates are compiled and rendered on: nested values are walked and dropped level by
+/// level.
 const STACK: usize = 512 << 20;
 /// Instructions of a rendering, and those for each byte of what it is given.
 const FUEL: u64 = 1_500_000;
@@ -29,7 +31,8 @@ pub(super) fn fuel(input: usize) -> u64 {
     FUEL.saturating_add(FUEL_PER_BYTE.saturating_mul(input as u64))
 }
 
-/// Runs `run` on a stack of its own with the memory for `input` bytes. A panic in it is an error with its message.
+/// Runs `run` on a stack of its own with the memory for `input` bytes. A panic in it is an error with its
+/// message.
 pub(super) fn bounded<T: Send>(input: usize, run: impl FnOnce() -> T + Send) -> Result<T, String> {
     let bytes = BYTES.saturating_add(BYTES_PER_BYTE.saturating_mul(input));
     std::thread::scope(|scope| {

@@ -162,7 +162,8 @@ impl Style {
     }
 }
 
-/// Python's `repr` of a float: the shortest digits that read back equal, positional from 1e-4 up to below 1e16; what is not
+/// Python's `repr` of a float: the shortest digits that read back equal, positional from 1e-4 up to below
+/// 1e16; what is not
 /// finite under the names that are given for it.
 pub(super) fn python_float(value: f64, [nan, infinity, below]: [&str; 3]) -> String {
     if value.is_nan() {

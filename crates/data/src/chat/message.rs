@@ -5,7 +5,8 @@ use serde_json::{Map, Value};
 
 /// One turn of a conversation: an object with a `role` and whatever else templates look at, as a rule `content`.
 ///
-/// Keys keep their order and unknown keys are passed on to the template. ShareGPT's `from` and `value` are read as `role`
+/// Keys keep their order and unknown keys are passed on to the template. ShareGPT's `from` and `value` are
+/// read as `role`
 /// and `content`, with its names of roles.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Value", into = "Value")]

@@ -1,4 +1,5 @@
-//! Content that is a list of parts, as models that read images have it, for templates and models of text alone.
+//! Content that is a list of parts, as models that read images have it, for templates and models of text
+//! alone.
 
 use serde_json::{Value, json};
 

@@ -80,7 +80,8 @@ fn filters(env: &mut Environment<'static>) {
     });
     env.add_filter("indent", indent);
     env.add_filter("__format", minijinja::filters::format);
-    // Lists that are joined without being made have no length that could be counted; Jinja has neither filter.
+    // Lists that are joined without being made have no length that could be counted; Jinja has neither
+    // filter.
     for name in ["chain", "zip"] {
         env.remove_filter(name);
     }

@@ -1,7 +1,10 @@
-//! Arithmetic of templates as calls of functions, which know Python's rules and how much memory a rendering may take.
+//! Arithmetic of templates as calls of functions, which know Python's rules and how much memory a rendering
+//! may take.
 //!
-//! `a + b`, `a ~ b`, `a * b` and `a % b` become `__add(a, b)` and so on; everything else stays as it is, line by line.
-//! String literals that stand side by side are joined, and a line break behind a backslash in one is taken out, as in Jinja.
+//! `a + b`, `a ~ b`, `a * b` and `a % b` become `__add(a, b)` and so on; everything else stays as it is, line
+//! by line.
+//! String literals that stand side by side are joined, and a line break behind a backslash in one is taken
+//! out, as in Jinja.
 
 use std::iter::Peekable;
 
@@ -97,7 +100,8 @@ fn after_raw(text: &str) -> Option<usize> {
     }
 }
 
-/// The tokens of a tag up to `close`, and where what follows it begins. A sign that belongs to `close` is no token.
+/// The tokens of a tag up to `close`, and where what follows it begins. A sign that belongs to `close` is no
+/// token.
 fn tag<'a>(text: &'a str, close: &str) -> Option<(Vec<Token<'a>>, usize)> {
     let (mut tokens, mut at, mut depth) = (Vec::new(), 0, 0_usize);
     loop {
@@ -173,7 +177,8 @@ fn begins(text: &str) -> bool {
     !is_word(text) && (first.is_alphanumeric() || matches!(first, '_' | '"' | '\'' | '(' | '[' | '{'))
 }
 
-/// Everything up to the end or to the bracket that closes what is around it: expressions, and what stands between them.
+/// Everything up to the end or to the bracket that closes what is around it: expressions, and what stands
+/// between them.
 fn sequence(tokens: &mut Tokens<'_>, depth: usize) -> Option<String> {
     if depth > MAX_OPERATORS {
         return None;

@@ -26,9 +26,11 @@ enum Layout {
     Closed,
 }
 
-/// The objects of a file of JSON, each with the number of the line it begins on: JSON Lines, or one list of objects.
+/// The objects of a file of JSON, each with the number of the line it begins on: JSON Lines, or one list of
+/// objects.
 ///
-/// Gzip is recognised by content, empty lines are skipped, a byte order mark and Windows line ends are tolerated. `NaN`,
+/// Gzip is recognised by content, empty lines are skipped, a byte order mark and Windows line ends are
+/// tolerated. `NaN`,
 /// `Infinity` and `-Infinity`, which Python writes and JSON does not have, are read as `null` and counted.
 pub struct Objects {
     reader: Box<dyn BufRead + Send>,
@@ -313,7 +315,8 @@ fn foreign(start: &[u8]) -> Option<&'static str> {
     .map(|(_, format)| format)
 }
 
-/// The text with `null` in the place of `NaN`, `Infinity` and `-Infinity` outside of strings; `None` where there are none.
+/// The text with `null` in the place of `NaN`, `Infinity` and `-Infinity` outside of strings; `None` where
+/// there are none.
 fn finite(text: &str) -> Option<Cow<'static, str>> {
     let mut out = String::with_capacity(text.len());
     let (mut in_string, mut escaped, mut found) = (false, false, false);

@@ -1,8 +1,10 @@
 //! From rows to token ids and loss masks.
 //!
 //! Chat text is rendered once, as a whole, and encoded once; which tokens are to be learnt follows from where the
-//! completion lies in the text, never from encoding a prefix again. Plain text is encoded as prompt and completion
-//! together, of which the prompt's own ids, which generation continues, must be the beginning (see [`Renderer::completion`]).
+//! completion lies in the text, never from encoding a prefix again. Plain text is encoded as prompt and
+//! completion
+//! together, of which the prompt's own ids, which generation continues, must be the beginning (see
+//! [`Renderer::completion`]).
 
 mod chat;
 mod error;
@@ -89,9 +91,12 @@ impl<'a> Renderer<'a> {
 
     /// A prompt with the answer to learn, up to and including the token that ends it.
     ///
-    /// Plain text is encoded as one, prompt and completion together, as transformers, TRL and lm-evaluation-harness do, and
-    /// the completion is what follows the prompt's own ids. Where the boundary merges, so that the ids of the whole do not
-    /// begin with those of the prompt, the prompt keeps its own, which generation would continue, and the completion is
+    /// Plain text is encoded as one, prompt and completion together, as transformers, TRL and
+    /// lm-evaluation-harness do, and
+    /// the completion is what follows the prompt's own ids. Where the boundary merges, so that the ids of the
+    /// whole do not
+    /// begin with those of the prompt, the prompt keeps its own, which generation would continue, and the
+    /// completion is
     /// encoded by itself, without the mark that some tokenizers put before every text.
     pub fn completion(&self, prompt: &Text, completion: &Text) -> Result<Example, RenderError> {
         let example = match (prompt, completion) {
@@ -122,7 +127,8 @@ impl<'a> Renderer<'a> {
 
     /// Refuses a text with so many bytes that it has more tokens than the model reads, whatever they are.
     fn check_bytes(&self, text: &str) -> Result<(), RenderError> {
-        // Encoding takes memory and time many times a text's bytes; short texts are simply encoded and counted.
+        // Encoding takes memory and time many times a text's bytes; short texts are simply encoded and
+        // counted.
         const SMALL: usize = 1 << 16;
         let Some(context) = self.context else { return Ok(()) };
         let longest = self.tokenizer.longest_token().max(1);

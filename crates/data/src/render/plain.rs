@@ -1,4 +1,5 @@
-//! Plain text: prompt and completion are encoded together, and the prompt's own ids are where generation begins.
+//! Plain text: prompt and completion are encoded together, and the prompt's own ids are where generation
+//! begins.
 
 use super::{Example, RenderError, Renderer};
 
@@ -34,7 +35,8 @@ impl Renderer<'_> {
         let whole = self.plain_prompt(&format!("{prompt}{completion}"))?;
         let mut after = match whole.strip_prefix(&before[..]) {
             Some(rest) => rest.to_vec(),
-            // The boundary merges into a token that generation, which continues the prompt's ids, never sees there.
+            // The boundary merges into a token that generation, which continues the prompt's ids, never sees
+            // there.
             None => self.tokenizer.encode_inside(completion)?,
         };
         if after.last() != Some(&eos) {

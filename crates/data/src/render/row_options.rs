@@ -1,4 +1,5 @@
-//! Columns of a row that its chat template reads beside the messages: `tools`, `documents`, `chat_template_kwargs`.
+//! Columns of a row that its chat template reads beside the messages: `tools`, `documents`,
+//! `chat_template_kwargs`.
 
 use std::borrow::Cow;
 

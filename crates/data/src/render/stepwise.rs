@@ -26,7 +26,8 @@ impl TokenLength for Stepwise {
 
 impl Renderer<'_> {
     /// A prompt and steps as ids. As in TRL, prompt, steps and separators are encoded apart and joined, so that a step ends at
-    /// the last id of its separator, whatever follows; no token that ends a text is added, nor a mark that begins one.
+    /// the last id of its separator, whatever follows; no token that ends a text is added, nor a mark that
+    /// begins one.
     ///
     /// # Errors
     /// A step and its separator have no tokens, or there is not one label for each step.

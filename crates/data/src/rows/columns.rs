@@ -18,7 +18,8 @@ pub enum Kind {
     /// prefers one: `preferred` with the position by objective, `scores` with two numbers by objective, or columns of
     /// positions ([`Columns::objectives`]).
     Labelled,
-    /// `messages`, a conversation in which every turn of the assistant counts; rows of `prompt` and `completion` as they
+    /// `messages`, a conversation in which every turn of the assistant counts; rows of `prompt` and
+    /// `completion` as they
     /// are.
     Messages,
 }

@@ -14,7 +14,8 @@ fn has(map: &Map<String, Value>, column: &str) -> bool {
     map.get(column).is_some_and(|value| !value.is_null())
 }
 
-/// Gives a row of ShareGPT's layout the column `messages`, unless it has one or another is named for it. A `system` column
+/// Gives a row of ShareGPT's layout the column `messages`, unless it has one or another is named for it. A
+/// `system` column
 /// beside the turns becomes the first of them.
 pub(super) fn adopt_conversation(map: &mut Map<String, Value>, columns: &Columns) {
     if columns.messages.is_some() || has(map, "messages") || has(map, columns.source("prompt")) {
@@ -35,13 +36,16 @@ pub(super) fn adopt_conversation(map: &mut Map<String, Value>, columns: &Columns
     map.insert("messages".to_owned(), Value::Array(turns));
 }
 
-/// Whether a row is of Alpaca's layout: an `instruction`, and no prompt under TRL's name or the name given for it.
+/// Whether a row is of Alpaca's layout: an `instruction`, and no prompt under TRL's name or the name given
+/// for it.
 pub(super) fn is_alpaca(map: &Map<String, Value>, columns: &Columns) -> bool {
     columns.prompt.is_none() && !has(map, "prompt") && has(map, "instruction")
 }
 
-/// The prompt of a row of Alpaca's layout. With a `system` text or a `history` of earlier questions and answers it is a
-/// conversation; else the text that models of this layout are trained on, which [`alpaca_message`] knows again.
+/// The prompt of a row of Alpaca's layout. With a `system` text or a `history` of earlier questions and
+/// answers it is a
+/// conversation; else the text that models of this layout are trained on, which [`alpaca_message`] knows
+/// again.
 pub(super) fn alpaca_prompt(map: &Map<String, Value>) -> Result<Text, RowError> {
     let (instruction, input) = (text(map, "instruction")?, text(map, "input")?);
     let (system, history) = (text(map, "system")?, history(map)?);

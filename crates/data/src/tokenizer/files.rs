@@ -28,7 +28,8 @@ const NAMES: [&str; 9] = [
     "tokenizer.model",
 ];
 
-/// Whether a normalizer, or one that it consists of, puts an empty text before every text: the library indexes into it.
+/// Whether a normalizer, or one that it consists of, puts an empty text before every text: the library
+/// indexes into it.
 fn prepends_nothing(normalizer: &Value) -> bool {
     let own = normalizer.get("prepend").and_then(Value::as_str).is_some_and(str::is_empty);
     let parts = normalizer.get("normalizers").and_then(Value::as_array);
@@ -69,7 +70,8 @@ impl Files {
         has(TOKENIZER) || has(VOCABULARY) && has(MERGES)
     }
 
-    /// The files with a `tokenizer.json` made of `vocab.json` and `merges.txt`, for a model whose `config.json` is `model`.
+    /// The files with a `tokenizer.json` made of `vocab.json` and `merges.txt`, for a model whose
+    /// `config.json` is `model`.
     fn with_tokenizer(mut self, model: &Value) -> Result<Self, TokenizerError> {
         let (config, map) = (self.json(CONFIG)?, self.json(ROLES)?);
         let get = |name: &str| self.get(name).unwrap_or_default();

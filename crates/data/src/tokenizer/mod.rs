@@ -140,7 +140,8 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The ids of `text` as it stands after other text: without the mark that SentencePiece and its like put before every
+    /// The ids of `text` as it stands after other text: without the mark that SentencePiece and its like put
+    /// before every
     /// text they encode.
     pub fn encode_inside(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         if self.marks_start {
@@ -283,7 +284,8 @@ impl Tokenizer {
         self
     }
 
-    /// A copy that pads with `token`, also in the files that [`save`](Self::save) writes. A token that is not of the vocabulary changes
+    /// A copy that pads with `token`, also in the files that [`save`](Self::save) writes. A token that is not
+    /// of the vocabulary changes
     /// nothing.
     ///
     /// # Errors
@@ -297,7 +299,8 @@ impl Tokenizer {
         Ok(self)
     }
 
-    /// A token to pad with that no text ends with: the padding token, unless it ends texts too, else the unknown token, else another
+    /// A token to pad with that no text ends with: the padding token, unless it ends texts too, else the
+    /// unknown token, else another
     /// special token that neither ends a generation nor stands in the chat template.
     pub fn pad_beside_ends(&self) -> Option<SpecialToken> {
         let template = self.template.as_deref().unwrap_or_default();

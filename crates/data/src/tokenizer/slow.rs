@@ -1,4 +1,5 @@
-//! `vocab.json` with `merges.txt`, the files of a byte-level BPE without `tokenizer.json`, made into one as transformers does.
+//! `vocab.json` with `merges.txt`, the files of a byte-level BPE without `tokenizer.json`, made into one as
+//! transformers does.
 
 use serde_json::{Map, Value, json};
 

@@ -31,7 +31,8 @@ pub struct SpecialTokens {
 
 impl SpecialTokens {
     /// Reads the roles from `tokenizer_config.json`, and from `special_tokens_map.json` those it does not mention. Where neither
-    /// mentions an end of text, as GPT-2's files do not, it is the first of the ids that end a generation. A padding or unknown
+    /// mentions an end of text, as GPT-2's files do not, it is the first of the ids that end a generation. A
+    /// padding or unknown
     /// token that the vocabulary lacks is none: no text holds one, and padding is by masks.
     pub(super) fn find(
         tokenizer: &tokenizers::Tokenizer,

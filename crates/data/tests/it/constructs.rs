@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use data::chat::{ChatOptions, ChatTemplate, Clock, Message};
 use serde_json::{Map, Value};
 
-/// Constructs that are refused here and rendered by Jinja, or the other way round: each is said, and none renders other text.
+/// Constructs that are refused here and rendered by Jinja, or the other way round: each is said, and none
+/// renders other text.
 const REFUSED_HERE: &[&str] = &["format filter", "macro more arguments"];
 const RENDERED_HERE: &[&str] = &["comparison of types", "loop over none"];
 /// Attributes of Python's own objects, which minijinja does not tell from items.

@@ -1,4 +1,5 @@
-//! A tokenizer of SentencePiece's conventions: a mark before every text, which an answer within a text must not have.
+//! A tokenizer of SentencePiece's conventions: a mark before every text, which an answer within a text must
+//! not have.
 
 use data::render::{Example, Renderer};
 use data::rows::{StepLabels, Text};

@@ -25,14 +25,18 @@ pub struct Compare {
     #[serde(default = "default_n")]
     #[schemars(length(min = 1), inner(range(min = 1)))]
     pub n: Vec<usize>,
-    /// β of weighted majority where it is named without settings: its weights are `softmax(reward / β)`. The default is that
-    /// of `qalign` and `independence-mh`, which estimate the same distribution of answers at the same β; where a comparison
+    /// β of weighted majority where it is named without settings: its weights are `softmax(reward / β)`. The
+    /// default is that
+    /// of `qalign` and `independence-mh`, which estimate the same distribution of answers at the same β;
+    /// where a comparison
     /// has them at different β, its report says so.
     #[serde(default = "default_beta")]
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub beta: f64,
-    /// Random subsets over which rules without a closed form are averaged. Each prompt has subsets of its own, so that their
-    /// error is part of the spread over prompts that the intervals show; with 64 subsets it is about 0.004 of an accuracy over
+    /// Random subsets over which rules without a closed form are averaged. Each prompt has subsets of its
+    /// own, so that their
+    /// error is part of the spread over prompts that the intervals show; with 64 subsets it is about 0.004 of
+    /// an accuracy over
     /// 100 prompts.
     #[serde(default = "default_subsets")]
     #[schemars(range(min = 1))]

@@ -39,7 +39,8 @@ pub(super) struct Fates {
 }
 
 impl Fates {
-    /// Of completions of `loaded` that were drawn with the stop strings `stop`, with answers of a form where the task has them.
+    /// Of completions of `loaded` that were drawn with the stop strings `stop`, with answers of a form where
+    /// the task has them.
     pub(super) fn new(loaded: &Loaded, form: Option<AnswerForm>, stop: &[String]) -> Self {
         Self {
             text: CompletionText::new(loaded, stop),

@@ -26,7 +26,8 @@ fn settings(method: &MethodConfig) -> Map<String, Value> {
     table.as_ref().and_then(Value::as_object).cloned().unwrap_or_default()
 }
 
-/// The settings that tell two rows of a method apart, without what is `n`: all that are not the defaults, and of the others
+/// The settings that tell two rows of a method apart, without what is `n`: all that are not the defaults, and
+/// of the others
 /// those that a reader needs to know a method by.
 pub(super) fn params_of(method: &MethodConfig) -> Params {
     let defaults = MethodConfig::named(method.info().name).as_ref().map(settings).unwrap_or_default();
@@ -39,7 +40,8 @@ pub(super) fn params_of(method: &MethodConfig) -> Params {
     settings(method).into_iter().filter(|(key, value)| is_shown(key, value)).collect()
 }
 
-/// The settings of a run's rows: those of its method, what it runs with, and whatever else tells it from the other rows.
+/// The settings of a run's rows: those of its method, what it runs with, and whatever else tells it from the
+/// other rows.
 pub(super) fn run_params(compare: &Compare, table: &RunTable) -> Params {
     let mut params = own_params(table);
     let twins = || {
@@ -118,7 +120,8 @@ pub(super) fn rows_differ(compare: &Compare) -> Result<(), Violation> {
     Ok(())
 }
 
-/// Says which β are compared where weighted votes and chains of one policy, which estimate one distribution of answers at
+/// Says which β are compared where weighted votes and chains of one policy, which estimate one distribution
+/// of answers at
 /// one β, have several.
 pub(super) fn betas_that_differ(compare: &Compare) -> Vec<String> {
     let mut notes = Vec::new();
@@ -139,7 +142,8 @@ pub(super) fn betas_that_differ(compare: &Compare) -> Vec<String> {
         votes.dedup();
         let betas: BTreeSet<u64> = votes.iter().map(|(_, beta)| beta.to_bits()).collect();
         let names: BTreeSet<&str> = votes.iter().map(|(name, _)| *name).collect();
-        // Several β of one method are a sweep, which its labels show; two methods without a β in common are not comparable.
+        // Several β of one method are a sweep, which its labels show; two methods without a β in common are
+        // not comparable.
         let common = betas.iter().any(|beta| {
             names.iter().all(|name| votes.iter().any(|(other, b)| other == name && b.to_bits() == *beta))
         });

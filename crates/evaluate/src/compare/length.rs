@@ -95,7 +95,8 @@ fn matched(lengths: &[usize], wanted: &[usize]) -> Vec<f64> {
     weights
 }
 
-/// The chance that a sample drawn as in [`matched`] beats another sample of the base, ties one half: for every other sample
+/// The chance that a sample drawn as in [`matched`] beats another sample of the base, ties one half: for
+/// every other sample
 /// the nearest are those of the rest, so that none is compared with itself. `None` where there is no other.
 fn win_rate(lengths: &[usize], wanted: &[usize], gold: &[f64]) -> Option<f64> {
     let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
@@ -133,7 +134,8 @@ mod tests {
 
     #[test]
     fn no_sample_is_compared_with_itself() {
-        // One sample has the length: it beats one of the other two, and where it is the other itself the nearest one plays.
+        // One sample has the length: it beats one of the other two, and where it is the other itself the
+        // nearest one plays.
         let won = win_rate(&[1, 2, 3], &[2], &[0.0, 1.0, 2.0]).expect("others");
         assert!((won - (1.0 + 0.0 + 0.5) / 3.0).abs() < 1e-12, "{won}");
         assert_eq!(win_rate(&[4], &[4], &[1.0]), None);

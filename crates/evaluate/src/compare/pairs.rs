@@ -53,7 +53,8 @@ impl Side {
         Self { prompt, ids, end, learned }
     }
 
-    /// What a reward is asked for, whose sum is its reward: of a sum of log-probabilities the stretches that are to be predicted, as
+    /// What a reward is asked for, whose sum is its reward: of a sum of log-probabilities the stretches that
+    /// are to be predicted, as
     /// in training, without the turns of others between them; else the whole answer.
     fn asked(&self, of_tokens: bool) -> Vec<Candidate<'_>> {
         if !of_tokens || self.learned.len() < 2 {

@@ -1,9 +1,13 @@
 //! What a pool's samples cost a method that draws and reads them by itself.
 //!
-//! A pool is drawn once and read once for all rows, and its ledger says what that cost. Of a row this says nothing: a reward
-//! model reads the prompt once, shared beginnings once and equal texts once, so that the first samples are dear and later ones
-//! nearly free. A row therefore costs what its method would run for `n` samples alone, counted from the texts as engine and
-//! rewards count them, and averaged over the pool's samples `n` by `n`. It does not depend on how many more samples there are.
+//! A pool is drawn once and read once for all rows, and its ledger says what that cost. Of a row this says
+//! nothing: a reward
+//! model reads the prompt once, shared beginnings once and equal texts once, so that the first samples are
+//! dear and later ones
+//! nearly free. A row therefore costs what its method would run for `n` samples alone, counted from the texts
+//! as engine and
+//! rewards count them, and averaged over the pool's samples `n` by `n`. It does not depend on how many more
+//! samples there are.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,7 +39,8 @@ fn part(count: u64, share: f64) -> u64 {
     (count as f64 * share).round() as u64
 }
 
-/// Drawing `n` samples of each prompt of a model of so many parameters. Passes and seconds are attributed by tokens, not
+/// Drawing `n` samples of each prompt of a model of so many parameters. Passes and seconds are attributed by
+/// tokens, not
 /// measured.
 pub(super) fn sampling(pool: &Pool, n: usize, parameters: u64) -> Cost {
     // The first token of a sample comes with the prompt, and the last is not run.
@@ -72,7 +77,8 @@ fn mean_of_parts(
     Ok((tokens, weighed))
 }
 
-/// Scoring `n` samples of each prompt by a reward of which `reader` gives a fresh copy that only counts; `column` has what
+/// Scoring `n` samples of each prompt by a reward of which `reader` gives a fresh copy that only counts;
+/// `column` has what
 /// scoring the pool cost. Passes and seconds are attributed by tokens, of a reward without a model by calls.
 pub(super) fn reading<'a>(
     pool: &Pool,
@@ -106,7 +112,8 @@ pub(super) fn reading<'a>(
     })
 }
 
-/// Embedding `n` samples of each prompt by a model of so many parameters, which reads equal texts of a prompt once; `whole`
+/// Embedding `n` samples of each prompt by a model of so many parameters, which reads equal texts of a prompt
+/// once; `whole`
 /// is what embedding all of them cost.
 pub(super) fn embedding(pool: &Pool, n: usize, parameters: u64, whole: &Ledger) -> Cost {
     let counted = mean_of_parts(pool, n, |places| {
@@ -217,7 +224,8 @@ mod tests {
             assert_eq!(cost.reward_tokens, want.reward_tokens, "{n} of {n}");
             assert_eq!(cost.parameter_tokens, want.parameter_tokens);
             assert_eq!(cost.reward_calls, want.reward_calls);
-            // A larger pool tells the same but for the spread of its samples; a share of what it cost would not.
+            // A larger pool tells the same but for the spread of its samples; a share of what it cost would
+            // not.
             let (large, id) = pool(128);
             let cost = price(&large, &id, n).reward_tokens as f64;
             let (want, share) =

@@ -32,7 +32,8 @@ pub(super) struct Scored<'a> {
     pub(super) scoring: ByCount,
 }
 
-/// How alike the samples of a pool are by one similarity, for each prompt, and what it costs of so many samples by itself.
+/// How alike the samples of a pool are by one similarity, for each prompt, and what it costs of so many
+/// samples by itself.
 #[derive(Debug)]
 pub(super) struct Alike {
     pub(super) by: SimilarityTable,
@@ -59,7 +60,8 @@ pub(super) fn beats(gold: f64, other: f64) -> f64 {
     if gold == other { 0.5 } else { f64::from(u8::from(gold > other)) }
 }
 
-/// The chance that a completion of gold reward `gold`, drawn apart from `base`, beats a base sample, ties one half.
+/// The chance that a completion of gold reward `gold`, drawn apart from `base`, beats a base sample, ties one
+/// half.
 pub(super) fn wins(gold: f64, base: &[f64]) -> f64 {
     base.iter().map(|other| beats(gold, *other)).sum::<f64>() / base.len() as f64
 }

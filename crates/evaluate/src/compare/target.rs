@@ -9,7 +9,8 @@ use crate::stats::tilted;
 /// Name of the diagnostic.
 pub(super) const KL: &str = "kl/target";
 
-/// Whether completions of the pool's law tell of a target of a chain that draws by `sampling`: where both draw alike, or the
+/// Whether completions of the pool's law tell of a target of a chain that draws by `sampling`: where both
+/// draw alike, or the
 /// target does not depend on how the chain draws, and neither law leaves any text out.
 fn tells(law: Law, pool: &Sampling, sampling: &Sampling) -> bool {
     let whole = |s: &Sampling| Sampling { temperature: 1.0, stop: Vec::new(), ..s.clone() }.is_raw();
@@ -17,7 +18,8 @@ fn tells(law: Law, pool: &Sampling, sampling: &Sampling) -> bool {
     pool == sampling || (free && pool.stop == sampling.stop && whole(pool) && whole(sampling))
 }
 
-/// The mean over the prompts of the divergence of each one's target to the base's raw law, in nats, estimated on the base's
+/// The mean over the prompts of the divergence of each one's target to the base's raw law, in nats, estimated
+/// on the base's
 /// pool with its bias of first order taken out. `None` where the pool does not tell.
 pub(super) fn divergence(base: &Scored<'_>, targets: &[Law], sampling: &Sampling) -> Option<f64> {
     let pool = base.pool;

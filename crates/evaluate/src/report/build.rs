@@ -372,7 +372,8 @@ fn mean(row: &RowInput, name: &str, is_base: bool, resamples: &Resamples) -> Met
     if present.iter().any(|value| *value != present[0]) {
         return metric;
     }
-    // Resampling equal values shows no spread, which would claim certainty. Exact are a divergence of zero, and what the base
+    // Resampling equal values shows no spread, which would claim certainty. Exact are a divergence of zero,
+    // and what the base
     // wins against itself.
     let exact = match name {
         KL | KL_AS_SAMPLED => present[0] == 0.0,
@@ -421,8 +422,10 @@ fn difference(
     Some(PairedDifference { difference: Metric::from(Ok(found.estimate)), covers_zero })
 }
 
-/// The interval of a difference of outcomes that are 0 or 1, where every prompt has the same difference: no change lies
-/// within as many changes to either side as Wilson's interval of none allows, and a change on every prompt likewise.
+/// The interval of a difference of outcomes that are 0 or 1, where every prompt has the same difference: no
+/// change lies
+/// within as many changes to either side as Wilson's interval of none allows, and a change on every prompt
+/// likewise.
 fn of_equal_changes(own: &[Option<f64>], other: &[Option<f64>], level: f64) -> Option<Interval> {
     let pairs: Vec<(f64, f64)> =
         own.iter().zip(other).filter_map(|(own, other)| (*own).zip(*other)).collect();

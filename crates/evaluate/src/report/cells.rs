@@ -42,7 +42,8 @@ pub(super) fn method_of_intervals(report: &Report) -> String {
     )
 }
 
-/// The text with control characters, and those that turn the direction of text, written out: they must not act in a
+/// The text with control characters, and those that turn the direction of text, written out: they must not
+/// act in a
 /// terminal or page.
 pub(super) fn printable(text: &str) -> String {
     let turns =

@@ -1,4 +1,5 @@
-//! What became of completions: whether so many were cut, empty or without an answer that the numbers mean something else.
+//! What became of completions: whether so many were cut, empty or without an answer that the numbers mean
+//! something else.
 
 use super::metric::{self, EMPTY, NO_ANSWER, TRUNCATED};
 use super::model::Row;
@@ -51,7 +52,8 @@ fn note(rows: &[Row], name: &str, what: &str, then: &str) -> Option<String> {
     (!named.is_empty()).then(|| format!("{what}: {}{more}. {then}", named.join("; ")))
 }
 
-/// Whether a column of the metric says anything: shares of what never occurred do not, but for those that were cut.
+/// Whether a column of the metric says anything: shares of what never occurred do not, but for those that
+/// were cut.
 pub(super) fn is_shown(rows: &[Row], name: &str) -> bool {
     let occurs =
         |row: &Row| row.metrics.get(name).and_then(|metric| metric.mean).is_some_and(|mean| mean > 0.0);

@@ -67,7 +67,8 @@ pub(super) fn fixed(value: f64, decimals: usize) -> String {
     }
 }
 
-/// The metrics that some row has, in the order of tables. A gold reward that is the accuracy is there once, as the accuracy.
+/// The metrics that some row has, in the order of tables. A gold reward that is the accuracy is there once,
+/// as the accuracy.
 pub(super) fn columns(report: &Report) -> Vec<Column<'_>> {
     let once = gold_is_accuracy(report);
     names(report)

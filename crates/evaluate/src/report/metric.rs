@@ -10,7 +10,8 @@ pub const REWARD_PROXY: &str = "reward/proxy";
 pub const WIN_RATE: &str = "win_rate";
 /// Kullback–Leibler divergence from the base policy at temperature 1 without filters, in nats: not negative.
 pub const KL: &str = "kl";
-/// The same from the base policy as the run draws from it, where that is not at temperature 1 without filters.
+/// The same from the base policy as the run draws from it, where that is not at temperature 1 without
+/// filters.
 pub const KL_AS_SAMPLED: &str = "kl/as_sampled";
 /// Tokens of the answer.
 pub const LENGTH: &str = "length";

@@ -46,7 +46,8 @@ pub struct Report {
     /// Further tables, for instance held-out pairwise accuracy.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sections: Vec<Section>,
-    /// What was run: data, models, rewards, prompt format, program, command, hardware, in the order of the report.
+    /// What was run: data, models, rewards, prompt format, program, command, hardware, in the order of the
+    /// report.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub about: Vec<Fact>,
     /// Further settings by name.
@@ -175,7 +176,8 @@ pub struct Cost {
     pub reward_calls: u64,
     /// Wall-clock seconds.
     pub seconds: f64,
-    /// Tokens times the parameters of the model that ran them: tokens of models of different size are told apart by it.
+    /// Tokens times the parameters of the model that ran them: tokens of models of different size are told
+    /// apart by it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub parameter_tokens: f64,
 }

@@ -174,7 +174,8 @@ impl Resamples {
         base: &[Option<f64>],
     ) -> Result<Difference, Undetermined> {
         assert_eq!(method.len(), base.len(), "a paired difference needs the same prompts on both sides");
-        // Means of equal values over other weights differ by rounding, which must not look like a difference of known sign.
+        // Means of equal values over other weights differ by rounding, which must not look like a difference
+        // of known sign.
         let between = |method: f64, base: f64| {
             let difference = method - base;
             if difference.abs() <= 1e-12 * method.abs().max(base.abs()).max(1.0) { 0.0 } else { difference }

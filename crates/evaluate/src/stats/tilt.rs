@@ -1,10 +1,13 @@
 //! The tilted law `p(y) exp(a(y)) / Z` from samples of `p`.
 
-/// What samples say of the law tilted by log-weights: `ln Z` and a mean under it, both without their bias of first order in
+/// What samples say of the law tilted by log-weights: `ln Z` and a mean under it, both without their bias of
+/// first order in
 /// the number of samples.
 ///
-/// Plugged in, `ln Z` is too small and the mean too near that of `p`, by about `c / M` of `M` samples. The jackknife takes
-/// `M` times the plugged-in value less `M - 1` times its mean over the samples with one left out, which has no such term
+/// Plugged in, `ln Z` is too small and the mean too near that of `p`, by about `c / M` of `M` samples. The
+/// jackknife takes
+/// `M` times the plugged-in value less `M - 1` times its mean over the samples with one left out, which has
+/// no such term
 /// (Quenouille 1956). Where few samples have all of the weight nothing helps; [`Tilted::ess`] tells.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tilted {
@@ -77,7 +80,8 @@ mod tests {
 
     #[test]
     fn most_of_the_bias_of_few_samples_is_gone() {
-        // Normal log-weights of deviation 1: ln Z = 1/2, the mean of the log-weight under the tilt is 1, KL = 1/2.
+        // Normal log-weights of deviation 1: ln Z = 1/2, the mean of the log-weight under the tilt is 1, KL =
+        // 1/2.
         let worlds = 4000;
         let (mut log_z, mut plugged, mut mean) = (0.0, 0.0, 0.0);
         for world in 0..worlds {

@@ -249,7 +249,8 @@ impl Engine<'_> {
         given.into_iter().zip(readers).map(one).collect()
     }
 
-    /// Runs rows and draws from what the rule makes of all models' outputs. `texts` are the rows' tokens so far, where they are read.
+    /// Runs rows and draws from what the rule makes of all models' outputs. `texts` are the rows' tokens so
+    /// far, where they are read.
     fn draw_here(
         &mut self,
         rows: &[Vec<RowId>],

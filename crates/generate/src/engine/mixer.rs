@@ -24,7 +24,8 @@ impl Mixer {
         (0..self.models).filter(|model| self.rule.drives(*model)).count()
     }
 
-    /// The distribution of the token after `text`, from the logits of every model; `None` where they are not numbers.
+    /// The distribution of the token after `text`, from the logits of every model; `None` where they are not
+    /// numbers.
     fn choice(&self, logits: &[&[f32]], text: &[TokenId]) -> Option<Choice> {
         let mut mixed = Vec::with_capacity(self.width);
         self.rule.mix(logits, &mut mixed);
@@ -49,7 +50,8 @@ impl Mixer {
         self.settings.reads_text()
     }
 
-    /// The distributions of the first `rows` rows; outputs wider than what is drawn from are cut. `texts` are the rows' tokens,
+    /// The distributions of the first `rows` rows; outputs wider than the vocabulary sampled from are cut.
+    /// `texts` are the rows' tokens,
     /// prompt and completion, where they are read, else it may be empty.
     pub(super) fn choices(
         &self,

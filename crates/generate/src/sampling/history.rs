@@ -1,4 +1,5 @@
-//! Changes of logits by the tokens before them, as transformers has them: `RepetitionPenaltyLogitsProcessor`, then
+//! Changes of logits by the tokens before them, as transformers has them: `RepetitionPenaltyLogitsProcessor`,
+//! then
 //! `NoRepeatNGramLogitsProcessor`, both before temperature and filters.
 
 use std::collections::BTreeSet;
@@ -7,7 +8,8 @@ use super::Sampling;
 use crate::completion::TokenId;
 
 impl Sampling {
-    /// Applies the repetition penalty and the exclusion of repeated n-grams to the logits of the token after `text`, prompt
+    /// Applies the repetition penalty and the exclusion of repeated n-grams to the logits of the token after
+    /// `text`, prompt
     /// and completion. Ids outside the logits are passed over.
     pub fn penalise(&self, logits: &mut [f32], text: &[TokenId]) {
         if self.repetition_penalty != 1.0 {

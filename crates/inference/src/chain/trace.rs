@@ -130,7 +130,8 @@ pub struct Trace {
     /// Total weight of each answer in the order of first appearance, where the rule is a vote.
     pub votes: Vec<(String, f64)>,
     /// Importance weights of the independent base samples that the run has made: the chains' first draws and the
-    /// proposals that kept nothing. `kl` is that of the target to the law drawn from, far too small where these are few.
+    /// proposals that kept nothing. `kl` is that of the target to the law drawn from, far too small where
+    /// these are few.
     pub importance: Option<Importance>,
     /// Why there is no divergence of the answer to the base.
     pub kl_reason: Option<String>,

@@ -114,7 +114,8 @@ pub struct SmcTrace {
     pub lengths: Vec<usize>,
     /// Different completions among the particles.
     pub distinct: usize,
-    /// Estimate of the divergence of the target to the base, in nats. That of the answer nears it as particles are added;
+    /// Estimate of the divergence of the target to the base, in nats. That of the answer nears it as
+    /// particles are added;
     /// with few it is between that of `genarm` and this, or neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kl_target: Option<f64>,

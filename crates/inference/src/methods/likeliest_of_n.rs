@@ -1,8 +1,12 @@
-//! Likeliest-of-n: of `n` independent completions the likeliest under the policy, of equals the first. No reward is looked at.
+//! Likeliest-of-n: of `n` independent completions the likeliest under the policy, of equals the first. No
+//! reward is looked at.
 //!
-//! It is the control of `rbon-kl` and `srbon-kl`, which add the log-probability to a reward: what this rule wins as well they
-//! win by sharpening the policy, not by the reward. The score is `ln π_ref(y)` of the raw policy (in a comparison of its
-//! base), summed over the tokens, the end included. It is a function of the text alone, so the distribution is that of
+//! It is the control of `rbon-kl` and `srbon-kl`, which add the log-probability to a reward: what this rule
+//! wins as well they
+//! win by sharpening the policy, not by the reward. The score is `ln π_ref(y)` of the raw policy (in a
+//! comparison of its
+//! base), summed over the tokens, the end included. It is a function of the text alone, so the distribution
+//! is that of
 //! best-of-n by it, with the same exact weights and divergence; `rbon-kl` tends to it as its `beta` grows.
 
 use objective::error::InputError;

@@ -10,7 +10,8 @@
 //! self-normalised; there `exp(r_2 − r_1) r_2` is summed as it is, and a constant added to the reward changes the choice.
 //! 4. Several lookaheads for a candidate, and texts that end are not continued.
 //!
-//! The distribution of the answer averages over the continuations. The trace has the divergence given those drawn,
+//! The distribution of the answer averages over the continuations. The trace has the divergence given those
+//! drawn,
 //! `kl_at_most`; since divergence is convex its mean is an upper bound of that of the answer.
 
 use generate::schedule::{Ask, Machine, Reply};

@@ -30,7 +30,8 @@ pub struct WalkTrace {
     pub candidates: u64,
     /// Tokens drawn by the second policy.
     pub rollout_tokens: u64,
-    /// Where chance besides the answer's tokens decides, such as that of continuations: the divergence given that chance, in
+    /// Where chance besides the answer's tokens decides, such as that of continuations: the divergence given
+    /// that chance, in
     /// nats. Its mean is an upper bound of the divergence of the answer, which averages over the chance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kl_at_most: Option<f64>,

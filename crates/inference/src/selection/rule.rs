@@ -178,8 +178,10 @@ pub trait PoolRule {
         selection_weights(|view| Ok(self.law(view)?.probabilities), pool, n, subsets, stream)
     }
 
-    /// The mean of `value(chosen, other)`, where the rule sees `n` distinct samples of the pool in random order and `other`
-    /// is one of those that it does not see, each alike: what a win rate against the policy's own samples is estimated by
+    /// The mean of `value(chosen, other)`, where the rule sees `n` distinct samples of the pool in random
+    /// order and `other`
+    /// is one of those that it does not see, each alike: what a win rate against the policy's own samples is
+    /// estimated by
     /// without bias. `None` where it sees all of them.
     ///
     /// Without a closed form it is the mean over the random subsets of [`PoolRule::weights`].
@@ -252,8 +254,10 @@ fn check_subsets(pool: &PoolView<'_>, n: usize, subsets: usize) -> Result<(), In
     Ok(())
 }
 
-/// The mean law of `choose`, on all samples of the pool, over `subsets` random subsets of size `n`, each in random order.
-/// Subset `s` comes from `stream.child(s)`. One sample leaves nothing to choose: its weights are equal, without chance.
+/// The mean distribution of `choose`, on all samples of the pool, over `subsets` random subsets of size `n`,
+/// each in random order.
+/// Subset `s` comes from `stream.child(s)`. One sample leaves nothing to choose: its weights are equal,
+/// without chance.
 pub fn selection_weights(
     choose: impl Fn(&PoolView<'_>) -> Result<Vec<f64>, InputError>,
     pool: &PoolView<'_>,

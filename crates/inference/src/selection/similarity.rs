@@ -89,7 +89,8 @@ impl fmt::Display for SimilarityTable {
     }
 }
 
-/// Similarities of all pairs of a pool, computed once. All that can be named are symmetric; utilities of a hypothesis against
+/// Similarities of all pairs of a pool, computed once. All that can be named are symmetric; utilities of a
+/// hypothesis against
 /// a reference that are not (chrF, BLEU, COMET) have no table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Similarities {

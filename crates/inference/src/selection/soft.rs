@@ -58,8 +58,10 @@ pub fn soft_best_of_n_law(p: &[f64], log_weights: &[f64], n: usize) -> Result<Ve
     Ok(p.iter().zip(ratios(p, log_weights, n)).map(|(p, ratio)| p * ratio).collect())
 }
 
-/// Estimate of `KL(soft best-of-n ‖ base)` from a pool in the order of drawing, where the log-weight is a function of the text
-/// alone. At the frequencies of M samples it is too small by about `c / M`, near a half where all M are the n; that of the
+/// Estimate of `KL(soft best-of-n ‖ base)` from a pool in the order of drawing, where the log-weight is a
+/// function of the text
+/// alone. At the frequencies of M samples it is too small by about `c / M`, near a half where all M are the
+/// n; that of the
 /// halves of the pool is so by twice as much, which tells how much.
 pub(crate) fn soft_kl(log_weights: &[f64], n: usize) -> Result<Divergence, InputError> {
     let whole = plugged(log_weights, n)?;

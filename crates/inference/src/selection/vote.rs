@@ -20,7 +20,8 @@ pub struct Vote {
 
 /// The answer of greatest total weight. Weights are finite and not negative.
 ///
-/// The empty string is no answer: samples without one take no part. Where none has an answer the first sample is given. Totals are summed in an order that depends on the weights alone, so that
+/// The empty string is no answer: samples without one take no part. Where none has an answer the first sample
+/// is given. Totals are summed in an order that depends on the weights alone, so that
 /// answers with equal weights tie exactly, and then the one that appears first wins.
 pub fn vote(answers: &[&str], weights: &[f64]) -> Result<Vote, InputError> {
     not_empty("answers of the pool", answers.len())?;

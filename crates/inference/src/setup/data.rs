@@ -23,9 +23,12 @@ use super::{Error, Loaded, Loading, Places};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DataTable {
-    /// `wordmath`, a file of JSON lines or of one list of objects (also gzipped), `hf://datasets/org/name[@revision]/path`, or
-    /// `stage:NAME`. Rows are in TRL's formats, ShareGPT's (`conversations` of `from` and `value`) or Alpaca's (`instruction`,
-    /// `input`, `output`); the columns `tools`, `documents` and `chat_template_kwargs` go to the chat template.
+    /// `wordmath`, a file of JSON lines or of one list of objects (also gzipped),
+    /// `hf://datasets/org/name[@revision]/path`, or
+    /// `stage:NAME`. Rows are in TRL's formats, ShareGPT's (`conversations` of `from` and `value`) or
+    /// Alpaca's (`instruction`,
+    /// `input`, `output`); the columns `tools`, `documents` and `chat_template_kwargs` go to the chat
+    /// template.
     pub path: DataName,
     /// More files, read after the first.
     pub also: Vec<DataName>,
@@ -42,9 +45,12 @@ pub struct DataTable {
     pub held_out: usize,
     /// Rows with more tokens, prompt and completion together, are left out and counted (0: the model's context).
     pub max_length: usize,
-    /// Put plain text in the model's chat template: a prompt becomes a user's message and a completion the assistant's, and
-    /// texts that are dialogues (`Human: …`) become a message for each turn. Left out: where the model has a chat template, as
-    /// `inference generate` does, and not for the output of an earlier stage. With `false`, plain text goes to the model as it is.
+    /// Put plain text in the model's chat template: a prompt becomes a user's message and a completion the
+    /// assistant's, and
+    /// texts that are dialogues (`Human: …`) become a message for each turn. Left out: where the model has a
+    /// chat template, as
+    /// `inference generate` does, and not for the output of an earlier stage. With `false`, plain text goes
+    /// to the model as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chat: Option<bool>,
     /// Which of the assistant's turns `sft` learns from `messages`: `last`, or `all` of them.

@@ -25,7 +25,8 @@ impl Endings {
         endings
     }
 
-    /// What is wrong where most completions are empty or cut off. `template` says whether the model has a chat template that
+    /// What is wrong where most completions are empty or cut off. `template` says whether the model has a
+    /// chat template that
     /// the prompts are not put in.
     pub fn warning(&self, max_new_tokens: usize, template: bool) -> Option<String> {
         let most = |count: usize| 2 * count > self.total;

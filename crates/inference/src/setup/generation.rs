@@ -4,7 +4,8 @@ use serde_json::{Map, Value};
 
 use super::{Error, Loaded};
 
-/// The settings that are read, under their names in the file, which are those of `[sampling]`. Ends of sequence are read with the tokenizer.
+/// The settings that are read, under their names in the file, which are those of `[sampling]`. Ends of
+/// sequence are read with the tokenizer.
 const READ: [&str; 7] = [
     "temperature",
     "top_k",
@@ -15,11 +16,12 @@ const READ: [&str; 7] = [
     "max_new_tokens",
 ];
 
-/// The sampling settings of a model's own `generation_config.json`, as keys of `[sampling]` and values of TOML. As in vLLM, `do_sample`
+/// The sampling settings of a model's own `generation_config.json`, as keys of `[sampling]` and values of
+/// TOML. As in vLLM, `do_sample`
 /// is not looked at: the method says whether tokens are drawn.
 ///
 /// # Errors
-/// The file is no JSON, or a setting in it is no number.
+/// The file is not JSON, or a setting in it is not a number.
 pub fn generation_defaults(loaded: &Loaded) -> Result<Vec<(String, String)>, Error> {
     let name = "generation_config.json";
     let Some((_, bytes)) = loaded.tokenizer.files().find(|(file, _)| *file == name) else {

@@ -34,7 +34,8 @@ impl<T> Loading<T> {
         Loading { rows, identical, too_long, limit, unlabelled, not_finite }
     }
 
-    /// What was left out and why, as `left out: 2 too long (more than 512 tokens)`; `None` where all rows are as they were.
+    /// What was left out and why, as `left out: 2 too long (more than 512 tokens)`; `None` where all rows are
+    /// as they were.
     pub fn left_out(&self) -> Option<String> {
         let counts = [
             (self.too_long, format!("too long (more than {} tokens)", self.limit)),

@@ -231,7 +231,8 @@ impl Loaded {
         self
     }
 
-    /// Whether its token ids mean what those of `other` mean: every token that both have has one id and one text. Tokens that one of
+    /// Whether its token ids mean what those of `other` mean: every token that both have has one id and one
+    /// text. Tokens that one of
     /// them has more (padding that was added, rows that fill a vocabulary up) take nothing away.
     pub fn reads_tokens_of(&self, other: &Self) -> bool {
         same_tokens(&self.tokenizer, &other.tokenizer)
@@ -450,7 +451,8 @@ const NAMES: [&str; 8] = [
     "use_cache",
 ];
 
-/// For each of some directories, the hash of what decides about it and those before it: weights, and settings whatever the order of
+/// For each of some directories, the hash of what decides about it and those before it: weights, and settings
+/// whatever the order of
 /// their keys.
 fn hash_of(directories: &[&Path]) -> Result<Vec<String>, Error> {
     let mut hasher = blake3::Hasher::new();

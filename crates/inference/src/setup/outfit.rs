@@ -212,7 +212,8 @@ impl<'a> Outfit<'a> {
         Ok(Some((answers, ledger)))
     }
 
-    /// What chooses and what judges. Where both are one reward, they read as one: what one has read the other need not run.
+    /// What chooses and what judges. Where both are one reward, they read as one: what one has read the other
+    /// need not run.
     fn readers<'r>(&'r self, reward: Option<&'r RewardSet>, stop: &[String]) -> Result<Readers<'r>, Error> {
         let one = self.value.as_ref().zip(reward).filter(|(value, reward)| value.is(reward));
         if let Some((_, reward)) = one {

@@ -15,7 +15,8 @@ use super::Error;
 pub struct Places {
     /// Run folders by stage name.
     pub stages: BTreeMap<String, PathBuf>,
-    /// The time that chat templates print: of a run, when it began, so that a run that goes on another day reads the same.
+    /// The time that chat templates print: of a run, when it began, so that a run that goes on another day
+    /// reads the same.
     pub clock: Clock,
 }
 
@@ -34,7 +35,8 @@ impl Places {
     /// The file of a run folder that says how long its run took, all sittings together.
     pub const TIME: &str = "time.json";
 
-    /// The file of a run folder with the alarms of its training: metrics that were where they should not be, a text for each.
+    /// The file of a run folder with the alarms of its training: metrics that were where they should not be,
+    /// a text for each.
     pub const ALARMS: &str = "alarms.json";
 
     /// The alarms of a stage's training.
@@ -57,7 +59,8 @@ impl Places {
         })
     }
 
-    /// The directory of a model; files of the hub are downloaded when they are not cached and `download` is set.
+    /// The directory of a model; files of the hub are downloaded when they are not cached and `download` is
+    /// set.
     /// `None` where it is not on this machine.
     pub fn model(&self, name: &ModelName, download: bool) -> Result<Option<PathBuf>, Error> {
         let directory = match name.location() {
@@ -174,7 +177,8 @@ pub(super) fn adapter_of_adapter(directory: &Path, base: &ModelName) -> Error {
     Error::Data { what: directory.display().to_string(), message }
 }
 
-/// The directory that a path means: itself, or where it is the folder of a run, its best checkpoint, else its latest.
+/// The directory that a path means: itself, or where it is the folder of a run, its best checkpoint, else its
+/// latest.
 fn directory(path: &Path, wanted: bool) -> Result<Option<PathBuf>, Error> {
     let missing = |message: String| Err(Error::Model(model::Error::Missing { path: path.into(), message }));
     let holds =
@@ -225,7 +229,8 @@ fn directory(path: &Path, wanted: bool) -> Result<Option<PathBuf>, Error> {
     Ok(Some(path.into()))
 }
 
-/// The name of a model for files that other programs read: as it is named where it is on the hub, else the absolute path of its
+/// The name of a model for files that other programs read: as it is named where it is on the hub, else the
+/// absolute path of its
 /// directory, with checkpoints by their own names.
 pub(super) fn portable_name(name: &ModelName, directory: &Path) -> String {
     match name.location() {

@@ -1,6 +1,7 @@
 //! Texts for a reward model that reads other tokens, or another chat template, than the policy writes.
 //!
-//! What a policy has written is decoded, and the reward model gets it as it was trained to read it: the messages of the prompt and the
+//! What a policy has written is decoded, and the reward model gets it as it was trained to read it: the
+//! messages of the prompt and the
 //! completion by its own template, or the plain text, by its own tokenizer.
 
 use data::chat::{ChatTemplate, Clock, Message};
@@ -72,7 +73,8 @@ impl Reader {
         }
     }
 
-    /// Prompt and completion as the reward model reads them; `None` where it reads the ids. `whole` says that the completion is all
+    /// Prompt and completion as the reward model reads them; `None` where it reads the ids. `whole` says that
+    /// the completion is all
     /// there will be, so that its turn ends.
     fn read(&self, prompt: &Prompt, ids: &[TokenId], whole: bool) -> Result<Option<Parts>, String> {
         let messages = match (prompt.columns.get(MESSAGES), &self.template) {
@@ -229,7 +231,8 @@ mod tests {
     const OTHER: &str = "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '\n' }}{% endfor %}\
                          {% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}";
 
-    /// A random model in a folder of its own: its tokenizer is that of the shipped one with `more` tokens, and this template.
+    /// A random model in a folder of its own: its tokenizer is that of the shipped one with `more` tokens,
+    /// and this template.
     fn model(head: Head, more: usize, rows: usize, template: &str) -> TempDir {
         let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../checkpoints/tiny");
         let mut stream = Stream::new(7, Purpose::Init, 0, 0);

@@ -19,18 +19,22 @@ pub struct Recipe {
     /// The policy.
     #[serde(default)]
     pub model: ModelTable,
-    /// Autoregressive reward models, in the order of the method's weights: `arms = ["checkpoints/arm"]`, or one name.
+    /// Autoregressive reward models, in the order of the method's weights: `arms = ["checkpoints/arm"]`, or
+    /// one name.
     #[serde(default, deserialize_with = "recipe::one_or_many")]
     #[schemars(with = "recipe::OneOrMany")]
     pub arms: Vec<ModelName>,
-    /// Further models of the method by what they are for, as `models = { tuned = "…", untuned = "…" }` of `eft`.
+    /// Further models of the method by what they are for, as `models = { tuned = "…", untuned = "…" }` of
+    /// `eft`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub models: BTreeMap<String, ModelName>,
     /// The prompts.
     #[serde(default)]
     pub data: DataTable,
-    /// How completions are drawn. Where the recipe is silent, the model's `generation_config.json` decides (temperature, top_k,
-    /// top_p, min_p, repetition_penalty, no_repeat_ngram_size, max_new_tokens), and the run says so; training and comparisons do
+    /// How completions are drawn. Where the recipe is silent, the model's `generation_config.json` decides
+    /// (temperature, top_k,
+    /// top_p, min_p, repetition_penalty, no_repeat_ngram_size, max_new_tokens), and the run says so; training
+    /// and comparisons do
     /// not read it, since their divergences are to the model at temperature 1.
     #[serde(default)]
     pub sampling: Sampling,

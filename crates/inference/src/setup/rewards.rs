@@ -30,7 +30,8 @@ pub enum RewardTable {
     Model(RewardModelTable),
     /// An autoregressive reward model: β_r times its log-probability of the completion.
     Arm(ArmTable),
-    /// 1 where the final answer (`#### 42`, the last number, `\boxed{…}`, or a letter) is the column `answer`, else 0. Numbers are
+    /// 1 where the final answer (`#### 42`, the last number, `\boxed{…}`, or a letter) is the column
+    /// `answer`, else 0. Numbers are
     /// compared by value: `19.0` is `19`, `1,250` is `1250`.
     Answer(AnswerTable),
     /// Minus the number of tokens: `[reward.brevity]`.
@@ -41,7 +42,8 @@ pub enum RewardTable {
     Lexicon(LexiconTable),
     /// VADER's compound sentiment, between −1 and 1: `[reward.sentiment]`.
     Sentiment(SentimentTable),
-    /// A weighted sum of rewards, for several objectives: a table `[[reward.sum]]` for each part, with `weight = 1.0` and
+    /// A weighted sum of rewards, for several objectives: a table `[[reward.sum]]` for each part, with
+    /// `weight = 1.0` and
     /// `reward = { brevity = {} }` or another.
     Sum(Vec<SumPart>),
 }
@@ -94,18 +96,24 @@ pub struct AnswerTable {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AnswerForm {
-    /// The number after the first `#### `, as the filter `strict-match` of lm-evaluation-harness's GSM8K reads it
-    /// (`#### (\-?[0-9\.\,]+)`); the rest of the line is free. A gold answer is a number, or a solution that ends in one so marked.
+    /// The number after the first `#### `, as the filter `strict-match` of lm-evaluation-harness's GSM8K
+    /// reads it
+    /// (`#### (\-?[0-9\.\,]+)`); the rest of the line is free. A gold answer is a number, or a solution that
+    /// ends in one so marked.
     #[default]
     Marked,
     /// The last number of the text, as its filter `flexible-extract` reads it (the last match of
-    /// `(-?[$0-9.,]{2,})|(-?[0-9]+)`); no answer where that match is no number. A gold answer is as for `marked`.
+    /// `(-?[$0-9.,]{2,})|(-?[0-9]+)`); no answer where that match is not a number. A gold answer is as for
+    /// `marked`.
     LastNumber,
-    /// What stands in the last `\boxed{}`: a number by its value, anything else as it is written but for blanks. A gold answer
+    /// What stands in the last `\boxed{}`: a number by its value, anything else as it is written but for
+    /// blanks. A gold answer
     /// is the expression, or a solution that ends in one so boxed.
     Boxed,
-    /// A letter from A to J: in the last box; else where the text says that it is the answer (`Answer: B`, `the answer is (B)`), the
-    /// last time; else alone or before the text of a choice (`B`, `(B)`, `B. Paris`) at the beginning; else the last in brackets.
+    /// A letter from A to J: in the last box; else where the text says that it is the answer (`Answer: B`,
+    /// `the answer is (B)`), the
+    /// last time; else alone or before the text of a choice (`B`, `(B)`, `B. Paris`) at the beginning; else
+    /// the last in brackets.
     /// A gold answer is a letter.
     Choice,
 }
@@ -249,7 +257,8 @@ impl RewardTable {
         }
     }
 
-    /// Refuses rows whose right answer is missing or cannot be compared with, before anything is drawn. All rows are looked at; files
+    /// Refuses rows whose right answer is missing or cannot be compared with, before anything is drawn. All
+    /// rows are looked at; files
     /// of the hub or of an earlier stage that are not there yet are not.
     pub fn check_rows(&self, data: &DataTable, places: &Places, seed: u64) -> Result<(), Error> {
         let checks = self.answer_checks();
@@ -318,7 +327,8 @@ pub fn decode_of(loaded: &Loaded) -> Decode {
     Arc::new(move |ids| tokenizer.decode(ids, true).unwrap_or_default())
 }
 
-/// The final answer of completions of `loaded` that were drawn with the stop strings `stop`, as votes count it.
+/// The final answer of completions of `loaded` that were drawn with the stop strings `stop`, as votes count
+/// it.
 pub fn answer_of(loaded: &Loaded, form: AnswerForm, stop: &[String]) -> Extract {
     let text = CompletionText::new(loaded, stop);
     let form = Form::from(form);
@@ -331,7 +341,8 @@ pub fn ends_step_of(loaded: &Loaded) -> impl Fn(TokenId) -> bool + use<> {
     move |id| decode(&[id]).contains('\n')
 }
 
-/// Loads what a reward needs. A reward model reads the token ids of the policy `loaded`, or where its chat template or tokenizer is
+/// Loads what a reward needs. A reward model reads the token ids of the policy `loaded`, or where its chat
+/// template or tokenizer is
 /// another, its texts.
 pub fn build(
     table: &RewardTable,
@@ -428,7 +439,8 @@ impl CountingSet {
 }
 
 impl RewardSet {
-    /// The same of completions that were drawn with stop strings: it sees them without what the first of these ended. `loaded` is the
+    /// The same of completions that were drawn with stop strings: it sees them without what the first of
+    /// these ended. `loaded` is the
     /// policy that it was built for.
     #[must_use]
     pub fn with_stop(mut self, loaded: &Loaded, stop: &[String]) -> Self {

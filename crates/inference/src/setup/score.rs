@@ -22,16 +22,19 @@ struct Row {
     map: Map<String, Value>,
     prompt: Vec<u32>,
     completion: Vec<u32>,
-    /// Which tokens of the completion are the answer's: not those of others' turns within a completion of several messages.
+    /// Which tokens of the completion are the answer's: not those of others' turns within a completion of
+    /// several messages.
     learned: Vec<bool>,
 }
 
 /// Reads rows of `prompt` and `completion` (text), or `prompt_ids` and `completion_ids`, and returns them as lines of JSON
-/// with `log_prob` and `token_log_probs` (natural logarithms under the raw law), or with `reward`. Of a completion of several messages
+/// with `log_prob` and `token_log_probs` (natural logarithms under the raw law), or with `reward`. Of a
+/// completion of several messages
 /// `log_prob` is the sum over the assistant's tokens, as in training, and `token_log_probs` has all of them.
 ///
 /// Rows of token ids are scored as they are; rows of text as training and generation read them, with the end-of-sequence
-/// token behind the completion where `end` says so. The input `-` is standard input. A directory without a tokenizer scores
+/// token behind the completion where `end` says so. The input `-` is standard input. A directory without a
+/// tokenizer scores
 /// rows of token ids.
 pub fn score_file(name: &ModelName, input: &Path, end: bool, device: &Device) -> Result<String, Error> {
     let places = Places::default();

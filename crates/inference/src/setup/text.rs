@@ -10,7 +10,8 @@ use generate::{Candidate, Error, Ledger, Prefix, PrefixReward, Reward, TokenId};
 
 use super::Loaded;
 
-/// Turns the tokens of completions into their text. That of one which a stop string ended is cut before it, with what came after
+/// Turns the tokens of completions into their text. That of one which a stop string ended is cut before it,
+/// with what came after
 /// it in the same token.
 #[derive(Debug, Clone)]
 pub struct CompletionText {
@@ -30,7 +31,8 @@ impl CompletionText {
         before_stop(&self.stop, &text).to_owned()
     }
 
-    /// The text as far as it is sure while tokens are still drawn: without the beginning of a stop string, or of a character, that
+    /// The text as far as it is sure while tokens are still drawn: without the beginning of a stop string, or
+    /// of a character, that
     /// the next token may complete.
     pub fn so_far(&self, ids: &[TokenId]) -> String {
         let text = self.of(ids);
@@ -46,7 +48,8 @@ impl CompletionText {
         Arc::new(move |ids| text.of(ids))
     }
 
-    /// The tokens of the text: those that were drawn, where no stop string ended it, else the tokens before it, and what the last one of
+    /// The tokens of the text: those that were drawn, where no stop string ended it, else the tokens before
+    /// it, and what the last one of
     /// them had before it encoded by itself.
     pub fn ids<'i>(&self, ids: &'i [TokenId]) -> Cow<'i, [TokenId]> {
         if self.stop.is_empty() {

@@ -1,6 +1,8 @@
-//! The keys of a `config.json`: which are read, which change nothing, and which change a model in a way that is not run.
+//! The keys of a `config.json`: which are read, which change nothing, and which change a model in a way that
+//! is not run.
 //!
-//! A key that none of the lists has is said where it holds something: transformers does not read it in this family either, and
+//! A key that none of the lists has is said where it holds something: transformers does not read it in this
+//! family either, and
 //! a model that came with code of its own may need it.
 
 use serde_json::{Map, Value};
@@ -159,7 +161,8 @@ fn own(model_type: &str) -> &'static [&'static str] {
             "rotary_pct",
             "use_parallel_residual",
         ],
-        // `n_ctx` is the context of older files; scores that are scaled before they are widened are the same in f32.
+        // `n_ctx` is the context of older files; scores that are scaled before they are widened are the same
+        // in f32.
         "gpt2" => &[
             "activation_function",
             "add_cross_attention",
@@ -193,7 +196,8 @@ fn own(model_type: &str) -> &'static [&'static str] {
     }
 }
 
-/// Keys that change a model where a family or its code reads them, with the number at which they change nothing.
+/// Keys that change a model where a family or its code reads them, with the number at which they change
+/// nothing.
 const CHANGING: &[(&str, Option<f64>)] = &[
     ("activation_sparsity_pattern", None),
     ("add_cross_attention", None),
@@ -273,7 +277,8 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// Goes over all keys of a file of the family `model_type`: refuses what changes the model and is not run, and returns what
+/// Goes over all keys of a file of the family `model_type`: refuses what changes the model and is not run,
+/// and returns what
 /// nobody here reads, a sentence for each.
 pub(super) fn audit(model_type: &str, map: &Map<String, Value>) -> Result<Vec<String>, Refusal> {
     quantization(map)?;

@@ -122,7 +122,8 @@ impl Fields<'_> {
         }
     }
 
-    /// Base and scaling of the rotary frequencies, and the table that they are from. transformers 5 keeps all rotary fields in
+    /// Base and scaling of the rotary frequencies, and the table that they are from. transformers 5 keeps all
+    /// rotary fields in
     /// `rope_parameters`; older files have `rope_scaling`, which goes before it, and the base beside it.
     fn rotary(&self, context: usize) -> Result<(f64, Scaling, Map<String, Value>), Error> {
         if self.family.names.positions.is_some() {

@@ -1,4 +1,5 @@
-//! The cache that Python's `huggingface_hub` keeps, by its rules: where it is, and which snapshot a revision means.
+//! The cache that Python's `huggingface_hub` keeps, by its rules: where it is, and which snapshot a revision
+//! means.
 
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
@@ -20,7 +21,8 @@ pub(super) struct Repository {
 }
 
 impl Cache {
-    /// That of the environment: `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE`, `hub` of `HF_HOME`, of `huggingface` in `XDG_CACHE_HOME`,
+    /// That of the environment: `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE`, `hub` of `HF_HOME`, of `huggingface`
+    /// in `XDG_CACHE_HOME`,
     /// and of `~/.cache/huggingface`, whichever is set first.
     pub(super) fn from_env() -> Self {
         Self::of(&|name| std::env::var_os(name), std::env::home_dir())
@@ -66,7 +68,8 @@ impl Cache {
 }
 
 impl Repository {
-    /// The folder of the files of a revision: a branch or tag that was asked for before, a commit, or the beginning of one.
+    /// The folder of the files of a revision: a branch or tag that was asked for before, a commit, or the
+    /// beginning of one.
     pub(super) fn snapshot(&self, revision: &str) -> Option<PathBuf> {
         if !is_inside(revision) {
             return None;

@@ -1,4 +1,5 @@
-//! Downloads from the hub. What a server says decides about no path before it is checked, and bytes are taken once their checksum is
+//! Downloads from the hub. What a server says decides about no path before it is checked, and bytes are taken
+//! once their checksum is
 //! the announced one.
 
 use std::fs::File;
@@ -95,7 +96,8 @@ impl Remote {
         Ok(listing)
     }
 
-    /// The copy of a file in the cache, downloaded. `commit` is that which the revision has to be, where it is known.
+    /// The copy of a file in the cache, downloaded. `commit` is that which the revision has to be, where it
+    /// is known.
     pub(super) fn file(&self, revision: &str, commit: Option<&str>, path: &str) -> Result<PathBuf, String> {
         if !is_inside(path) {
             return Err(format!("{path:?} leads out of the repository"));
@@ -136,7 +138,8 @@ impl Remote {
         Ok(pointer)
     }
 
-    /// Asks for `url` and goes where it is sent, with what the answers on the way announce. `resume` gives the bytes that are here,
+    /// Asks for `url` and goes where it is sent, with what the answers on the way announce. `resume` gives
+    /// the bytes that are here,
     /// once it is known of what. The token goes to the hub alone.
     fn get(
         &self,
@@ -309,7 +312,8 @@ fn escaped_path(path: &str) -> String {
         .collect()
 }
 
-/// Points the file of a commit to its bytes, as the cache of Python does: by a relative link, or where there are none, by a copy.
+/// Points the file of a commit to its bytes, as the cache of Python does: by a relative link, or where there
+/// are none, by a copy.
 fn link(blob: &Path, pointer: &Path, path: &str) -> std::io::Result<()> {
     if pointer.is_file() {
         return Ok(());

@@ -1,6 +1,7 @@
 //! Models and data sets of the Hugging Face hub, in the cache that Python's libraries share.
 //!
-//! The variables of `huggingface_hub` are honoured: `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and what stands in for them. With
+//! The variables of `huggingface_hub` are honoured: `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and
+//! what stands in for them. With
 //! `HF_HUB_OFFLINE` set, only the cache is read.
 
 mod cache;
@@ -44,7 +45,8 @@ pub fn cached_model(repo: &str, revision: &str) -> Option<PathBuf> {
     Missing::of(&repository, &snapshot).needed.is_empty().then_some(snapshot)
 }
 
-/// The directory of a model or an adapter: settings, weights and tokenizer, downloading what is not there. The second part says
+/// The directory of a model or an adapter: settings, weights and tokenizer, downloading what is not there.
+/// The second part says
 /// what could not be asked for, a sentence each.
 pub fn model(repo: &str, revision: &str) -> Result<(PathBuf, Vec<String>), Error> {
     Hub::from_env().model(repo, revision)

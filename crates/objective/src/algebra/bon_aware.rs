@@ -10,9 +10,11 @@ pub enum BonEstimator {
     /// BoN-RL: `(R_best - R_second) grad log pi(y_best)`, averaged over all subsets of N among the answers drawn. The second
     /// is the reward that the subset has without its best: a leave-one-out baseline.
     BestMinusSecond,
-    /// BoN-RLB for rewards of 0 and 1: of K answers with `f` failures each success weighs `N/K` times the share of choices of
+    /// BoN-RLB for rewards of 0 and 1: of K answers with `f` failures each success weighs `N/K` times the
+    /// share of choices of
     /// N - 1 others that are all failures, `C(f, N-1) / C(K-1, N-1)`, at most `clip`. Without a clip it is
-    /// [`BonEstimator::BestMinusSecond`] on such rewards: the lead is 1 where the subset has one success alone.
+    /// [`BonEstimator::BestMinusSecond`] on such rewards: the lead is 1 where the subset has one success
+    /// alone.
     Binary {
         /// The largest share.
         clip: f64,
@@ -32,12 +34,16 @@ pub struct BonAware {
     pub estimator: BonEstimator,
 }
 
-/// `C(f, N-1) / C(K-1, N-1)`: the share of choices of N - 1 among the K - 1 answers beside a success that are all among its `f`
-/// failures. Its mean is `p^(N-1)` where each of them fails with probability `p`, whatever K is, so that with `N/K` for each
+/// `C(f, N-1) / C(K-1, N-1)`: the share of choices of N - 1 among the K - 1 answers beside a success that are
+/// all among its `f`
+/// failures. Its mean is `p^(N-1)` where each of them fails with probability `p`, whatever K is, so that with
+/// `N/K` for each
 /// success the sum is on average `N p^(N-1) grad(1-p)`, the gradient of `1 - p^N`.
 ///
-/// The paper's weight `N p^(N-1) (1-p) / (1-p^N)` of a success of best-of-N is the same for a known `p`. At the share of failures among
-/// other answers it is biased, since it is convex in `p`: by a factor of 8 for N = 4, four other answers and `p = 0.1`.
+/// The paper's weight `N p^(N-1) (1-p) / (1-p^N)` of a success of best-of-N is the same for a known `p`. At
+/// the share of failures among
+/// other answers it is biased, since it is convex in `p`: by a factor of 8 for N = 4, four other answers and
+/// `p = 0.1`.
 pub fn alone_share(failures: usize, answers: usize, n: usize) -> f64 {
     if n == 0 || failures + 1 < n || answers < n {
         return 0.0;
@@ -142,7 +148,8 @@ impl Objective for BonAware {
 mod tests {
     use super::*;
 
-    /// The mean over all draws of `rollouts` answers of failure probability `p` of the sum of gains of successes, over the exact
+    /// The mean over all draws of `rollouts` answers of failure probability `p` of the sum of gains of
+    /// successes, over the exact
     /// coefficient `N p^(N-1) (1-p)`.
     fn mean_over_exact(bon: &BonAware, p: f64) -> f64 {
         let mut mean = 0.0;

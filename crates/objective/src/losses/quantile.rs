@@ -80,12 +80,15 @@ impl QuantileTilt {
         }
     }
 
-    /// `log Z` of a prompt as its samples tell it, ties included: a sample that ties with no other stands for its share of the
+    /// `log Z` of a prompt as its samples tell it, ties included: a sample that ties with no other stands for
+    /// its share of the
     /// quantiles, over which the integral is exact, and a class of ties for its own value. Without ties it is
     /// [`QuantileTilt::log_partition`]; with ties it becomes that of the law as samples grow.
     ///
-    /// The mean of `exp(phi / beta)` over samples ranked among the others is neither: those ranks are 0, 1/(M-1), ..., 1 whatever the
-    /// samples are, both ends with full weight, so that it is too large by a constant (0.5 nats for the identity with `beta = 0.1` and
+    /// The mean of `exp(phi / beta)` over samples ranked among the others is neither: those ranks are 0,
+    /// 1/(M-1), ..., 1 whatever the
+    /// samples are, both ends with full weight, so that it is too large by a constant (0.5 nats for the
+    /// identity with `beta = 0.1` and
     /// M = 8).
     pub fn log_partition_of(&self, beta: f64, pool: &CachedRewards) -> f64 {
         let rewards = pool.sorted();

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::rules::{Rules, Validate, Violation};
 
-/// How texts are sampled. The settings apply in the order of transformers: repetition penalty, n-grams that may not be
+/// How texts are sampled. The settings apply in the order of transformers: repetition penalty, n-grams that
+/// may not be
 /// repeated, temperature, top-k, top-p, min-p.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -24,15 +25,19 @@ pub struct Sampling {
     /// Tokens after the prompt, the end-of-sequence token included.
     #[schemars(range(min = 1))]
     pub max_new_tokens: usize,
-    /// Texts that end a completion. Its text ends before the first of them, for rewards, votes and files; its tokens, their
+    /// Texts that end a completion. Its text ends before the first of them, for rewards, votes and files; its
+    /// tokens, their
     /// number and their log-probabilities are those that were drawn, the last one included.
     pub stop: Vec<String>,
-    /// Divides the positive logits of tokens that the prompt or the completion has, and multiplies the negative ones, as
-    /// transformers does; 1 changes nothing. Where several models make one distribution, it applies to their combined logits.
+    /// Divides the positive logits of tokens that the prompt or the completion has, and multiplies the
+    /// negative ones, as
+    /// transformers does; 1 changes nothing. Where several models make one distribution, it applies to their
+    /// combined logits.
     #[serde(skip_serializing_if = "is_no_penalty")]
     #[schemars(extend("exclusiveMinimum" = 0, "default" = 1.0))]
     pub repetition_penalty: f64,
-    /// Excludes tokens with which so many tokens in a row would occur a second time in prompt and completion, as
+    /// Excludes tokens with which so many tokens in a row would occur a second time in prompt and completion,
+    /// as
     /// transformers does; 0 excludes none.
     #[serde(skip_serializing_if = "is_zero")]
     #[schemars(extend("default" = 0))]

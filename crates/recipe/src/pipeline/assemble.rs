@@ -203,7 +203,8 @@ const HELD: [&str; 19] = [
     "time.json",
 ];
 
-/// Whether a stage's folder would be taken for something else, or something else for it. Some file systems do not tell capitals.
+/// Whether a stage's folder would be taken for something else, or something else for it. Some file systems do
+/// not tell capitals.
 fn is_reserved(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let step =

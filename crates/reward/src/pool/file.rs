@@ -1,4 +1,5 @@
-//! Pools on disk: a line with the key, then a line for each prompt, in JSON, and a line with the checksum of those before.
+//! Pools on disk: a line with the key, then a line for each prompt, in JSON, and a line with the checksum of
+//! those before.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};

@@ -130,14 +130,16 @@ fn json_number(number: &Number) -> Result<String, NotReadable> {
     Ok(number.to_string())
 }
 
-/// What an expression of lm-evaluation-harness matched, without what its comparison ignores (commas, dollar signs, a full stop at the
+/// What an expression of lm-evaluation-harness matched, without what its comparison ignores (commas, dollar
+/// signs, a full stop at the
 /// end), as a number.
 fn harness_number(matched: &str) -> Option<String> {
     let plain = matched.trim().replace([',', '$'], "");
     number(plain.strip_suffix('.').unwrap_or(&plain))
 }
 
-/// What stands in the last `\boxed{}` or `\fbox{}`, by its braces; `None` where they do not close. `\boxed 5` has no braces: what follows, up to a `$` or the end of the line.
+/// What stands in the last `\boxed{}` or `\fbox{}`, by its braces; `None` where they do not close. `\boxed 5`
+/// has no braces: what follows, up to a `$` or the end of the line.
 fn last_boxed(text: &str) -> Option<&str> {
     let (start, word) = ["\\boxed", "\\fbox"]
         .iter()
@@ -168,7 +170,8 @@ fn last_boxed(text: &str) -> Option<&str> {
     None
 }
 
-/// An answer that may be any expression: a number by its value, else the text without blanks and the dollar signs around it.
+/// An answer that may be any expression: a number by its value, else the text without blanks and the dollar
+/// signs around it.
 fn expression(text: &str) -> Option<String> {
     let text = text.trim();
     let text = text.strip_prefix('$').and_then(|inner| inner.strip_suffix('$')).unwrap_or(text).trim();
@@ -179,7 +182,8 @@ fn expression(text: &str) -> Option<String> {
     (!plain.is_empty()).then_some(plain)
 }
 
-/// The letter that a text chooses: in its last box; where it says that the answer is, the last time; alone or before the text of the
+/// The letter that a text chooses: in its last box; where it says that the answer is, the last time; alone or
+/// before the text of the
 /// choice; the last in brackets.
 fn choice(text: &str) -> Option<String> {
     let group = |captures: regex::Captures<'_>| {

@@ -3,8 +3,10 @@
 /// Exponents beyond this are refused: no answer has so many digits.
 const MOST_EXPONENT: i32 = 400;
 
-/// A decimal number in one spelling for equal values: no exponent, no zeros that say nothing, no minus before zero. Exact, so that
-/// `19.0`, `19` and `1.9e1` are one and no two numbers are, however many digits they have. `None` for what is no such number.
+/// A decimal number in one spelling for equal values: no exponent, no zeros that say nothing, no minus before
+/// zero. Exact, so that
+/// `19.0`, `19` and `1.9e1` are one and no two numbers are, however many digits they have. `None` for what is
+/// no such number.
 ///
 /// ```
 /// use reward::number;
@@ -46,7 +48,8 @@ pub fn number(text: &str) -> Option<String> {
     Some(format!("{sign}{whole}{point}{fraction}"))
 }
 
-/// A text that is a number and nothing else, as gold answers are written: a dollar sign before it, commas between groups of three
+/// A text that is a number and nothing else, as gold answers are written: a dollar sign before it, commas
+/// between groups of three
 /// digits and a full stop behind it are passed over.
 pub(super) fn whole_number(text: &str) -> Option<String> {
     let text = text.trim();

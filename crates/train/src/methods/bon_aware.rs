@@ -11,8 +11,10 @@
 //!
 //! Deviations: (1) exact best-of-N instead of the paper's variational tilt of it; (2) the lead over the second as a baseline,
 //! of the same mean as the reward of the best; (3) of BoN-RLB the positive side alone, since its negative side as quoted has
-//! not the sign of the gradient, and without a plug-in: the paper's weight `N p^(N−1) (1−p) / (1−p^N)` of a success of best-of-N is that
-//! of a known p, and at a share of failures among a few rollouts it is too large on average, eightfold for easy prompts; (4) the KL is in the return, with a leave-one-out baseline.
+//! not the sign of the gradient, and without a plug-in: the paper's weight `N p^(N−1) (1−p) / (1−p^N)` of a
+//! success of best-of-N is that
+//! of a known p, and at a share of failures among a few rollouts it is too large on average, eightfold for
+//! easy prompts; (4) the KL is in the return, with a leave-one-out baseline.
 
 use objective::algebra::{BonAware as Objective, BonEstimator};
 use objective::rank::CachedRewards;
@@ -38,7 +40,8 @@ pub struct BonAware {
     /// KL coefficient, in units of the reward per nat.
     #[schemars(range(min = 0))]
     pub beta: f64,
-    /// The most of `rlb`'s share of choices of N − 1 other rollouts that all fail, which a success is weighed by; 1 clips nothing, less
+    /// The most of `rlb`'s share of choices of N − 1 other rollouts that all fail, which a success is weighed
+    /// by; 1 clips nothing, less
     /// gives less to the hardest prompts and is no longer unbiased.
     #[schemars(range(max = 1), extend("exclusiveMinimum" = 0))]
     pub clip: f64,

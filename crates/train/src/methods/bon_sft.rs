@@ -6,7 +6,8 @@
 //!
 //! Deviations: (1) ties are broken by a fair draw, and not by the order of sampling, which is the same law; (2) with
 //! `choose = "subsets"` every sample is weighted by its probability to be the best of N among the pool's samples, the mean
-//! over all choices of N of them: the same gradient on average, with less noise, since every batch is divided by the same number,
+//! over all choices of N of them: the same gradient on average, with less noise, since every batch is divided
+//! by the same number,
 //! the mean weight of all rows times its rows; (3) likelihoods are sums over tokens and
 //! rows count alike, so that long answers are not weighed down as by a mean over tokens.
 

@@ -39,7 +39,8 @@ pub struct Ctrl {
     #[schemars(range(max = 5), extend("exclusiveMinimum" = 0))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kl: Option<f64>,
-    /// Cached samples of the reference per prompt, M. With `quantile` none are cached, and log F, which the tilt `log` reads, is never
+    /// Cached samples of the reference per prompt, M. With `quantile` none are cached, and log F, which the
+    /// tilt `log` reads, is never
     /// below `−H_M`, the least that M samples can say.
     #[schemars(range(min = 2))]
     pub pool_samples: usize,
@@ -182,7 +183,8 @@ fn budget_is_met(ctrl: &Ctrl) -> Result<(), Violation> {
     }
 }
 
-/// Nats below the best answer at which a fixed-point tilt's returns end. The optimum has a density of `exp(−100)` there; that of
+/// Nats below the best answer at which a fixed-point tilt's returns end. The optimum has a density of
+/// `exp(−100)` there; that of
 /// worst-of-32 goes on to 1e28 nats, and an answer of such a return would be all that a batch learns.
 const DEPTH: f64 = 100.0;
 

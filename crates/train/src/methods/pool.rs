@@ -1,5 +1,6 @@
 //! A pool of scored samples, and preference pairs drawn from it: for each prompt, random pairs of samples with different
-//! rewards, uniform among all such pairs, the better one chosen. A prompt whose samples all score alike gives no pair.
+//! rewards, uniform among all such pairs, the better one chosen. A prompt whose samples all score alike gives
+//! no pair.
 //!
 //! With `objectives` every pair has the scores of several rewards, for methods that learn from the labels of each: random
 //! pairs of samples that at least one of them tells apart.
@@ -182,7 +183,8 @@ pub fn labelled_pairs(
     Ok(drawn)
 }
 
-/// Random disjoint pairs of samples of different texts that `apart` tells apart: each is uniform among all such pairs of the samples
+/// Random disjoint pairs of samples of different texts that `apart` tells apart: each is uniform among all
+/// such pairs of the samples
 /// that are left, as pairs drawn from the model are given that they differ.
 fn match_up(
     samples: &[PoolSample],
@@ -196,7 +198,8 @@ fn match_up(
     let mut pairs = Vec::new();
     while pairs.len() < most && left.len() > 1 {
         if !differ(left[0], left[1]) {
-            // The first two were a random pair and are rejected: one of those that differ, and what is left in a new order.
+            // The first two were a random pair and are rejected: one of those that differ, and what is left
+            // in a new order.
             let places = |a: usize| (0..left.len()).map(move |b| (a, b));
             let candidates: Vec<(usize, usize)> = (0..left.len())
                 .flat_map(places)

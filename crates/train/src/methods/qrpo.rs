@@ -12,10 +12,14 @@
 //! | `exp` | `(e^{tu} − 1)/(e^t − 1)` | t > 0 for use with best-of-N, t < 0 against worst-of-N |
 //!
 //! Deviations from public code: (1) a sample's quantile is its mid-rank among the *other* samples of its prompt, which is
-//! unbiased for C; counting a sample among its own references, or ties in full, is not; (2) `log Z` is the integral of `exp(Φ/β)` over
-//! `[0, 1]`, exact where no two rewards are equal and not only for small β (`partition = "closed-form"`), or with `"pool"` the same for
-//! samples that tie with no other, each of which stands for 1/M of the quantiles, and the value of their own for classes of ties: without
-//! ties the same, with ties right as M grows. The mean of `exp(Φ/β)` at the ranks among the others would be too large by a constant
+//! unbiased for C; counting a sample among its own references, or ties in full, is not; (2) `log Z` is the
+//! integral of `exp(Φ/β)` over
+//! `[0, 1]`, exact where no two rewards are equal and not only for small β (`partition = "closed-form"`), or
+//! with `"pool"` the same for
+//! samples that tie with no other, each of which stands for 1/M of the quantiles, and the value of their own
+//! for classes of ties: without
+//! ties the same, with ties right as M grows. The mean of `exp(Φ/β)` at the ranks among the others would be
+//! too large by a constant
 //! (0.5 nats at the defaults), and the policy then goes further than the target; (3) `Φ = log` is estimated by `H_K − H_M`; (4) log-ratios
 //! are sums over tokens.
 

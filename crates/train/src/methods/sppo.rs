@@ -9,8 +9,10 @@
 //!
 //! Deviations from public code: (1) a sample's own draw is not among its opponents; (2) all samples of a prompt are regressed,
 //! and not its best and worst alone; (3) ½ stands for `log Z / η`, which is right for small η only; with
-//! `normaliser = "pool"` it comes from the prompt's samples. With ranks it is that of QRPO with the identity and β = 1/η, which is exact
-//! where no two rewards are equal, and so is the round; with the logistic preference it is the logarithm of the mean of `exp(η w)`
+//! `normaliser = "pool"` it comes from the prompt's samples. With ranks it is that of QRPO with the identity
+//! and β = 1/η, which is exact
+//! where no two rewards are equal, and so is the round; with the logistic preference it is the logarithm of
+//! the mean of `exp(η w)`
 //! for win rates among all samples, oneself with one half, which becomes exact as samples grow.
 
 use data::render::Example;

@@ -32,7 +32,8 @@ pub struct Vbon {
     pub n: f64,
     /// Which form of the objective.
     pub form: Form,
-    /// Cached samples of the reference per prompt, M. With `quantile` none are cached, and log F is never below `−H_M`, the least that M
+    /// Cached samples of the reference per prompt, M. With `quantile` none are cached, and log F is never
+    /// below `−H_M`, the least that M
     /// samples can say.
     #[schemars(range(min = 2))]
     pub pool_samples: usize,

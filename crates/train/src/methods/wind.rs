@@ -14,8 +14,10 @@
 //!
 //! Deviations from the paper: (1) answers of a round are drawn anew at every step; (2) preferences come from a reward's order,
 //! or from its differences (Bradley–Terry), and not from a pairwise ranker; (3) the weights of
-//! the KL and the NCE loss are not the exponential of a counted win rate, which is too large on average, but an unbiased estimate of a
-//! polynomial in the win rate that is the exponential to 1 % of its logarithm; settings for which the answers are too few for that are
+//! the KL and the NCE loss are not the exponential of a counted win rate, which is too large on average, but
+//! an unbiased estimate of a
+//! polynomial in the win rate that is the exponential to 1 % of its logarithm; settings for which the answers
+//! are too few for that are
 //! refused; (4) the NCE loss as said above; (5) 4 answers by default where SPPO has 5: they divide
 //! the default batch.
 
@@ -117,7 +119,8 @@ fn contrast_is_least_at_the_iterate(wind: &Wind) -> Result<(), Violation> {
         .hint(format!("lower `eta` to {MOST} or raise `beta`, or take the squared loss")))
 }
 
-/// The weights of the KL and of NCE are polynomials in a win rate, of a degree up to the number of comparisons.
+/// The weights of the KL and of NCE are polynomials in a win rate, of a degree up to the number of
+/// comparisons.
 fn weights_are_unbiased(wind: &Wind) -> Result<(), Violation> {
     /// Of the logarithm of a weight, relative to the largest one.
     const TOLERANCE: f64 = 0.01;

@@ -71,7 +71,8 @@ pub trait Compose {
         None
     }
 
-    /// The fewest answers of the policy that a batch needs: two, where each is compared with the others of the batch.
+    /// The fewest answers of the policy that a batch needs: two, where each is compared with the others of
+    /// the batch.
     fn least_batch(&self) -> usize {
         1
     }

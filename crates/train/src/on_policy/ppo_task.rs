@@ -289,7 +289,8 @@ impl Task for PpoTask<'_> {
     }
 }
 
-/// How much larger the derivatives of the values' loss are than those of the policy's, as answers are drawn: the root mean squares of
+/// How much larger the derivatives of the values' loss are than those of the policy's, as answers are drawn:
+/// the root mean squares of
 /// what values are off by and of advantages, divided. 0 where there are no advantages.
 fn pull(terms: &[Vec<TokenTerm>]) -> f64 {
     let root =

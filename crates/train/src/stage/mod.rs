@@ -322,7 +322,8 @@ fn learner(recipe: &Recipe, loaded: Loaded) -> Result<Learner, Error> {
     if decoder.config.head == Head::Score
         && let Some(pad) = tokenizer.pad_beside_ends()
     {
-        // transformers reads the score at the last token that is not this one, and so no text may end with it.
+        // transformers reads the score at the last token that is not this one, and so no text may end with
+        // it.
         decoder.config.raw.insert("pad_token_id".into(), json!(pad.id));
         tokenizer = tokenizer.with_pad(&pad.text).map_err(Error::other)?;
     }
